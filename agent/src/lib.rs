@@ -6,5 +6,6 @@
 
 pub mod clock;
 pub mod host;
+pub mod process;
 pub mod proto;
 pub mod sandbox;
