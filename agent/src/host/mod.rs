@@ -1,5 +1,6 @@
 //! The host: finds sandboxes, supervises their actors, and passes commands to them.
 
+pub mod discovery;
 mod handle;
 
 pub use handle::{Executed, HostHandle};
