@@ -207,7 +207,11 @@ impl From<rusqlite::Error> for LedgerError {
             (Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase), _)
             | (
                 None,
-                E::FromSqlConversionFailure(..) | E::InvalidColumnType(..) | E::IntegralValueOutOfRange(..),
+                E::FromSqlConversionFailure(..)
+                | E::InvalidColumnType(..)
+                | E::IntegralValueOutOfRange(..)
+                | E::Utf8Error(..)
+                | E::QueryReturnedNoRows,
             ) => Self::Corrupt { what: error.to_string(), source: Some(error) },
             _ => Self::Rejected { why: error.to_string(), source: Some(error) },
         }

@@ -20,6 +20,7 @@
 #![allow(clippy::doc_markdown, reason = "SQLite and CloudEvents are names, not code")]
 
 mod apply;
+mod audit;
 mod encode;
 mod error;
 mod ledger;
@@ -34,11 +35,15 @@ mod tags;
 mod time;
 mod writer;
 
+pub use audit::{AuditReport, AuditViolation};
 pub use error::LedgerError;
 pub use ledger::Ledger;
 pub use names::{HostName, SandboxKey};
 pub use outbox::{LIFECYCLE_EVENT, SLICE_EVENT};
-pub use reader::{Reader, Recovery, SandboxFilter, SliceCursor, SlicePage, SliceQuery, TagSpan, TagsNow};
+pub use reader::{
+    Reader, Recovery, SandboxFilter, SliceCursor, SlicePage, SliceQuery, TagSpan, TagsNow, Usage, UsageItem,
+    UsageQuery,
+};
 pub use records::{
     Anchor, AttachmentUpdate, CommandIntent, CommandOutcome, LifecycleEvent, OutcomeStatus, Record,
     SandboxSeen, SliceBatch, Snapshot, SnapshotState, TagSet,

@@ -66,9 +66,15 @@ impl SliceRow {
         }
     }
 
-    /// The row of an open slice, `duration_ns` after it began.
-    pub fn open(key: &SandboxKey, open: &OpenSlice, duration_ns: u64) -> Self {
-        Self { duration_ns, ..Self::begun(key, open.seq, open.state, open.shape, &open.start) }
+    /// The row of a slice that is still open, with the duration that it had at a moment.
+    pub fn open_until(key: &SandboxKey, until: &Slice) -> Self {
+        let duration_ns = until.duration_ns;
+        Self { duration_ns, ..Self::begun(key, until.seq, until.state, until.shape, &until.start) }
+    }
+
+    /// The row of a slice that opens at this moment.
+    pub fn open(key: &SandboxKey, open: &OpenSlice) -> Self {
+        Self::begun(key, open.seq, open.state, open.shape, &open.start)
     }
 
     fn begun(key: &SandboxKey, seq: u64, state: BillingState, shape: Shape, start: &Boundary) -> Self {

@@ -5,10 +5,11 @@
 
 pub(crate) mod commands;
 mod outbox;
-mod sandboxes;
+pub(crate) mod sandboxes;
 mod slices;
 mod snapshots;
 mod tags;
+mod usage;
 
 use std::path::{Path, PathBuf};
 
@@ -19,6 +20,7 @@ use crate::{HostName, LedgerError, schema};
 pub use sandboxes::{Recovery, SandboxFilter};
 pub use slices::{SliceCursor, SlicePage, SliceQuery};
 pub use tags::{TagSpan, TagsNow};
+pub use usage::{Usage, UsageItem, UsageQuery};
 
 /// Reads the ledger. Not shared between threads; open one for each.
 pub struct Reader {
@@ -39,7 +41,7 @@ impl Reader {
     }
 
     /// Answers a question as of one moment.
-    fn answer<T>(
+    pub(crate) fn answer<T>(
         &self,
         question: impl FnOnce(&Connection) -> Result<T, LedgerError>,
     ) -> Result<T, LedgerError> {

@@ -1,6 +1,6 @@
 //! Slices, page by page.
 
-use dormouse_metering::{Slice, Stamp};
+use dormouse_metering::{Cause, Change, Meter, Observation, OpenSlice, Slice, Stamp};
 use rusqlite::Connection;
 
 use super::{Reader, SandboxFilter, sandboxes};
@@ -61,12 +61,47 @@ pub(crate) fn each_closed(
     Ok(())
 }
 
-/// The slices of a sandbox that are not final: what is pending, played through the meter, and what is open.
-fn provisional(sandbox: &SandboxRow, now: Stamp) -> Vec<SliceRow> {
-    let Some(open) = &sandbox.open else { return Vec::new() };
-    let duration_ns =
-        if now.boot == open.boot { now.boottime_ns.saturating_sub(open.start_boottime_ns) } else { 0 };
-    vec![SliceRow::open(&sandbox.key, open, duration_ns)]
+/// What of a sandbox's life is not final, at the moment of a question.
+pub(crate) struct NotFinal {
+    /// What would be closed if everything pending were final.
+    pub(crate) closed: Vec<Slice>,
+    /// What would be open then.
+    pub(crate) open: Option<OpenSlice>,
+    /// The open slice until now: one slice, or more where hours have passed or the clock was stepped.
+    pub(crate) until_now: Vec<Slice>,
+}
+
+impl NotFinal {
+    /// Plays what is pending through the meter, and then a mark at `now`.
+    pub(crate) fn of(sandbox: &SandboxRow, now: Stamp) -> Result<Self, LedgerError> {
+        let pending = || sandbox.pending.iter().cloned();
+        let refused =
+            |why| LedgerError::corrupt(format!("what is pending of sandbox {}: {why}", sandbox.key));
+        let mut closed = Vec::new();
+        let mut meter = Meter::resume(sandbox.open.clone(), pending()).map_err(refused)?;
+        let open = meter.provisional(&mut |slice| closed.push(slice));
+        let mut until_now = Vec::new();
+        if open.is_some() {
+            let mark = Observation { at: now, change: Change::Mark, cause: Cause::Tick, command: None };
+            meter.observe(mark, &mut |slice| until_now.push(slice)).map_err(refused)?;
+            meter.provisional(&mut |slice| until_now.push(slice));
+            until_now.drain(..closed.len().min(until_now.len()));
+        }
+        Ok(Self { closed, open, until_now })
+    }
+
+    /// The rows of these slices. The last is the one that is open, if one is.
+    fn rows(&self, key: &SandboxKey) -> Vec<SliceRow> {
+        let hours = self.until_now.split_last().map_or(&[][..], |(_, before)| before);
+        let mut rows: Vec<_> =
+            self.closed.iter().chain(hours).map(|slice| SliceRow::closed(key, slice, false)).collect();
+        match (self.until_now.last(), &self.open) {
+            (Some(last), _) => rows.push(SliceRow::open_until(key, last)),
+            (None, Some(open)) => rows.push(SliceRow::open(key, open)),
+            (None, None) => {}
+        }
+        rows
+    }
 }
 
 impl Reader {
@@ -87,8 +122,10 @@ impl Reader {
                     rows.push(SliceRow::closed(&sandbox.key, &slice, true));
                     Ok(())
                 })?;
-                let open = query.now.map(|now| provisional(&sandbox, now)).unwrap_or_default();
-                rows.extend(open.into_iter().filter(|row| row.seq > after));
+                if let Some(now) = query.now.filter(|_| rows.len() < query.limit) {
+                    let not_final = NotFinal::of(&sandbox, now)?.rows(&sandbox.key);
+                    rows.extend(not_final.into_iter().filter(|row| row.seq > after));
+                }
                 rows.truncate(query.limit);
             }
             let next = (rows.len() >= query.limit).then(|| rows.last().map(cursor)).flatten();
