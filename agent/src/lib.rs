@@ -4,6 +4,8 @@
 //! supervises sandboxes, `sandbox` decides and carries out, `metering` cuts the slices, and the crate
 //! `dormouse-ledger` keeps them.
 
+pub mod clock;
 pub mod host;
+pub mod process;
 pub mod proto;
 pub mod sandbox;
