@@ -4,8 +4,12 @@
 //! supervises sandboxes, `sandbox` decides and carries out, `metering` cuts the slices, and the crate
 //! `dormouse-ledger` keeps them.
 
+pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod host;
+pub mod ids;
 pub mod process;
 pub mod proto;
 pub mod sandbox;
+pub mod size;
