@@ -5,10 +5,12 @@
 //! `dormouse-ledger` keeps them.
 
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod control;
 pub mod host;
 pub mod ids;
+pub mod process;
 pub mod proto;
 pub mod sandbox;
 pub mod size;
