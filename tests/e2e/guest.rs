@@ -27,11 +27,19 @@ async fn on_qemu_7_2_the_guest_fills_plugged_memory_and_gives_it_back() {
 }
 
 #[tokio::test]
+async fn a_qemu_that_cannot_start_says_why_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let spec = Spec { extra: vec!["-no-such-option".to_owned()], ..Spec::default() };
+    let error = Guest::boot(&spec, "g1", folder.path(), folder.path()).await.unwrap_err();
+    assert!(error.to_string().contains("no-such-option"), "{error}");
+}
+
+#[tokio::test]
 async fn dropping_a_guest_ends_its_qemu_and_no_other() {
     let folder = tempfile::tempdir().unwrap();
     let spec = Spec { disk: false, ..Spec::default() };
     let first = Guest::launch(&spec, "first", folder.path(), folder.path()).await.unwrap();
-    let mut second = Guest::launch(&spec, "second", folder.path(), folder.path()).await.unwrap();
+    let second = Guest::launch(&spec, "second", folder.path(), folder.path()).await.unwrap();
     drop(first);
     assert_eq!(second.pids().len(), 1);
     second.kill9().await.unwrap();

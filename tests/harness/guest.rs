@@ -12,12 +12,13 @@
 //! ```
 
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use nix::unistd::Pid;
-use tokio::process::{Child, Command};
+use tokio::process::Command;
+use tokio::task::JoinHandle;
 
 use crate::argv::{self, Places, Spec};
 use crate::console::Console;
@@ -36,8 +37,9 @@ pub struct Guest {
     places: Places,
     monitor: Monitor,
     console: Console,
-    /// The QEMU that booted it. After a hibernation another may run it, which is nobody's child here.
-    first: Child,
+    /// Waits for the QEMU that booted it, so that it leaves no zombie. After a hibernation another may run the guest, which
+    /// is nobody's child here.
+    first: JoinHandle<std::io::Result<ExitStatus>>,
 }
 
 impl Guest {
@@ -45,7 +47,10 @@ impl Guest {
     /// in `work_dir`, under its id.
     pub async fn boot(spec: &Spec, id: &str, run_dir: &Path, work_dir: &Path) -> Result<Self> {
         let mut guest = Self::launch(spec, id, run_dir, work_dir).await?;
-        let booted = guest.console.ask("ping", BOOT_DEADLINE).await;
+        let booted = tokio::select! {
+            answer = guest.console.ask("ping", BOOT_DEADLINE) => answer.map(drop),
+            _ = &mut guest.first => Err(Error::Ended { what: "QEMU".to_owned(), how: "ended".to_owned() }),
+        };
         booted.map_err(|error| guest.last_words(&error))?;
         Ok(guest)
     }
@@ -63,7 +68,7 @@ impl Guest {
         let program = paths::qemu(spec.version)?;
         let stderr = std::fs::File::create(&places.stderr).map_err(Error::io("creating", &places.stderr))?;
         // A group of its own: what a terminal sends to the test or to the agent is not meant for the guest.
-        let first = Command::new(&program)
+        let mut first = Command::new(&program)
             .args(arguments)
             .process_group(0)
             .stdin(Stdio::null())
@@ -73,6 +78,7 @@ impl Guest {
             .map_err(Error::io("starting", &program))?;
         let monitor = Monitor::new(&places.monitor);
         let console = Console::new(&places.console);
+        let first = tokio::spawn(async move { first.wait().await });
         Ok(Self { marker, places, monitor, console, first })
     }
 
@@ -135,16 +141,14 @@ impl Guest {
     }
 
     /// Kills QEMU as the kernel's OOM killer would, and waits until it is gone.
-    pub async fn kill9(&mut self) -> Result<()> {
+    pub async fn kill9(&self) -> Result<()> {
         process::kill_with_argument(&self.marker);
         self.gone(ANSWER_DEADLINE).await
     }
 
     /// Waits until no QEMU runs this guest.
-    pub async fn gone(&mut self, deadline: Duration) -> Result<()> {
+    pub async fn gone(&self, deadline: Duration) -> Result<()> {
         wait::until("QEMU to be gone", deadline, async || {
-            // A child that has ended stays in the process table until it was asked for.
-            let _ = self.first.try_wait();
             let pids = self.pids();
             wait::unless(pids.is_empty(), || format!("{pids:?} still run"))
         })
@@ -168,7 +172,6 @@ impl Guest {
 impl Drop for Guest {
     fn drop(&mut self) {
         process::kill_with_argument(&self.marker);
-        let _ = self.first.try_wait();
     }
 }
 
