@@ -1,1 +1,15 @@
-//! The agent.
+//! The agent of a KVM host: one actor per QEMU sandbox, one that owns the open billing slices.
+//!
+//! Read ARCHITECTURE.md for the way through. In short: `control` takes commands, `host` finds and
+//! supervises sandboxes, `sandbox` decides and carries out, `metering` cuts the slices, and the crate
+//! `dormouse-ledger` keeps them.
+
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod host;
+pub mod ids;
+pub mod process;
+pub mod proto;
+pub mod sandbox;
+pub mod size;

@@ -1,0 +1,5 @@
+//! The host: finds sandboxes, supervises their actors, and passes commands to them.
+
+mod handle;
+
+pub use handle::{Executed, HostHandle};

@@ -1,0 +1,149 @@
+//! What can be asked of a sandbox, and what comes of it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// A sandbox's name. Sandbox ids are unique within an org only, so the two never part.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct SandboxKey {
+    /// The org that the sandbox belongs to.
+    pub org: String,
+    /// The sandbox's id within the org.
+    pub sandbox: String,
+}
+
+impl fmt::Display for SandboxKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.org, self.sandbox)
+    }
+}
+
+/// One command, as it was asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Command {
+    /// The sandbox it is for.
+    pub key: SandboxKey,
+    /// Chosen by the caller, unique within the org: a repeat returns the stored outcome.
+    pub request_id: String,
+    /// How long the caller waits. The operation itself goes on to its end.
+    pub deadline_ms: Option<u64>,
+    /// Who asked, as far as the transport knows.
+    pub asked_by: String,
+    /// What is asked.
+    pub request: Request,
+}
+
+/// What is asked of a sandbox. Its JSON is the payload by which a reused request id is recognised.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Request {
+    /// Take a QEMU that listens on `qmp_path` under the agent's care.
+    Attach {
+        /// Absolute path of the QMP socket.
+        qmp_path: PathBuf,
+        /// The plan that the sandbox is billed by.
+        plan: String,
+        /// The tags that it starts with.
+        tags: BTreeMap<String, String>,
+    },
+    /// Hand the sandbox back; its QEMU goes on.
+    Detach,
+    /// Bring base and plugged memory together to this many bytes.
+    Scale {
+        /// Base and plugged memory together, in bytes.
+        memory_bytes: u64,
+    },
+    /// Stop the guest.
+    Pause,
+    /// Continue the guest.
+    Resume,
+    /// Write the state to disk and end QEMU.
+    Hibernate {
+        /// How to save.
+        method: MethodChoice,
+    },
+    /// Start QEMU again and continue the guest where it was.
+    Wake,
+    /// Reset the guest.
+    Reboot,
+    /// End the sandbox and its QEMU.
+    Destroy,
+}
+
+impl Request {
+    /// The command's name: on the wire, in the ledger and as a cause.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Attach { .. } => "attach",
+            Self::Detach => "detach",
+            Self::Scale { .. } => "scale",
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+            Self::Hibernate { .. } => "hibernate",
+            Self::Wake => "wake",
+            Self::Reboot => "reboot",
+            Self::Destroy => "destroy",
+        }
+    }
+}
+
+/// How a hibernation is to be saved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MethodChoice {
+    /// The cheapest that the sandbox allows.
+    Auto,
+    /// This one, or a refusal that says why not.
+    #[serde(untagged)]
+    Named(Method),
+}
+
+/// A way to save a sandbox's state. See the module `sandbox::hibernation`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Method {
+    /// RAM stays in its files, only device state is written.
+    Shared,
+    /// Migration to a file at fixed offsets.
+    MappedRam,
+    /// `snapshot-save` into a qcow2 image.
+    Internal,
+}
+
+impl Method {
+    /// The method's name, as the command line and the ledger write it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Shared => "shared",
+            Self::MappedRam => "mapped-ram",
+            Self::Internal => "internal",
+        }
+    }
+}
+
+/// How a command came out, once it is durable.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// What was reached.
+    pub result: CommandResult,
+    /// What a person would want to know about it.
+    pub message: String,
+}
+
+/// What a command reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "result", rename_all = "snake_case")]
+pub enum CommandResult {
+    /// What was asked.
+    Done,
+    /// Part of it: the guest plugged or gave back memory only to this size.
+    Partial {
+        /// Base and plugged memory together, in bytes.
+        achieved_bytes: u64,
+    },
+    /// It was so already.
+    Unchanged,
+}
