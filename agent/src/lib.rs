@@ -4,6 +4,10 @@
 //! supervises sandboxes, `sandbox` decides and carries out, `metering` cuts the slices, and the crate
 //! `dormouse-ledger` keeps them.
 
+pub mod cli;
+pub mod config;
 pub mod host;
+pub mod ids;
 pub mod proto;
 pub mod sandbox;
+pub mod size;

@@ -1,0 +1,9 @@
+//! `dormouse detach`: hands a sandbox back.
+
+use super::target::Asked;
+
+#[derive(clap::Args, Debug)]
+pub(super) struct Args {
+    #[command(flatten)]
+    asked: Asked,
+}

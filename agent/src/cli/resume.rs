@@ -1,0 +1,9 @@
+//! `dormouse resume`: continues a guest.
+
+use super::target::Asked;
+
+#[derive(clap::Args, Debug)]
+pub(super) struct Args {
+    #[command(flatten)]
+    asked: Asked,
+}

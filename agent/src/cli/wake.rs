@@ -1,0 +1,9 @@
+//! `dormouse wake`: continues a hibernated guest.
+
+use super::target::Asked;
+
+#[derive(clap::Args, Debug)]
+pub(super) struct Args {
+    #[command(flatten)]
+    asked: Asked,
+}

@@ -1,0 +1,94 @@
+//! What is billed: which parts of a sandbox's shape count in which billing state.
+
+use dormouse_metering::BillingState;
+use serde::{Deserialize, Serialize};
+
+use super::section::{Key, Section, section};
+
+section! {
+    /// What is billed.
+    Billing {
+        /// Which memory is billed: `plugged` (what the guest has), `requested` (what it was asked to have), or the
+        /// `greater` or `lesser` of the two. Slices record both; this chooses when usage is computed.
+        basis: Basis = Basis::Plugged,
+        /// Disk that costs nothing: the overage is what is above it.
+        free_disk_bytes: u64 = 20 << 30,
+    }
+    sections {
+        /// Which parts are billed in which state. A state that is given is given whole.
+        policy: PolicyTable = PolicyTable::default(),
+    }
+}
+
+/// Which memory is billed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Basis {
+    /// What the guest has.
+    Plugged,
+    /// What it was asked to have.
+    Requested,
+    /// The greater of the two.
+    Greater,
+    /// The lesser of the two.
+    Lesser,
+}
+
+section! {
+    /// Which parts are billed in which state.
+    PolicyTable {}
+    sections {
+        /// The guest runs.
+        running: Billed = Billed { memory: true, vcpu: true, disk: true },
+        /// It was stopped by command.
+        paused: Billed = Billed { memory: false, vcpu: false, disk: true },
+        /// Its state is being written to disk.
+        hibernating: Billed = Billed { memory: false, vcpu: false, disk: true },
+        /// Its state is on disk and there is no QEMU.
+        hibernated: Billed = Billed { memory: false, vcpu: false, disk: true },
+        /// Its state is being loaded.
+        waking: Billed = Billed { memory: false, vcpu: false, disk: true },
+        /// QEMU stopped it because of a fault: io-error, internal-error, guest-panicked, watchdog.
+        faulted: Billed = Billed { memory: false, vcpu: false, disk: true },
+        /// There is no proof that its QEMU existed.
+        lost: Billed = Billed { memory: false, vcpu: false, disk: false },
+        /// The platform asked for the time not to be billed.
+        suppressed: Billed = Billed { memory: false, vcpu: false, disk: true },
+    }
+}
+
+impl PolicyTable {
+    /// What is billed in a state.
+    pub const fn of(&self, state: BillingState) -> Billed {
+        match state {
+            BillingState::Running => self.running,
+            BillingState::Paused => self.paused,
+            BillingState::Hibernating => self.hibernating,
+            BillingState::Hibernated => self.hibernated,
+            BillingState::Waking => self.waking,
+            BillingState::Faulted(_) => self.faulted,
+            BillingState::Lost => self.lost,
+            BillingState::Suppressed => self.suppressed,
+        }
+    }
+}
+
+/// What is billed in a state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Billed {
+    /// Memory.
+    pub memory: bool,
+    /// vCPUs.
+    pub vcpu: bool,
+    /// Disk.
+    pub disk: bool,
+}
+
+impl Section for Billed {
+    const KEYS: &'static [Key] = &[
+        Key { name: "memory", doc: &[], section: None },
+        Key { name: "vcpu", doc: &[], section: None },
+        Key { name: "disk", doc: &[], section: None },
+    ];
+}

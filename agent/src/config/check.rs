@@ -1,0 +1,120 @@
+//! What the values of a configuration must be.
+
+use std::ops::RangeInclusive;
+use std::path::Path;
+
+use tracing_subscriber::EnvFilter;
+
+use super::Config;
+use crate::ids::check_id;
+
+const HOUR_MS: u64 = 3_600_000;
+const DAY_MS: u64 = 24 * HOUR_MS;
+const MIB: u64 = 1 << 20;
+/// QEMU answers no faster than this on a loaded host, and nobody waits longer.
+const QMP_MS: RangeInclusive<u64> = 10..=600_000;
+const DEADLINE_MS: RangeInclusive<u64> = 1..=DAY_MS;
+/// `sun_path` holds 108 bytes, the last one zero.
+const SOCKET_PATH_BYTES_MAX: usize = 107;
+
+/// The keys with a wrong value, each with the rest of a sentence that begins with the key.
+pub(super) fn wrong_values(config: &Config) -> Vec<(&'static str, String)> {
+    let mut wrong = Vec::new();
+    check_names(config, &mut wrong);
+    check_paths(config, &mut wrong);
+    for (key, value, range) in ranges(config) {
+        if !range.contains(&value) {
+            wrong.push((key, format!("is {value}: it must be from {} to {}", range.start(), range.end())));
+        }
+    }
+    if config.qmp.reconnect_min_ms > config.qmp.reconnect_max_ms {
+        wrong.push(("qmp.reconnect_min_ms", "is greater than qmp.reconnect_max_ms".to_owned()));
+    }
+    let order = &config.hibernation.order;
+    if order.is_empty() {
+        wrong.push(("hibernation.order", "is empty: name at least one method".to_owned()));
+    }
+    if let Some(twice) = order.iter().enumerate().find(|(at, method)| order[..*at].contains(method)) {
+        wrong.push(("hibernation.order", format!("names {} twice", twice.1.as_str())));
+    }
+    if let Err(error) = EnvFilter::try_new(&config.log.level) {
+        let allowed =
+            "write error, warn, info, debug, trace or a filter such as info,dormouse::sandbox=debug";
+        wrong.push(("log.level", format!("is {:?} ({error}): {allowed}", config.log.level)));
+    }
+    wrong
+}
+
+fn check_names(config: &Config, wrong: &mut Vec<(&'static str, String)>) {
+    let names = [
+        ("cell", Some(&config.cell)),
+        ("host", config.host.as_ref()),
+        ("default_org", Some(&config.default_org)),
+        ("default_plan", Some(&config.default_plan)),
+    ];
+    let prepaid = config.metering.prepaid_plans.iter().map(|plan| ("metering.prepaid_plans", Some(plan)));
+    for (key, name) in names.into_iter().chain(prepaid) {
+        if let Some(name) = name
+            && let Err(why) = check_id(name)
+        {
+            wrong.push((key, format!("is {name:?}, which {why}")));
+        }
+    }
+}
+
+fn check_paths(config: &Config, wrong: &mut Vec<(&'static str, String)>) {
+    let paths: [(&'static str, Option<&Path>); 4] = [
+        ("state_dir", Some(&config.state_dir)),
+        ("run_dir", Some(&config.run_dir)),
+        ("socket", Some(&config.socket)),
+        ("hibernation.dir", config.hibernation.dir.as_deref()),
+    ];
+    for (key, path) in paths {
+        if let Some(path) = path.filter(|path| !path.is_absolute()) {
+            wrong.push((key, format!("is {}: it must be an absolute path", path.display())));
+        }
+    }
+    let length_bytes = config.socket.as_os_str().len();
+    if length_bytes > SOCKET_PATH_BYTES_MAX {
+        wrong.push((
+            "socket",
+            format!("has {length_bytes} bytes: the path of a socket has at most {SOCKET_PATH_BYTES_MAX}"),
+        ));
+    }
+}
+
+fn ranges(config: &Config) -> Vec<(&'static str, u64, RangeInclusive<u64>)> {
+    let (qmp, deadlines, metering) = (&config.qmp, &config.deadlines, &config.metering);
+    let mut ranges = vec![
+        ("qmp.connect_ms", qmp.connect_ms, QMP_MS),
+        ("qmp.greeting_ms", qmp.greeting_ms, QMP_MS),
+        ("qmp.write_ms", qmp.write_ms, QMP_MS),
+        ("qmp.reply_ms", qmp.reply_ms, QMP_MS),
+        // QEMU's schema takes 236 KB; a fleet of devices makes it more.
+        ("qmp.line_limit_bytes", qmp.line_limit_bytes, MIB..=64 * MIB),
+        ("qmp.reconnect_min_ms", qmp.reconnect_min_ms, QMP_MS),
+        ("qmp.reconnect_max_ms", qmp.reconnect_max_ms, QMP_MS),
+        ("deadlines.max_ms", deadlines.max_ms, DEADLINE_MS),
+        ("metering.proof_of_life_ms", metering.proof_of_life_ms, 100..=60_000),
+        // QEMU delays an event by up to 1000 ms.
+        ("metering.lateness_ms", metering.lateness_ms, 1_000..=60_000),
+        ("metering.tick_ms", metering.tick_ms, 1_000..=HOUR_MS),
+        ("billing.free_disk_bytes", config.billing.free_disk_bytes, 0..=1 << 60),
+    ];
+    let up_to_max = 1..=deadlines.max_ms.max(1);
+    ranges.extend(
+        [
+            ("deadlines.attach_ms", deadlines.attach_ms),
+            ("deadlines.detach_ms", deadlines.detach_ms),
+            ("deadlines.scale_ms", deadlines.scale_ms),
+            ("deadlines.pause_ms", deadlines.pause_ms),
+            ("deadlines.resume_ms", deadlines.resume_ms),
+            ("deadlines.hibernate_ms", deadlines.hibernate_ms),
+            ("deadlines.wake_ms", deadlines.wake_ms),
+            ("deadlines.reboot_ms", deadlines.reboot_ms),
+            ("deadlines.destroy_ms", deadlines.destroy_ms),
+        ]
+        .map(|(key, value)| (key, value, up_to_max.clone())),
+    );
+    ranges
+}

@@ -1,0 +1,184 @@
+//! The keys of the configuration, their defaults, and what they mean.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::billing::Billing;
+use super::section::section;
+use crate::sandbox::command::Method;
+
+section! {
+    /// The whole configuration.
+    Config {
+        /// The cell that this host is part of: a failure domain of the fleet. With `host` it names the source of
+        /// every event, so it must never change while this host has a ledger.
+        cell: String = "default".to_owned(),
+        /// This host's name, unique within the cell. Not set: the machine's hostname.
+        host: Option<String> = None,
+        /// Where the ledger and the snapshots are kept. An absolute path on a local disk.
+        state_dir: PathBuf = PathBuf::from("/var/lib/dormouse"),
+        /// The watched folder: a QMP socket `<sandbox>.qmp` that appears here is attached.
+        run_dir: PathBuf = PathBuf::from("/run/dormouse/sandboxes"),
+        /// The unix socket on which commands are taken.
+        socket: PathBuf = PathBuf::from("/run/dormouse/control.sock"),
+        /// Who may connect to it: the socket's file mode, in octal.
+        socket_mode: FileMode = FileMode(0o660),
+        /// The org of a sandbox that was found in the watched folder.
+        default_org: String = "default".to_owned(),
+        /// The plan of a sandbox that was found in the watched folder, or attached without one.
+        default_plan: String = "default".to_owned(),
+    }
+    sections {
+        /// How QEMU is spoken to.
+        qmp: Qmp = Qmp::default(),
+        /// How long a caller waits for each command, where it does not say. The operation itself goes on to its
+        /// end: after the deadline its outcome is unknown to the caller, not cancelled.
+        deadlines: Deadlines = Deadlines::default(),
+        /// How slices are cut.
+        metering: Metering = Metering::default(),
+        /// What is billed.
+        billing: Billing = Billing::default(),
+        /// How sandboxes are saved.
+        hibernation: Hibernation = Hibernation::default(),
+        /// What the agent says while it works, on standard error.
+        log: Log = Log::default(),
+    }
+}
+
+section! {
+    /// How QEMU is spoken to.
+    Qmp {
+        /// How long connecting to a socket may take.
+        connect_ms: u64 = 2_000,
+        /// How long QEMU may take to greet. Passing it means that another client holds the socket.
+        greeting_ms: u64 = 2_000,
+        /// How long QEMU may take to accept a command's bytes.
+        write_ms: u64 = 5_000,
+        /// How long QEMU may take to answer a command. Too tight a value makes false alarms on a loaded host.
+        reply_ms: u64 = 10_000,
+        /// The longest line that is read. QEMU's own schema is one line of 236 KB.
+        line_limit_bytes: u64 = 4 << 20,
+        /// How long to wait before connecting again, at first.
+        reconnect_min_ms: u64 = 100,
+        /// How long to wait before connecting again, after many failures.
+        reconnect_max_ms: u64 = 5_000,
+    }
+    sections {}
+}
+
+section! {
+    /// How long a caller waits for each command, where it does not say.
+    Deadlines {
+        /// The most that a caller may ask for.
+        max_ms: u64 = 3_600_000,
+        /// Taking a sandbox under care.
+        attach_ms: u64 = 15_000,
+        /// Handing it back.
+        detach_ms: u64 = 15_000,
+        /// Plugging memory, or the guest giving it back.
+        scale_ms: u64 = 60_000,
+        /// Stopping the guest.
+        pause_ms: u64 = 15_000,
+        /// Continuing the guest.
+        resume_ms: u64 = 15_000,
+        /// Writing the state to disk. Give it the size of the memory divided by the speed of the disk, and more.
+        hibernate_ms: u64 = 600_000,
+        /// Starting QEMU and loading the state.
+        wake_ms: u64 = 300_000,
+        /// Resetting the guest.
+        reboot_ms: u64 = 15_000,
+        /// Ending the sandbox.
+        destroy_ms: u64 = 30_000,
+    }
+    sections {}
+}
+
+section! {
+    /// How slices are cut.
+    Metering {
+        /// How often the agent proves that the QEMU processes exist. The most that can be left unbilled of the
+        /// last moments of a sandbox that died with the host.
+        proof_of_life_ms: u64 = 1_000,
+        /// How late an event of QEMU may arrive; a slice is final only after it. QEMU delivers changes of the
+        /// memory size up to 1000 ms late.
+        lateness_ms: u64 = 1_500,
+        /// How often the slices of orgs that prepay are cut.
+        tick_ms: u64 = 20_000,
+        /// The plans that prepay.
+        prepaid_plans: Vec<String> = vec!["free".to_owned()],
+    }
+    sections {}
+}
+
+section! {
+    /// How sandboxes are saved.
+    Hibernation {
+        /// Where snapshots are kept. Not set: `snapshots` in the state folder.
+        dir: Option<PathBuf> = None,
+        /// The order in which `auto` tries the methods; the first that the sandbox allows is taken. `shared` costs
+        /// the least, but needs RAM in files; `mapped-ram` needs QEMU 9.0; `internal` needs qcow2 disks.
+        order: Vec<Method> = vec![Method::Shared, Method::MappedRam, Method::Internal],
+    }
+    sections {}
+}
+
+section! {
+    /// What the agent says while it works.
+    Log {
+        /// A level (`error`, `warn`, `info`, `debug`, `trace`), or a filter such as `info,dormouse::sandbox=debug`.
+        level: String = "info".to_owned(),
+        /// `text` for people and the journal, `json` for programs.
+        format: LogFormat = LogFormat::Text,
+    }
+    sections {}
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// Lines for people and the journal.
+    Text,
+    /// One JSON document per line.
+    Json,
+}
+
+/// The mode of a file, written in octal: `"0660"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct FileMode(pub u32);
+
+impl fmt::Display for FileMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04o}", self.0)
+    }
+}
+
+impl FromStr for FileMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let octal = text.len() <= 4 && !text.is_empty() && text.bytes().all(|b| (b'0'..=b'7').contains(&b));
+        match u32::from_str_radix(text, 8) {
+            Ok(mode) if octal && mode <= 0o777 => Ok(Self(mode)),
+            _ => Err(format!("{text:?} is no file mode: write it in octal from \"0000\" to \"0777\"")),
+        }
+    }
+}
+
+impl From<FileMode> for String {
+    fn from(mode: FileMode) -> Self {
+        mode.to_string()
+    }
+}
+
+impl TryFrom<String> for FileMode {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
