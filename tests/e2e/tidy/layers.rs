@@ -8,21 +8,15 @@ use crate::tree::{File, file, files, rust_files};
 /// The modules of the agent from the top down, each with those that it may import. A module's own name need not be
 /// there; none may name one that stands above it.
 const MODULES: &[(&str, &[&str])] = &[
-    (
-        "cli",
-        &[
-            "clock", "config", "control", "host", "http", "ids", "metering", "process", "proto", "publish", "sandbox",
-            "size",
-        ],
-    ),
+    ("cli", &["clock", "config", "control", "host", "http", "ids", "metering", "proto", "publish", "sandbox", "size"]),
     ("control", &["clock", "config", "host", "ids", "metering", "proto", "sandbox", "size"]),
     ("http", &["clock", "config", "host", "ids", "metering", "sandbox", "size"]),
     ("publish", &["clock", "config", "host", "ids", "metering", "sandbox"]),
     ("host", &["clock", "config", "ids", "metering", "process", "sandbox"]),
-    ("sandbox", &["clock", "config", "ids", "metering", "process"]),
-    ("metering", &["clock", "config", "ids"]),
+    ("config", &["ids", "sandbox", "size"]),
+    ("sandbox", &["clock", "ids", "metering", "process", "size"]),
+    ("metering", &["clock", "ids"]),
     ("process", &["clock"]),
-    ("config", &["ids", "size"]),
     ("clock", &[]),
     ("ids", &[]),
     ("proto", &[]),
