@@ -5,9 +5,11 @@
 //! `dormouse-ledger` keeps them.
 
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod host;
 pub mod ids;
+pub mod process;
 pub mod proto;
 pub mod sandbox;
 pub mod size;

@@ -1,0 +1,54 @@
+//! Applying records to the open transaction.
+//!
+//! Nothing here begins or commits: [`crate::writer`] does, with a savepoint around each unit.
+
+mod commands;
+mod host;
+mod sandboxes;
+mod slices;
+mod snapshots;
+mod tags;
+
+use rusqlite::Connection;
+
+use crate::outbox::Head;
+use crate::{Committed, HostName, LedgerError, Record};
+
+/// The open transaction.
+pub(crate) struct Apply<'a> {
+    pub(crate) conn: &'a Connection,
+    pub(crate) host: &'a HostName,
+    /// The last event of the outbox, this transaction's included.
+    pub(crate) head: &'a mut Head,
+}
+
+impl Apply<'_> {
+    /// Applies a unit. Anything but `Committed::Applied` means that the caller must roll it back.
+    pub(crate) fn unit(&mut self, records: &[Record]) -> Result<Committed, LedgerError> {
+        for record in records {
+            if let Record::Intent(intent) = record
+                && let Some(known) = self.intent(intent)?
+            {
+                return Ok(Committed::Repeat(Box::new(known)));
+            }
+            self.record(record)?;
+        }
+        Ok(Committed::Applied { host_seq: self.head.host_seq })
+    }
+
+    fn record(&mut self, record: &Record) -> Result<(), LedgerError> {
+        match record {
+            // Stored by `unit`, which needs the answer.
+            Record::Intent(_) => Ok(()),
+            Record::SandboxSeen(seen) => self.sandbox_seen(seen),
+            Record::Attachment(update) => self.attachment(update),
+            Record::Slices(batch) => self.slices(batch),
+            Record::Outcome(outcome) => self.outcome(outcome),
+            Record::Tags(tags) => self.tags(tags),
+            Record::Snapshot(snapshot) => self.snapshot(snapshot),
+            Record::Anchor(anchor) => self.anchor(anchor),
+            Record::ProofOfLife(stamp) => self.proof_of_life(*stamp),
+            Record::Lifecycle(event) => self.lifecycle(event),
+        }
+    }
+}

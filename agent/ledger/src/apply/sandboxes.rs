@@ -1,0 +1,72 @@
+//! Sandboxes, how they are found again, and what happened to them beside their slices.
+
+use rusqlite::OptionalExtension;
+
+use super::Apply;
+use crate::outbox::Draft;
+use crate::{AttachmentUpdate, LedgerError, LifecycleEvent, SandboxKey, SandboxSeen};
+
+const FIND: &str =
+    "SELECT pk, created_unix_ns FROM sandboxes WHERE org = ?1 AND sandbox = ?2 AND generation = ?3";
+
+const SEEN: &str = "INSERT INTO sandboxes (org, sandbox, generation, plan, lifecycle, created_unix_ns) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+
+const ATTACHMENT: &str = "INSERT INTO attachments (sandbox_pk, attachment) VALUES (?1, ?2) \
+     ON CONFLICT (sandbox_pk) DO UPDATE SET attachment = excluded.attachment";
+
+const STANDS: &str =
+    "UPDATE sandboxes SET lifecycle = coalesce(?2, lifecycle), plan = coalesce(?3, plan) WHERE pk = ?1";
+
+impl Apply<'_> {
+    /// The row of a sandbox: its key in the file, and when it was created.
+    fn find(&self, key: &SandboxKey) -> Result<Option<(i64, i64)>, LedgerError> {
+        let mut find = self.conn.prepare_cached(FIND)?;
+        let row = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?));
+        Ok(find.query_row((&key.org, &key.sandbox, key.generation), row).optional()?)
+    }
+
+    /// The key in the file of a sandbox that must be known.
+    pub(super) fn pk(&self, key: &SandboxKey) -> Result<i64, LedgerError> {
+        match self.find(key)? {
+            Some((pk, _)) => Ok(pk),
+            None => Err(LedgerError::UnknownSandbox(key.clone())),
+        }
+    }
+
+    pub(super) fn sandbox_seen(&self, seen: &SandboxSeen) -> Result<(), LedgerError> {
+        let key = &seen.key;
+        match self.find(key)? {
+            Some((_, created_unix_ns)) if created_unix_ns == seen.created_unix_ns => return Ok(()),
+            Some(_) => return Err(LedgerError::Conflict { what: format!("creation of sandbox {key}") }),
+            None => {}
+        }
+        let mut insert = self.conn.prepare_cached(SEEN)?;
+        let pk = insert.insert(rusqlite::params![
+            key.org,
+            key.sandbox,
+            key.generation,
+            seen.plan,
+            seen.lifecycle,
+            seen.created_unix_ns
+        ])?;
+        self.conn.prepare_cached(ATTACHMENT)?.execute((pk, seen.attachment.to_string()))?;
+        Ok(())
+    }
+
+    pub(super) fn attachment(&self, update: &AttachmentUpdate) -> Result<(), LedgerError> {
+        let pk = self.pk(&update.key)?;
+        if let Some(attachment) = &update.attachment {
+            self.conn.prepare_cached(ATTACHMENT)?.execute((pk, attachment.to_string()))?;
+        }
+        if update.lifecycle.is_some() || update.plan.is_some() {
+            self.conn.prepare_cached(STANDS)?.execute((pk, &update.lifecycle, &update.plan))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn lifecycle(&mut self, event: &LifecycleEvent) -> Result<(), LedgerError> {
+        self.pk(&event.key)?;
+        Draft::lifecycle(event, self.head.host_seq + 1)?.append(self.conn, self.host, self.head)
+    }
+}

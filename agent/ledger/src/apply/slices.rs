@@ -1,0 +1,126 @@
+//! Slices that became final, the slice that stays open behind them, and what is pending.
+
+use dormouse_metering::{CommandId, OpenSlice, Slice};
+use rusqlite::{OptionalExtension, params};
+
+use super::Apply;
+use crate::encode::{self, int, slice_columns};
+use crate::outbox::Draft;
+use crate::{LedgerError, SandboxKey, SliceBatch};
+
+const LAST_SEQ: &str = "SELECT coalesce(max(seq), 0) FROM slices WHERE sandbox_pk = ?1";
+
+const STORED: &str =
+    concat!("SELECT ", slice_columns!(), " FROM slices x WHERE x.sandbox_pk = ?1 AND x.seq = ?2");
+
+const CLOSE: &str = "INSERT INTO slices (sandbox_pk, seq, state, fault, vcpus_milli, memory_base_bytes, \
+     memory_plugged_bytes, memory_requested_bytes, disk_bytes, start_unix_ns, start_uncertainty_ns, opened_by, \
+     opened_command, duration_ns, end_unix_ns, end_uncertainty_ns, closed_by, closed_command, host_seq) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)";
+
+const OPEN: &str = "UPDATE sandboxes SET open_seq = ?2, open_state = ?3, open_fault = ?4, open_vcpus_milli = ?5, \
+     open_memory_base_bytes = ?6, open_memory_plugged_bytes = ?7, open_memory_requested_bytes = ?8, \
+     open_disk_bytes = ?9, open_start_unix_ns = ?10, open_start_uncertainty_ns = ?11, open_opened_by = ?12, \
+     open_opened_command = ?13, open_boot = ?14, open_start_boottime_ns = ?15 WHERE pk = ?1";
+
+/// The end is that of the last slice; a life without any ends as it began.
+const END: &str = "UPDATE sandboxes SET open_seq = NULL, open_state = NULL, open_fault = NULL, \
+     open_vcpus_milli = NULL, open_memory_base_bytes = NULL, open_memory_plugged_bytes = NULL, \
+     open_memory_requested_bytes = NULL, open_disk_bytes = NULL, open_start_unix_ns = NULL, \
+     open_start_uncertainty_ns = NULL, open_opened_by = NULL, open_opened_command = NULL, open_boot = NULL, \
+     open_start_boottime_ns = NULL, ended_unix_ns = coalesce((SELECT end_unix_ns FROM slices \
+     WHERE sandbox_pk = ?1 ORDER BY seq DESC LIMIT 1), created_unix_ns) WHERE pk = ?1";
+
+const FORGET_PENDING: &str = "DELETE FROM pending WHERE sandbox_pk = ?1";
+const PENDING: &str = "INSERT INTO pending (sandbox_pk, ord, observation) VALUES (?1, ?2, ?3)";
+
+impl Apply<'_> {
+    pub(super) fn slices(&mut self, batch: &SliceBatch) -> Result<(), LedgerError> {
+        let pk = self.pk(&batch.key)?;
+        let last: i64 = self.conn.prepare_cached(LAST_SEQ)?.query_row([pk], |row| row.get(0))?;
+        for slice in &batch.slices {
+            let seq = int("seq", slice.seq)?;
+            if seq <= last {
+                self.same_slice(pk, seq, &batch.key, slice)?;
+            } else {
+                self.close(pk, seq, &batch.key, slice)?;
+            }
+        }
+        if batch.ended {
+            if batch.open.is_some() || !batch.pending.is_empty() {
+                return Err(LedgerError::rejected(
+                    "a life that has ended has nothing open and nothing pending",
+                ));
+            }
+            self.conn.prepare_cached(END)?.execute([pk])?;
+        } else if let Some(open) = &batch.open {
+            self.open(pk, open)?;
+        } else if last > 0 || !batch.slices.is_empty() {
+            return Err(LedgerError::rejected("a life that has begun is open or ended"));
+        }
+        self.conn.prepare_cached(FORGET_PENDING)?.execute([pk])?;
+        for (ord, observation) in (0_i64..).zip(&batch.pending) {
+            let json = encode::observation_to_json(observation)?;
+            self.conn.prepare_cached(PENDING)?.execute((pk, ord, json))?;
+        }
+        Ok(())
+    }
+
+    /// A slice that is told again must be the slice that is stored.
+    fn same_slice(&self, pk: i64, seq: i64, key: &SandboxKey, slice: &Slice) -> Result<(), LedgerError> {
+        let mut stored = self.conn.prepare_cached(STORED)?;
+        let stored = stored.query_row((pk, seq), |row| encode::slice(row, 0)).optional()?;
+        if stored.as_ref() == Some(slice) {
+            Ok(())
+        } else {
+            Err(LedgerError::Conflict { what: format!("slice {seq} of sandbox {key}") })
+        }
+    }
+
+    fn close(&mut self, pk: i64, seq: i64, key: &SandboxKey, slice: &Slice) -> Result<(), LedgerError> {
+        Draft::slice(key, slice)?.append(self.conn, self.host, self.head)?;
+        self.conn.prepare_cached(CLOSE)?.execute(params![
+            pk,
+            seq,
+            slice.state.name(),
+            slice.state.fault().map(dormouse_metering::Fault::as_str),
+            slice.shape.vcpus_milli,
+            int("memory_base_bytes", slice.shape.memory_base_bytes)?,
+            int("memory_plugged_bytes", slice.shape.memory_plugged_bytes)?,
+            int("memory_requested_bytes", slice.shape.memory_requested_bytes)?,
+            int("disk_bytes", slice.shape.disk_bytes)?,
+            slice.start.unix_ns,
+            int("start_uncertainty_ns", slice.start.uncertainty_ns)?,
+            slice.start.cause.as_str(),
+            slice.start.command.as_ref().map(CommandId::as_str),
+            int("duration_ns", slice.duration_ns)?,
+            slice.end.unix_ns,
+            int("end_uncertainty_ns", slice.end.uncertainty_ns)?,
+            slice.end.cause.as_str(),
+            slice.end.command.as_ref().map(CommandId::as_str),
+            int("host_seq", self.head.host_seq)?,
+        ])?;
+        Ok(())
+    }
+
+    fn open(&self, pk: i64, open: &OpenSlice) -> Result<(), LedgerError> {
+        self.conn.prepare_cached(OPEN)?.execute(params![
+            pk,
+            int("seq", open.seq)?,
+            open.state.name(),
+            open.state.fault().map(dormouse_metering::Fault::as_str),
+            open.shape.vcpus_milli,
+            int("memory_base_bytes", open.shape.memory_base_bytes)?,
+            int("memory_plugged_bytes", open.shape.memory_plugged_bytes)?,
+            int("memory_requested_bytes", open.shape.memory_requested_bytes)?,
+            int("disk_bytes", open.shape.disk_bytes)?,
+            open.start.unix_ns,
+            int("start_uncertainty_ns", open.start.uncertainty_ns)?,
+            open.start.cause.as_str(),
+            open.start.command.as_ref().map(CommandId::as_str),
+            open.boot.0,
+            int("start_boottime_ns", open.start_boottime_ns)?,
+        ])?;
+        Ok(())
+    }
+}

@@ -1,0 +1,126 @@
+//! Sandboxes, and what an agent needs to go on where the last one stopped.
+
+use dormouse_metering::{BootId, Stamp};
+use rusqlite::{Connection, OptionalExtension, Row};
+
+use super::{Reader, commands};
+use crate::encode::{self, open_columns, uint};
+use crate::{Anchor, CommandRow, LedgerError, SandboxKey, SandboxRow};
+
+/// Which sandboxes. What is `None` matches all.
+#[derive(Clone, Debug, Default)]
+pub struct SandboxFilter {
+    /// Of this org.
+    pub org: Option<String>,
+    /// With this id.
+    pub sandbox: Option<String>,
+    /// Of this generation.
+    pub generation: Option<i64>,
+    /// Only those whose life has not ended.
+    pub live_only: bool,
+}
+
+/// What an agent needs to go on where the last one stopped.
+#[derive(Clone, Debug)]
+pub struct Recovery {
+    /// Every sandbox whose life has not ended, with its open slice and what is pending.
+    pub sandboxes: Vec<SandboxRow>,
+    /// The intents without an outcome, oldest first.
+    pub unfinished: Vec<CommandRow>,
+    /// The stamp through which everything open was verified.
+    pub proof: Option<Stamp>,
+    /// The last anchor.
+    pub anchor: Option<Anchor>,
+    /// The number of the outbox's last event; 0 when there is none.
+    pub host_seq: u64,
+}
+
+const SANDBOXES: &str = concat!(
+    "SELECT s.pk, s.org, s.sandbox, s.generation, s.plan, a.attachment, s.lifecycle, s.created_unix_ns, \
+     s.ended_unix_ns, ",
+    open_columns!(),
+    " FROM sandboxes s LEFT JOIN attachments a ON a.sandbox_pk = s.pk \
+     WHERE (?1 IS NULL OR s.org = ?1) AND (?2 IS NULL OR s.sandbox = ?2) AND (?3 IS NULL OR s.generation = ?3) \
+     AND (NOT ?4 OR s.ended_unix_ns IS NULL) ORDER BY s.org, s.sandbox, s.generation"
+);
+
+const PENDING: &str = "SELECT observation FROM pending WHERE sandbox_pk = ?1 ORDER BY ord";
+
+const PROOF: &str = "SELECT boot, boottime_ns, wall_ns FROM proof_of_life";
+
+const ANCHOR: &str = "SELECT boot, boottime_ns, wall_ns, stepped_ns FROM anchors ORDER BY id DESC LIMIT 1";
+
+const HOST_SEQ: &str = "SELECT coalesce(max(host_seq), 0) FROM outbox";
+
+/// Across orgs, because event ids do not name the org.
+const LATEST_GENERATION: &str = "SELECT max(generation) FROM sandboxes WHERE sandbox = ?1";
+
+fn sandbox_row(row: &Row<'_>) -> rusqlite::Result<(i64, SandboxRow)> {
+    let sandbox = SandboxRow {
+        key: SandboxKey { org: row.get(1)?, sandbox: row.get(2)?, generation: row.get(3)? },
+        plan: row.get(4)?,
+        attachment: encode::json(row, 5)?,
+        lifecycle: row.get(6)?,
+        created_unix_ns: row.get(7)?,
+        ended_unix_ns: row.get(8)?,
+        open: encode::open_slice(row, 9)?,
+        pending: Vec::new(),
+    };
+    Ok((row.get(0)?, sandbox))
+}
+
+/// The sandboxes that match, each with its key in the file.
+pub(crate) fn matching(
+    conn: &Connection,
+    filter: &SandboxFilter,
+) -> Result<Vec<(i64, SandboxRow)>, LedgerError> {
+    let mut statement = conn.prepare_cached(SANDBOXES)?;
+    let matches = (&filter.org, &filter.sandbox, filter.generation, filter.live_only);
+    let mut sandboxes: Vec<_> = statement.query_map(matches, sandbox_row)?.collect::<Result<_, _>>()?;
+    let mut pending = conn.prepare_cached(PENDING)?;
+    for (pk, sandbox) in sandboxes.iter_mut().filter(|(_, sandbox)| sandbox.ended_unix_ns.is_none()) {
+        let observations = pending.query_map([*pk], |row| encode::observation(row, 0))?;
+        sandbox.pending = observations.collect::<Result<_, _>>()?;
+    }
+    Ok(sandboxes)
+}
+
+fn anchor(row: &Row<'_>) -> rusqlite::Result<Anchor> {
+    Ok(Anchor {
+        boot: BootId(row.get(0)?),
+        boottime_ns: uint(row, 1)?,
+        wall_ns: row.get(2)?,
+        stepped_ns: row.get(3)?,
+    })
+}
+
+impl Reader {
+    /// The sandboxes that match, by org, id and generation.
+    pub fn sandboxes(&self, filter: &SandboxFilter) -> Result<Vec<SandboxRow>, LedgerError> {
+        self.answer(|conn| Ok(matching(conn, filter)?.into_iter().map(|(_, sandbox)| sandbox).collect()))
+    }
+
+    /// What an agent needs to go on where the last one stopped, all as of one moment.
+    pub fn recovery(&self) -> Result<Recovery, LedgerError> {
+        self.answer(|conn| {
+            let live = SandboxFilter { live_only: true, ..SandboxFilter::default() };
+            Ok(Recovery {
+                sandboxes: matching(conn, &live)?.into_iter().map(|(_, sandbox)| sandbox).collect(),
+                unfinished: commands::unfinished(conn)?,
+                proof: conn.query_row(PROOF, [], |row| encode::stamp(row, 0)).optional()?,
+                anchor: conn.query_row(ANCHOR, [], anchor).optional()?,
+                host_seq: conn.query_row(HOST_SEQ, [], |row| uint(row, 0))?,
+            })
+        })
+    }
+
+    /// The generation for a sandbox that is seen at `wall_ns`: that time, or, where a generation is as late
+    /// already (the clock was set back, or another org's sandbox has the same id), the one after it.
+    pub fn next_generation(&self, sandbox: &str, wall_ns: i64) -> Result<i64, LedgerError> {
+        self.answer(|conn| {
+            let latest: Option<i64> =
+                conn.prepare_cached(LATEST_GENERATION)?.query_row([sandbox], |row| row.get(0))?;
+            Ok(latest.map_or(wall_ns, |latest| wall_ns.max(latest.saturating_add(1))).max(1))
+        })
+    }
+}

@@ -1,0 +1,140 @@
+//! Slices, page by page.
+
+use dormouse_metering::{Cause, Change, Meter, Observation, OpenSlice, Slice, Stamp};
+use rusqlite::Connection;
+
+use super::{Reader, SandboxFilter, sandboxes};
+use crate::encode::{self, int, slice_columns};
+use crate::{LedgerError, SandboxKey, SandboxRow, SliceRow};
+
+/// Which slices.
+#[derive(Clone, Debug, Default)]
+pub struct SliceQuery {
+    /// Of these sandboxes.
+    pub sandboxes: SandboxFilter,
+    /// Only what follows this place.
+    pub after: Option<SliceCursor>,
+    /// At most this many.
+    pub limit: usize,
+    /// The moment of the question, until which open slices last. Without it only final slices are told.
+    pub now: Option<Stamp>,
+}
+
+/// A place in the order of slices: by org, sandbox, generation and number.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SliceCursor {
+    /// The sandbox.
+    pub key: SandboxKey,
+    /// The number of the slice.
+    pub seq: u64,
+}
+
+/// Some slices, in order.
+#[derive(Clone, Debug)]
+pub struct SlicePage {
+    /// The slices.
+    pub rows: Vec<SliceRow>,
+    /// Where to go on, if there may be more.
+    pub next: Option<SliceCursor>,
+}
+
+const SLICES: &str = concat!(
+    "SELECT ",
+    slice_columns!(),
+    " FROM slices x WHERE x.sandbox_pk = ?1 AND x.seq > ?2 ORDER BY x.seq LIMIT ?3"
+);
+
+/// Calls `each` with the closed slices of a sandbox after number `after`, in order.
+pub(crate) fn each_closed(
+    conn: &Connection,
+    pk: i64,
+    after: u64,
+    limit: usize,
+    mut each: impl FnMut(Slice) -> Result<(), LedgerError>,
+) -> Result<(), LedgerError> {
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let mut statement = conn.prepare_cached(SLICES)?;
+    let mut rows = statement.query((pk, int("after", after)?, limit))?;
+    while let Some(row) = rows.next()? {
+        each(encode::slice(row, 0)?)?;
+    }
+    Ok(())
+}
+
+/// What of a sandbox's life is not final, at the moment of a question.
+pub(crate) struct NotFinal {
+    /// What would be closed if everything pending were final.
+    pub(crate) closed: Vec<Slice>,
+    /// What would be open then.
+    pub(crate) open: Option<OpenSlice>,
+    /// The open slice until now: one slice, or more where hours have passed or the clock was stepped.
+    pub(crate) until_now: Vec<Slice>,
+}
+
+impl NotFinal {
+    /// Plays what is pending through the meter, and then a mark at `now`.
+    pub(crate) fn of(sandbox: &SandboxRow, now: Stamp) -> Result<Self, LedgerError> {
+        let pending = || sandbox.pending.iter().cloned();
+        let refused =
+            |why| LedgerError::corrupt(format!("what is pending of sandbox {}: {why}", sandbox.key));
+        let mut closed = Vec::new();
+        let mut meter = Meter::resume(sandbox.open.clone(), pending()).map_err(refused)?;
+        let open = meter.provisional(&mut |slice| closed.push(slice));
+        let mut until_now = Vec::new();
+        if open.is_some() {
+            let mark = Observation { at: now, change: Change::Mark, cause: Cause::Tick, command: None };
+            meter.observe(mark, &mut |slice| until_now.push(slice)).map_err(refused)?;
+            meter.provisional(&mut |slice| until_now.push(slice));
+            until_now.drain(..closed.len().min(until_now.len()));
+        }
+        Ok(Self { closed, open, until_now })
+    }
+
+    /// The rows of these slices. The last is the one that is open, if one is.
+    fn rows(&self, key: &SandboxKey) -> Vec<SliceRow> {
+        let hours = self.until_now.split_last().map_or(&[][..], |(_, before)| before);
+        let mut rows: Vec<_> =
+            self.closed.iter().chain(hours).map(|slice| SliceRow::closed(key, slice, false)).collect();
+        match (self.until_now.last(), &self.open) {
+            (Some(last), _) => rows.push(SliceRow::open_until(key, last)),
+            (None, Some(open)) => rows.push(SliceRow::open(key, open)),
+            (None, None) => {}
+        }
+        rows
+    }
+}
+
+impl Reader {
+    /// A page of slices, by org, sandbox, generation and number.
+    pub fn slices(&self, query: &SliceQuery) -> Result<SlicePage, LedgerError> {
+        self.answer(|conn| {
+            let mut rows = Vec::new();
+            for (pk, sandbox) in sandboxes::matching(conn, &query.sandboxes)? {
+                let after = match &query.after {
+                    Some(cursor) if sandbox.key < cursor.key => continue,
+                    Some(cursor) if sandbox.key == cursor.key => cursor.seq,
+                    _ => 0,
+                };
+                if rows.len() >= query.limit {
+                    break;
+                }
+                each_closed(conn, pk, after, query.limit - rows.len(), |slice| {
+                    rows.push(SliceRow::closed(&sandbox.key, &slice, true));
+                    Ok(())
+                })?;
+                if let Some(now) = query.now.filter(|_| rows.len() < query.limit) {
+                    let not_final = NotFinal::of(&sandbox, now)?.rows(&sandbox.key);
+                    rows.extend(not_final.into_iter().filter(|row| row.seq > after));
+                }
+                rows.truncate(query.limit);
+            }
+            let next = (rows.len() >= query.limit).then(|| rows.last().map(cursor)).flatten();
+            Ok(SlicePage { rows, next })
+        })
+    }
+}
+
+fn cursor(row: &SliceRow) -> SliceCursor {
+    let key = SandboxKey { org: row.org.clone(), sandbox: row.sandbox.clone(), generation: row.generation };
+    SliceCursor { key, seq: row.seq }
+}

@@ -1,0 +1,206 @@
+//! The writer's thread: everything that waits goes into one transaction, a savepoint around each unit.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rusqlite::Connection;
+
+use super::queue::Queue;
+use super::{Class, Committed, Done, Unit};
+use crate::apply::Apply;
+use crate::outbox::Head;
+use crate::{HostName, LedgerError};
+
+/// The most units in one transaction: it bounds how long the first of them waits for the last.
+const BATCH_UNITS_MAX: usize = 512;
+
+const RETRY_FIRST: Duration = Duration::from_millis(20);
+const RETRY_MAX: Duration = Duration::from_secs(2);
+
+/// Large enough that a disk on which it succeeds takes a transaction, too.
+const PROBE: &str = "INSERT INTO write_probe (id, filler) VALUES (1, zeroblob(65536)) \
+                     ON CONFLICT (id) DO UPDATE SET filler = excluded.filler";
+const FORGET_PROBE: &str = "DELETE FROM write_probe";
+
+pub(super) struct Committer {
+    conn: Connection,
+    host: HostName,
+    /// The last event that is durable.
+    head: Head,
+    queue: Arc<Queue>,
+}
+
+/// The transaction is gone, and with it what was applied so far.
+struct Failed {
+    /// The unit that broke it, where it was one.
+    unit: Option<usize>,
+    error: LedgerError,
+}
+
+impl Committer {
+    pub(super) fn new(conn: Connection, host: HostName, queue: Arc<Queue>) -> Result<Self, LedgerError> {
+        let head = Head::read(&conn)?;
+        Ok(Self { conn, host, head, queue })
+    }
+
+    /// Commits what comes until the queue is stopped and empty.
+    pub(super) fn run(mut self) {
+        while let Some(units) = self.queue.wait(BATCH_UNITS_MAX) {
+            let mut attempt = self.attempt(units);
+            let mut delay = RETRY_FIRST;
+            let was_unwritable = attempt.is_err();
+            while let Err(why) = attempt {
+                let stopped = self.queue.pause(delay);
+                delay = (delay * 2).min(RETRY_MAX);
+                let facts = self.queue.take(BATCH_UNITS_MAX);
+                attempt = if facts.is_empty() { self.probe() } else { self.attempt(facts) };
+                if stopped && attempt.is_err() {
+                    return self.give_up(&why);
+                }
+            }
+            if was_unwritable {
+                tracing::info!("the ledger takes writes again");
+                self.queue.recovered();
+            }
+        }
+    }
+
+    /// The agent stops while the disk takes nothing. What waits is lost with the process, and recovery will find
+    /// from QEMU what it can; the callers are told.
+    fn give_up(&self, why: &str) {
+        for unit in self.queue.take(usize::MAX) {
+            tracing::error!(why, "a fact was not made durable before the ledger was closed");
+            answer(unit.done, Err(LedgerError::Unwritable { why: why.to_owned() }));
+        }
+    }
+
+    /// Commits the units, or says why it cannot be done now: then the intents are refused, and the facts are
+    /// back in the queue.
+    fn attempt(&mut self, mut units: Vec<Unit>) -> Result<(), String> {
+        loop {
+            match self.transaction(&units) {
+                Ok(answers) => {
+                    for (unit, result) in units.into_iter().zip(answers) {
+                        unit.report(&result);
+                        answer(unit.done, result);
+                    }
+                    return Ok(());
+                }
+                Err(Failed { error, .. }) if error.is_environmental() => {
+                    return Err(self.back_off(units, &error));
+                }
+                Err(Failed { unit: Some(index), error }) => {
+                    let unit = units.remove(index);
+                    let result = Err(error);
+                    unit.report(&result);
+                    answer(unit.done, result);
+                }
+                Err(Failed { unit: None, error }) => {
+                    for unit in units {
+                        let result = Err(LedgerError::corrupt(error.to_string()));
+                        unit.report(&result);
+                        answer(unit.done, result);
+                    }
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn back_off(&self, units: Vec<Unit>, error: &LedgerError) -> String {
+        let why = match error {
+            LedgerError::Unwritable { why } => why.clone(),
+            other => other.to_string(),
+        };
+        let (facts, mut intents): (Vec<_>, Vec<_>) =
+            units.into_iter().partition(|unit| unit.class == Class::Fact);
+        tracing::warn!(why, facts = facts.len(), "the ledger cannot be written");
+        intents.extend(self.queue.back_off(facts, &why));
+        for unit in intents {
+            answer(unit.done, Err(LedgerError::Unwritable { why: why.clone() }));
+        }
+        why
+    }
+
+    /// One transaction for all the units. Its answers hold only because the commit at its end succeeded.
+    fn transaction(&mut self, units: &[Unit]) -> Result<Vec<Result<Committed, LedgerError>>, Failed> {
+        let mut head = self.head;
+        let applied = self.apply_all(units, &mut head).and_then(|answers| {
+            self.execute("COMMIT").map_err(|error| Failed { unit: None, error })?;
+            Ok(answers)
+        });
+        match applied {
+            Ok(answers) => {
+                self.head = head;
+                Ok(answers)
+            }
+            Err(failed) => {
+                // Some failures end the transaction by themselves.
+                if !self.conn.is_autocommit()
+                    && let Err(error) = self.execute("ROLLBACK")
+                {
+                    tracing::error!(%error, "a failed transaction could not be rolled back");
+                }
+                Err(failed)
+            }
+        }
+    }
+
+    fn apply_all(
+        &self,
+        units: &[Unit],
+        head: &mut Head,
+    ) -> Result<Vec<Result<Committed, LedgerError>>, Failed> {
+        self.execute("BEGIN IMMEDIATE").map_err(|error| Failed { unit: None, error })?;
+        let mut answers = Vec::with_capacity(units.len());
+        for (index, unit) in units.iter().enumerate() {
+            let failed = |error| Failed { unit: Some(index), error };
+            let before = *head;
+            self.execute("SAVEPOINT unit").map_err(failed)?;
+            let result = Apply { conn: &self.conn, host: &self.host, head }.unit(&unit.records);
+            match result {
+                Err(error) if error.is_environmental() || self.conn.is_autocommit() => {
+                    return Err(failed(error));
+                }
+                Ok(Committed::Applied { .. }) => {}
+                Ok(Committed::Repeat(_)) | Err(_) => {
+                    self.execute("ROLLBACK TO unit").map_err(failed)?;
+                    *head = before;
+                }
+            }
+            self.execute("RELEASE unit").map_err(failed)?;
+            answers.push(result);
+        }
+        Ok(answers)
+    }
+
+    fn execute(&self, sql: &'static str) -> Result<(), LedgerError> {
+        self.conn.prepare_cached(sql)?.execute([])?;
+        Ok(())
+    }
+
+    /// Whether the disk takes writes again, learned by writing.
+    fn probe(&self) -> Result<(), String> {
+        match self.execute(PROBE).and_then(|()| self.execute(FORGET_PROBE)) {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.back_off(Vec::new(), &error)),
+        }
+    }
+}
+
+impl Unit {
+    /// A fact that the ledger refuses is a mistake of this program, or damage to the file: neither may go unseen.
+    fn report(&self, result: &Result<Committed, LedgerError>) {
+        if let (Class::Fact, Err(error)) = (self.class, result) {
+            tracing::error!(%error, reason = error.reason(), records = ?self.records, "the ledger refused a fact");
+        }
+    }
+}
+
+/// A callback that panics must not take the writer with it.
+fn answer(done: Done, result: Result<Committed, LedgerError>) {
+    if catch_unwind(AssertUnwindSafe(|| done(result))).is_err() {
+        tracing::error!("a callback of the ledger panicked");
+    }
+}

@@ -1,0 +1,34 @@
+//! What is written is what is read.
+
+use crate::support::{BEGAN, Life, Place, SECOND, facts, key, stamp};
+use dormouse_ledger::{Class, Committed, SandboxFilter, SliceQuery};
+use dormouse_metering::Cause;
+
+#[test]
+fn a_life_is_read_as_it_was_written() {
+    let place = Place::new();
+    let ledger = place.open();
+    let mut life = Life::begins(key("org", "sb"));
+    facts(&ledger, vec![life.seen(), life.record(Vec::new())]).unwrap();
+    let first = life.cut(10, Cause::Pause, Some("req-1"));
+    let second = life.cut(5, Cause::Resume, None);
+    let committed =
+        ledger.writer().write(Class::Fact, vec![life.record(vec![first.clone(), second])]).unwrap();
+    assert_eq!(committed, Committed::Applied { host_seq: 2 });
+
+    let reader = ledger.reader().unwrap();
+    let sandboxes = reader.sandboxes(&SandboxFilter::default()).unwrap();
+    assert_eq!(sandboxes[0].open.as_ref(), Some(&life.open));
+    let page =
+        reader.slices(&SliceQuery { limit: 10, now: Some(stamp(20)), ..SliceQuery::default() }).unwrap();
+    assert_eq!(page.rows.len(), 3);
+    let row = serde_json::to_value(&page.rows[0]).unwrap();
+    assert_eq!(row["command_id"], "req-1");
+    assert_eq!(row["closed_by"], "pause");
+    assert_eq!(row["end_unix_ns"], BEGAN + 10 * SECOND);
+    assert_eq!(row["final"], true);
+    let open = serde_json::to_value(&page.rows[2]).unwrap();
+    assert_eq!(open["end_unix_ns"], serde_json::Value::Null);
+    assert_eq!(open["duration_ns"], 5 * SECOND);
+    assert_eq!(reader.recovery().unwrap().host_seq, 2);
+}

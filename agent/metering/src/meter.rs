@@ -1,0 +1,210 @@
+//! Observations of one sandbox in, slices out.
+
+use std::cmp::min;
+
+use crate::holding::Holding;
+use crate::pending::Pending;
+use crate::place::{self, Point};
+use crate::sweep::{sweep, window_start_ns};
+use crate::{
+    BillingState, BootId, Boundary, Change, Observation, OpenSlice, Placed, Refused, Shape, Slice, Stamp,
+};
+
+/// How many observations may be pending. One more, and the oldest becomes final at once.
+pub const PENDING_MAX: usize = 64;
+
+/// The meter of one sandbox's life.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Meter {
+    life: Life,
+    pending: Pending,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+enum Life {
+    #[default]
+    NotBegun,
+    Open(OpenSlice),
+    Ended,
+}
+
+impl Meter {
+    /// The meter of a life that has not begun.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The meter of a life that goes on: from its open slice, and from what [`Meter::pending`] returned.
+    ///
+    /// Refuses pending observations that no meter can have kept.
+    pub fn resume(
+        open: Option<OpenSlice>,
+        pending: impl IntoIterator<Item = Observation>,
+    ) -> Result<Self, Refused> {
+        let mut meter = Self { life: open.map_or(Life::NotBegun, Life::Open), pending: Pending::default() };
+        pending.into_iter().try_for_each(|observation| meter.insert(observation).map(drop))?;
+        Ok(meter)
+    }
+
+    /// Takes an observation in, at the place where its stamp belongs, and says where that is.
+    ///
+    /// Emits slices only when more than [`PENDING_MAX`] observations are pending. A refused observation
+    /// changes nothing.
+    pub fn observe(
+        &mut self,
+        observation: Observation,
+        emit: &mut impl FnMut(Slice),
+    ) -> Result<Placed, Refused> {
+        let placed = self.insert(observation)?;
+        while self.pending().len() > PENDING_MAX {
+            self.seal_oldest(emit);
+        }
+        Ok(placed)
+    }
+
+    fn insert(&mut self, observation: Observation) -> Result<Placed, Refused> {
+        match (&mut self.life, observation.change) {
+            (Life::NotBegun, Change::Began(shape, state)) => {
+                self.life = Life::Open(first_slice(observation, shape, state));
+                Ok(Placed::Began)
+            }
+            (Life::NotBegun, _) => Err(Refused::NotBegun),
+            (Life::Open(_), Change::Began(..)) => Err(Refused::AlreadyBegun),
+            (Life::Open(open), _) => self.pending.insert(observation, open),
+            (Life::Ended, _) => Err(Refused::Ended),
+        }
+    }
+
+    /// Makes everything at or before `through` final, and emits the slices that this closes.
+    ///
+    /// A cut that an observation stamped after `through` may still place before it stays open, and so does
+    /// everything behind it.
+    pub fn seal(&mut self, through: Stamp, emit: &mut impl FnMut(Slice)) {
+        let Life::Open(open) = &mut self.life else { return };
+        let pending = self.pending.as_slice();
+        let Some(reached) = reached(open, pending, &through) else { return };
+        let reached = &pending[..reached];
+        let until_ns = until_ns(reached, &through);
+        let limit_ns = |boot| if boot == through.boot { until_ns } else { u64::MAX };
+        let (consumed, ended) = sweep_boots(open, reached, limit_ns, emit);
+        if let Some(last_ns) = until_ns.checked_sub(1).filter(|_| !ended) {
+            let last = through.earlier_by(through.boottime_ns - last_ns);
+            let last = Point { boot: last.boot, boottime_ns: last.boottime_ns, wall_ns: last.wall_ns };
+            place::close_hours(open, &last, emit);
+        }
+        self.settle(consumed, ended);
+    }
+
+    /// Forgets what is final.
+    fn settle(&mut self, consumed: usize, ended: bool) {
+        self.pending.drop_first(consumed);
+        if ended {
+            self.life = Life::Ended;
+        }
+    }
+
+    /// Makes the oldest pending observation final, whatever may still arrive before it.
+    fn seal_oldest(&mut self, emit: &mut impl FnMut(Slice)) {
+        let Life::Open(open) = &mut self.life else { return };
+        let Some(oldest) = self.pending.as_slice().first() else { return };
+        let (boot, until_ns) = (oldest.at.boot, oldest.at.boottime_ns.saturating_add(1));
+        let limit_ns = |run| if run == boot { until_ns } else { 0 };
+        let (consumed, ended) = sweep_boots(open, self.pending.as_slice(), limit_ns, emit);
+        self.settle(consumed, ended);
+    }
+
+    /// Emits the slices as they would be if everything pending were final, and returns the open slice that
+    /// would follow them: `None` before a life and after its end.
+    pub fn provisional(&self, emit: &mut impl FnMut(Slice)) -> Option<OpenSlice> {
+        let mut open = self.open()?.clone();
+        let (_, ended) = sweep_boots(&mut open, self.pending(), |_| u64::MAX, emit);
+        (!ended).then_some(open)
+    }
+
+    /// The slice that is not closed yet: `None` before a life and after its end.
+    pub fn open(&self) -> Option<&OpenSlice> {
+        match &self.life {
+            Life::Open(open) => Some(open),
+            Life::NotBegun | Life::Ended => None,
+        }
+    }
+
+    /// Whether the end of the life is final.
+    pub fn has_ended(&self) -> bool {
+        self.life == Life::Ended
+    }
+
+    /// The observations that are not final yet, in order: with [`Meter::open`], all that a recovery needs.
+    pub fn pending(&self) -> &[Observation] {
+        self.pending.as_slice()
+    }
+
+    /// What the sandbox holds and in which state it is, as far as is known: `None` before a life and from its
+    /// end on, final or not.
+    pub fn holding(&self) -> Option<(Shape, BillingState)> {
+        let open = self.open()?;
+        let mut latest = Holding { shape: open.shape, state: open.state };
+        for observation in self.pending() {
+            if observation.change == Change::Ended {
+                return None;
+            }
+            latest = latest.after(&observation.change);
+        }
+        Some((latest.shape, latest.state))
+    }
+}
+
+fn first_slice(began: Observation, shape: Shape, state: BillingState) -> OpenSlice {
+    OpenSlice {
+        seq: 1,
+        state,
+        shape,
+        start: Boundary {
+            unix_ns: began.at.wall_ns,
+            uncertainty_ns: began.at.uncertainty_ns,
+            cause: began.cause,
+            command: began.command,
+        },
+        boot: began.at.boot,
+        start_boottime_ns: began.at.boottime_ns,
+    }
+}
+
+/// How many of the pending observations are of the stamp's boot or an older one; `None` if that boot is over.
+fn reached(open: &OpenSlice, pending: &[Observation], through: &Stamp) -> Option<usize> {
+    if let Some(last) = pending.iter().rposition(|item| item.at.boot == through.boot) {
+        return Some(last + 1);
+    }
+    if through.boot == open.boot {
+        return Some(0);
+    }
+    (through.wall_ns >= open.start.unix_ns).then_some(pending.len())
+}
+
+/// The boottime, exclusive, before which nothing stamped after `through` may place a cut.
+fn until_ns(reached: &[Observation], through: &Stamp) -> u64 {
+    reached
+        .iter()
+        .filter(|item| item.at.boot == through.boot && item.at.boottime_ns > through.boottime_ns)
+        .filter(|item| item.change != Change::Mark)
+        .map(window_start_ns)
+        .fold(through.boottime_ns.saturating_add(1), min)
+}
+
+/// Sweeps boot after boot, each up to its own limit, and says how many items are final, and whether the life is.
+fn sweep_boots(
+    open: &mut OpenSlice,
+    items: &[Observation],
+    until_ns: impl Fn(BootId) -> u64,
+    emit: &mut impl FnMut(Slice),
+) -> (usize, bool) {
+    let mut consumed = 0;
+    for run in items.chunk_by(|a, b| a.at.boot == b.at.boot) {
+        let swept = sweep(open, run, until_ns(run[0].at.boot), emit);
+        consumed += swept.consumed;
+        if swept.ended {
+            return (consumed, true);
+        }
+    }
+    (consumed, false)
+}

@@ -1,0 +1,237 @@
+//! Pending observations of one boot, in order, become cuts.
+//!
+//! Every observation speaks of some components of what a sandbox holds, and says that since some instant of
+//! its window `[at - uncertainty, at]` they have the values it names. Up to `at` of the one before it that
+//! speaks of a component, that one is believed; from there, as soon as the window has begun, the lesser of the
+//! two values; from `at` on, its own. The sweep walks the instants at which any of this can change anything.
+
+use std::cmp::max;
+
+use crate::holding::{Components, Holding};
+use crate::place::{self, Point};
+use crate::{Boundary, Cause, Change, Observation, OpenSlice, Slice};
+
+/// Where the window of an observation begins, in boottime of its boot.
+pub(crate) fn window_start_ns(observation: &Observation) -> u64 {
+    observation.at.boottime_ns.saturating_sub(observation.at.uncertainty_ns)
+}
+
+/// What a sweep has done.
+pub(crate) struct Swept {
+    /// How many of the observations, from the front, are final now.
+    pub(crate) consumed: usize,
+    /// Whether the life ended with them.
+    pub(crate) ended: bool,
+}
+
+/// Cuts the open slice at everything that `run`, observations of one boot in order, says of the time before
+/// `until_ns` (boottime of that boot).
+pub(crate) fn sweep(
+    open: &mut OpenSlice,
+    run: &[Observation],
+    until_ns: u64,
+    emit: &mut impl FnMut(Slice),
+) -> Swept {
+    let (items, end) = match run.split_last() {
+        Some((last, before)) if last.change == Change::Ended && last.at.boottime_ns < until_ns => {
+            (before, Some((last, end_ns(open, last, before))))
+        }
+        _ => (run, None),
+    };
+    let until_ns = end.map_or(until_ns, |(_, end_ns)| end_ns);
+    let mut sweep = Sweep::new(open, items);
+    while let Some(at_ns) = sweep.next_ns().filter(|at_ns| *at_ns < until_ns) {
+        sweep.step(at_ns, emit);
+    }
+    let consumed = sweep.index;
+    let Some((last, end_ns)) = end else { return Swept { consumed, ended: false } };
+    place::close(open, &point(last, end_ns), boundary(last, last), emit);
+    Swept { consumed: run.len(), ended: true }
+}
+
+/// When a life ended, in the customer's favour: at the start of the window, but not before anything that the
+/// sandbox was seen to do.
+fn end_ns(open: &OpenSlice, end: &Observation, before: &[Observation]) -> u64 {
+    let seen = before.iter().rev().find(|observation| observation.change != Change::Mark);
+    let seen_ns = seen.map_or(0, |observation| observation.at.boottime_ns);
+    let floor_ns = if open.boot == end.at.boot { open.start_boottime_ns } else { 0 };
+    max(window_start_ns(end), max(seen_ns, floor_ns))
+}
+
+fn point(observation: &Observation, boottime_ns: u64) -> Point {
+    let before_ns = observation.at.boottime_ns.saturating_sub(boottime_ns);
+    Point {
+        boot: observation.at.boot,
+        boottime_ns,
+        wall_ns: observation.at.wall_ns.saturating_sub_unsigned(before_ns),
+    }
+}
+
+/// The boundary that one observation makes, under the name of another (or of itself).
+fn boundary(made_by: &Observation, named_by: &Observation) -> Boundary {
+    Boundary {
+        unix_ns: made_by.at.wall_ns,
+        uncertainty_ns: made_by.at.uncertainty_ns,
+        cause: named_by.cause,
+        command: named_by.command.clone(),
+    }
+}
+
+struct Sweep<'a> {
+    open: &'a mut OpenSlice,
+    items: &'a [Observation],
+    /// The first item whose `at` has not been reached.
+    index: usize,
+    /// Whether any item has a window; the ordinary case has none and looks at nothing twice.
+    windows: bool,
+    /// No cut can lie before this.
+    floor_ns: u64,
+    /// The last instant looked at.
+    reached_ns: Option<u64>,
+    /// What the items up to `index` say.
+    known: Holding,
+}
+
+impl<'a> Sweep<'a> {
+    fn new(open: &'a mut OpenSlice, items: &'a [Observation]) -> Self {
+        let same_boot = items.first().is_some_and(|first| first.at.boot == open.boot);
+        Self {
+            floor_ns: if same_boot { open.start_boottime_ns } else { 0 },
+            known: Holding { shape: open.shape, state: open.state },
+            windows: items.iter().any(|item| item.at.uncertainty_ns > 0),
+            index: 0,
+            reached_ns: None,
+            open,
+            items,
+        }
+    }
+
+    /// The next instant at which something can change.
+    fn next_ns(&self) -> Option<u64> {
+        let ahead = &self.items[self.index..];
+        let at_ns = ahead.first()?.at.boottime_ns;
+        if !self.windows {
+            return Some(at_ns);
+        }
+        ahead
+            .iter()
+            .filter(|item| !Components::spoken_of(&item.change).is_empty())
+            .map(|item| max(window_start_ns(item), self.floor_ns))
+            .filter(|start_ns| self.reached_ns.is_none_or(|reached_ns| *start_ns > reached_ns))
+            .chain([at_ns])
+            .min()
+    }
+
+    fn step(&mut self, at_ns: u64, emit: &mut impl FnMut(Slice)) {
+        let (items, first) = (self.items, self.index);
+        while let Some(item) = items.get(self.index).filter(|item| item.at.boottime_ns == at_ns) {
+            self.known = self.known.after(&item.change);
+            self.index += 1;
+        }
+        self.reached_ns = Some(at_ns);
+        let held = self.least_ns(at_ns);
+        let was = Holding { shape: self.open.shape, state: self.open.state };
+        let now = &items[first..self.index];
+        let marked = now.iter().any(|item| item.change == Change::Mark);
+        // The first thing that is certain in a new boot cuts, so that boottime compares from there on.
+        let booted = now.first().is_some_and(|item| item.at.boot != self.open.boot);
+        if held == was && !marked && !booted {
+            return;
+        }
+        let placed_by = now.last().or_else(|| items[self.index..].iter().find(|item| starts(item, at_ns)));
+        let Some(placed_by) = placed_by else { return };
+        let why = self.author(now, at_ns, &was, &held);
+        place::close(self.open, &point(placed_by, at_ns), why, emit);
+        self.open.shape = held.shape;
+        self.open.state = held.state;
+    }
+
+    /// What may be billed from an instant on: what is known, lowered by every window that has begun.
+    fn least_ns(&self, at_ns: u64) -> Holding {
+        let mut held = self.known;
+        for (item, next) in self.next_speakers() {
+            if window_start_ns(item) <= at_ns {
+                held = held.least(&self.known.after(&item.change), next);
+            }
+        }
+        held
+    }
+
+    /// The items ahead that are the next to speak of some components, with these. Empty without windows.
+    fn next_speakers(&self) -> impl Iterator<Item = (&'a Observation, Components)> {
+        let ahead: &'a [Observation] = if self.windows { &self.items[self.index..] } else { &[] };
+        let mut seen = Components::NONE;
+        ahead.iter().filter_map(move |item| {
+            let next = Components::spoken_of(&item.change).without(seen);
+            seen = seen.or(next);
+            (!next.is_empty()).then_some((item, next))
+        })
+    }
+
+    /// The boundary at an instant: made by the observations whose values changed what is held there, named by
+    /// a command if one of them has one.
+    fn author(&self, now: &[Observation], at_ns: u64, was: &Holding, held: &Holding) -> Boundary {
+        let changed = held.differs(was);
+        let lowered = held.differs(&self.known);
+        let mut best: Option<(u8, Boundary)> = None;
+        let mut offer = |made_by: &Observation, spoken: Components, behind: &[Observation]| {
+            let named_by = self.name(made_by, spoken, at_ns, behind);
+            let rank = if named_by.command.is_some() { 2 } else { u8::from(!spoken.is_empty()) };
+            let candidate = boundary(made_by, named_by);
+            match &mut best {
+                Some((best_rank, known)) if *best_rank >= rank => {
+                    known.uncertainty_ns = max(known.uncertainty_ns, candidate.uncertainty_ns);
+                }
+                Some((best_rank, known)) => {
+                    let uncertainty_ns = max(known.uncertainty_ns, candidate.uncertainty_ns);
+                    (*best_rank, *known) = (rank, Boundary { uncertainty_ns, ..candidate });
+                }
+                None => best = Some((rank, candidate)),
+            }
+        };
+        for (position, item) in now.iter().enumerate() {
+            let spoken = Components::spoken_of(&item.change).and(changed).without(lowered);
+            if item.change == Change::Mark || !spoken.is_empty() {
+                offer(item, spoken, &now[position + 1..]);
+            }
+        }
+        for (item, next) in self.next_speakers() {
+            let spoken = next.and(changed).and(lowered);
+            if window_start_ns(item) <= at_ns && !spoken.is_empty() {
+                offer(item, spoken, &[]);
+            }
+        }
+        let uncertainty_ns = now.first().map_or(0, |item| item.at.uncertainty_ns);
+        best.map_or(
+            Boundary { unix_ns: 0, uncertainty_ns, cause: Cause::HostBoot, command: None },
+            |(_, boundary)| boundary,
+        )
+    }
+
+    /// The observation whose cause and command name a cut: its maker, unless a later one says the same of a
+    /// window in which the cut lies, and knows the command.
+    fn name<'b>(
+        &'b self,
+        made_by: &'b Observation,
+        spoken: Components,
+        at_ns: u64,
+        behind: &'b [Observation],
+    ) -> &'b Observation {
+        if made_by.command.is_some() || spoken.is_empty() {
+            return made_by;
+        }
+        let says = self.known.after(&made_by.change);
+        let ahead: &[Observation] = if self.windows { &self.items[self.index..] } else { &[] };
+        behind
+            .iter()
+            .chain(ahead)
+            .filter(|item| !Components::spoken_of(&item.change).and(spoken).is_empty())
+            .take_while(|item| says.after(&item.change).differs(&says).and(spoken).is_empty())
+            .find(|item| item.command.is_some() && window_start_ns(item) <= at_ns)
+            .unwrap_or(made_by)
+    }
+}
+
+fn starts(item: &Observation, at_ns: u64) -> bool {
+    window_start_ns(item) <= at_ns && !Components::spoken_of(&item.change).is_empty()
+}

@@ -1,0 +1,23 @@
+//! Processes of QEMU: which one it is, whether it lives, how it was started, and how to start it again.
+//!
+//! A pid says little: it is used again. A process is known by boot, pid and start time together
+//! ([`ProcessIdentity`]) and held by a pidfd ([`Process`]), which the kernel never lets name another one.
+//! QEMU outlives the agent: dropping anything here ends nothing.
+//!
+//! Where to go next: [`identity`] reads `/proc`, [`command_line`] says how to start a QEMU again, [`launch`]
+//! starts it.
+
+mod argv;
+pub mod command_line;
+pub mod identity;
+pub mod launch;
+mod pidfd;
+
+pub use argv::{repeatable, wake_argv};
+pub use command_line::{CommandLine, CommandLineError};
+pub use identity::{ProcessIdentity, StatError};
+pub use launch::{LaunchError, LaunchSpec, Launched, launch};
+pub use pidfd::{Process, ProcessError};
+
+#[cfg(test)]
+mod tests;

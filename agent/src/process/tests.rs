@@ -1,0 +1,212 @@
+//! On real processes.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use nix::unistd::{Pid, getgid, getsid, getuid};
+use tokio::time::timeout;
+
+use super::*;
+
+/// What a death may take to be known.
+const KNOWN_WITHIN: Duration = Duration::from_millis(10);
+/// What no test should ever wait for.
+const LONG: Duration = Duration::from_secs(20);
+
+/// A process that ends when its standard input is closed, and not before.
+fn cat() -> Child {
+    Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap()
+}
+
+fn pid(child: &Child) -> i32 {
+    i32::try_from(child.id()).unwrap()
+}
+
+fn shell(script: &str) -> CommandLine {
+    CommandLine {
+        exe: PathBuf::from("/bin/sh"),
+        argv: ["sh", "-c", script].map(str::to_owned).to_vec(),
+        cwd: PathBuf::from("/"),
+        env: BTreeMap::from([("PATH".to_owned(), "/usr/bin:/bin".to_owned())]),
+        uid: getuid().as_raw(),
+        gid: getgid().as_raw(),
+        groups: Vec::new(),
+    }
+}
+
+#[tokio::test]
+async fn a_living_process_is_known_by_its_identity() {
+    let mut child = cat();
+    let process = Process::open(pid(&child)).unwrap();
+    assert!(process.is_alive());
+    assert_eq!(process.identity(), ProcessIdentity::of(pid(&child)).unwrap());
+    let found = Process::find_by(process.identity()).unwrap().unwrap();
+    assert_eq!(found.identity(), process.identity());
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[tokio::test]
+async fn a_reused_pid_is_seen_through() {
+    let mut child = cat();
+    let identity = ProcessIdentity::of(pid(&child)).unwrap();
+    let earlier = ProcessIdentity { start_time_ticks: identity.start_time_ticks - 1, ..identity };
+    assert!(Process::find_by(earlier).unwrap().is_none());
+    let other_boot = ProcessIdentity { boot: dormouse_metering::BootId([0; 16]), ..identity };
+    assert!(Process::find_by(other_boot).unwrap().is_none());
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[tokio::test]
+async fn a_zombie_is_dead() {
+    let mut child = cat();
+    let process = Process::open(pid(&child)).unwrap();
+    process.kill().unwrap();
+    timeout(LONG, process.exited()).await.unwrap();
+    // Nobody has waited for it: /proc still has it, and its pid can still be signalled.
+    assert_eq!(ProcessIdentity::of(pid(&child)).unwrap(), process.identity());
+    assert!(!process.is_alive());
+    assert!(Process::find_by(process.identity()).unwrap().is_none());
+    assert!(matches!(Process::open(pid(&child)), Err(ProcessError::Gone { .. })));
+    child.wait().unwrap();
+    assert!(!process.is_alive());
+    assert!(matches!(ProcessIdentity::of(pid(&child)), Err(StatError::Gone { .. })));
+    process.kill().unwrap();
+}
+
+#[tokio::test]
+async fn a_pid_that_nobody_has_is_gone() {
+    for nobody in [0, -1, i32::MAX] {
+        assert!(matches!(Process::open(nobody), Err(ProcessError::Gone { .. })), "{nobody}");
+    }
+}
+
+#[tokio::test]
+async fn a_death_is_known_within_10_ms() {
+    // The machine that runs the tests may be busy: one out of a few must make it.
+    for _ in 0..20 {
+        let mut child = cat();
+        let process = Process::open(pid(&child)).unwrap();
+        assert!(timeout(Duration::ZERO, process.exited()).await.is_err());
+        // SIGKILL, and not waited for.
+        child.kill().unwrap();
+        let known = timeout(KNOWN_WITHIN, process.exited()).await.is_ok();
+        child.wait().unwrap();
+        if known {
+            return;
+        }
+    }
+    panic!("no death was known within {KNOWN_WITHIN:?}");
+}
+
+#[tokio::test]
+async fn how_a_process_was_started_is_read_from_proc() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = Command::new("/bin/sh")
+        .args(["-c", "read line", "a b", ""])
+        .current_dir(dir.path())
+        .env("LD_LIBRARY_PATH", "/none")
+        .env("DORMOUSE_TOKEN", "secret")
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let line = CommandLine::of(pid(&child)).unwrap();
+    assert_eq!(line.argv, ["/bin/sh", "-c", "read line", "a b", ""]);
+    assert_eq!(line.cwd, dir.path().canonicalize().unwrap());
+    assert_eq!(line.exe, PathBuf::from("/bin/sh").canonicalize().unwrap());
+    assert_eq!((line.uid, line.gid), (getuid().as_raw(), getgid().as_raw()));
+    assert_eq!(line.env["LD_LIBRARY_PATH"], "/none");
+    assert!(!line.env.contains_key("DORMOUSE_TOKEN"));
+    let json = serde_json::to_string(&line).unwrap();
+    assert_eq!(serde_json::from_str::<CommandLine>(&json).unwrap(), line);
+    drop(child.stdin.take());
+    child.wait().unwrap();
+    assert!(matches!(CommandLine::of(pid(&child)), Err(CommandLineError::Read { .. })));
+}
+
+#[tokio::test]
+async fn a_launched_process_has_a_session_of_its_own_and_nothing_of_the_agent_s() {
+    let dir = tempfile::tempdir().unwrap();
+    // A descriptor that is not close-on-exec, as the agent may have been started with.
+    let leaked = nix::unistd::dup(std::io::stderr()).unwrap();
+    let spec = LaunchSpec {
+        command: CommandLine {
+            exe: PathBuf::from("/bin/sleep"),
+            argv: vec!["sleep".to_owned(), "1000".to_owned()],
+            ..shell("")
+        },
+        log_path: dir.path().join("log"),
+    };
+    let launched = launch(&spec).unwrap();
+    let pid = launched.process.pid();
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+    let session = getsid(Some(Pid::from_raw(pid))).unwrap();
+    let environ = std::fs::read(format!("/proc/{pid}/environ")).unwrap();
+    let oom = std::fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap();
+    launched.process.kill().unwrap();
+    drop(leaked);
+    assert_eq!(open, 3);
+    assert_eq!(session.as_raw(), pid);
+    assert_eq!(environ, b"PATH=/usr/bin:/bin\0");
+    assert_eq!(oom.trim(), "0");
+    let ended = timeout(LONG, launched.ended()).await.unwrap();
+    assert!(matches!(ended, LaunchError::Ended { status, .. } if status.code().is_none()));
+    assert!(matches!(ProcessIdentity::of(pid), Err(StatError::Gone { .. })), "no zombie stays");
+}
+
+#[tokio::test]
+async fn the_last_words_of_a_process_that_ends_at_once_are_in_the_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let log_path = dir.path().join("log");
+    std::fs::write(&log_path, "of an earlier run\n").unwrap();
+    let spec = LaunchSpec { command: shell("echo no such disk >&2; exit 3"), log_path: log_path.clone() };
+    let launched = launch(&spec).unwrap();
+    let never = launched.unless_ended(std::future::pending::<()>());
+    let error = timeout(LONG, never).await.unwrap().unwrap_err();
+    let LaunchError::Ended { status, log_tail } = error else { panic!("{error}") };
+    assert_eq!(status.code(), Some(3));
+    assert_eq!(log_tail, "no such disk");
+    assert!(std::fs::read_to_string(&log_path).unwrap().starts_with("of an earlier run\n"));
+}
+
+#[tokio::test]
+async fn the_tail_of_a_long_log_is_bounded() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = "head -c 100000 /dev/zero | tr '\\0' x; echo the end";
+    let launched = launch(&LaunchSpec { command: shell(script), log_path: dir.path().join("log") }).unwrap();
+    timeout(LONG, launched.ended()).await.unwrap();
+    assert!(launched.log_tail().len() <= 4096);
+    assert!(launched.log_tail().ends_with("xthe end"));
+}
+
+#[tokio::test]
+async fn what_cannot_be_started_says_why() {
+    let dir = tempfile::tempdir().unwrap();
+    let log_path = dir.path().join("log");
+    let missing = CommandLine { exe: PathBuf::from("/none/qemu"), ..shell("") };
+    let error = launch(&LaunchSpec { command: missing, log_path: log_path.clone() }).unwrap_err();
+    assert_eq!(error.to_string(), "cannot start /none/qemu in /");
+    let empty = CommandLine { argv: Vec::new(), ..shell("") };
+    let error = launch(&LaunchSpec { command: empty, log_path }).unwrap_err();
+    assert!(matches!(error, LaunchError::Empty));
+    let error =
+        launch(&LaunchSpec { command: shell(""), log_path: dir.path().join("none/log") }).unwrap_err();
+    assert!(matches!(error, LaunchError::Log { .. }));
+}
+
+#[tokio::test]
+async fn root_starts_a_process_as_the_user_it_ran_as_and_others_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let command = CommandLine { uid: 65_534, gid: 65_534, groups: vec![65_533], ..shell("id -u; id -G") };
+    let launched = launch(&LaunchSpec { command, log_path: dir.path().join("log") });
+    if !getuid().is_root() {
+        assert!(matches!(launched, Err(LaunchError::ForeignUser { uid: 65_534, .. })));
+        return;
+    }
+    let launched = launched.unwrap();
+    timeout(LONG, launched.ended()).await.unwrap();
+    assert_eq!(launched.log_tail(), "65534\n65534 65533");
+}
