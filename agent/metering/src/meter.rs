@@ -81,17 +81,7 @@ impl Meter {
     /// everything behind it.
     pub fn seal(&mut self, through: Stamp, emit: &mut impl FnMut(Slice)) {
         let Life::Open(open) = &mut self.life else { return };
-        let pending = self.pending.as_slice();
-        let Some(reached) = reached(open, pending, &through) else { return };
-        let reached = &pending[..reached];
-        let until_ns = until_ns(reached, &through);
-        let limit_ns = |boot| if boot == through.boot { until_ns } else { u64::MAX };
-        let (consumed, ended) = sweep_boots(open, reached, limit_ns, emit);
-        if let Some(last_ns) = until_ns.checked_sub(1).filter(|_| !ended) {
-            let last = through.earlier_by(through.boottime_ns - last_ns);
-            let last = Point { boot: last.boot, boottime_ns: last.boottime_ns, wall_ns: last.wall_ns };
-            place::close_hours(open, &last, emit);
-        }
+        let (consumed, ended) = seal_through(open, self.pending.as_slice(), &through, emit);
         self.settle(consumed, ended);
     }
 
@@ -113,11 +103,12 @@ impl Meter {
         self.settle(consumed, ended);
     }
 
-    /// Emits the slices as they would be if everything pending were final, and returns the open slice that
-    /// would follow them: `None` before a life and after its end.
+    /// Emits the slices as they would be if everything were sealed through the last pending stamp, and returns
+    /// the open slice that would follow them: `None` before a life and after its end.
     pub fn provisional(&self, emit: &mut impl FnMut(Slice)) -> Option<OpenSlice> {
         let mut open = self.open()?.clone();
-        let (_, ended) = sweep_boots(&mut open, self.pending(), |_| u64::MAX, emit);
+        let Some(last) = self.pending().last() else { return Some(open) };
+        let (_, ended) = seal_through(&mut open, self.pending(), &last.at, emit);
         (!ended).then_some(open)
     }
 
@@ -168,6 +159,26 @@ fn first_slice(began: Observation, shape: Shape, state: BillingState) -> OpenSli
         boot: began.at.boot,
         start_boottime_ns: began.at.boottime_ns,
     }
+}
+
+/// Seals an open slice, and says how many of the pending observations are final, and whether the life is.
+fn seal_through(
+    open: &mut OpenSlice,
+    pending: &[Observation],
+    through: &Stamp,
+    emit: &mut impl FnMut(Slice),
+) -> (usize, bool) {
+    let Some(reached) = reached(open, pending, through) else { return (0, false) };
+    let reached = &pending[..reached];
+    let until_ns = until_ns(reached, through);
+    let limit_ns = |boot| if boot == through.boot { until_ns } else { u64::MAX };
+    let (consumed, ended) = sweep_boots(open, reached, limit_ns, emit);
+    if let Some(last_ns) = until_ns.checked_sub(1).filter(|_| !ended) {
+        let last = through.earlier_by(through.boottime_ns.saturating_sub(last_ns));
+        let last = Point { boot: last.boot, boottime_ns: last.boottime_ns, wall_ns: last.wall_ns };
+        place::close_hours(open, &last, emit);
+    }
+    (consumed, ended)
 }
 
 /// How many of the pending observations are of the stamp's boot or an older one; `None` if that boot is over.
