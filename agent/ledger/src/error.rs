@@ -23,11 +23,13 @@ pub enum LedgerError {
         path: PathBuf,
     },
     /// `LEDGER_LOCKED`: another agent has the ledger open.
-    #[error("{holder} has the ledger {path}: stop it, or configure a ledger of its own for this agent")]
+    #[error(
+        "another agent (process {holder}) has the ledger {path}: stop it, or configure another for this one"
+    )]
     Locked {
         /// The ledger.
         path: PathBuf,
-        /// Who holds it, as far as its lock file tells.
+        /// The process that holds it, as its lock file tells.
         holder: String,
     },
     /// `LEDGER_NEWER`: a newer version of Dormouse has written the ledger.
@@ -53,6 +55,14 @@ pub enum LedgerError {
         found: String,
         /// The event source of this agent.
         given: String,
+    },
+    /// `LEDGER_LOST`: an agent had a ledger here, and the file is gone or empty.
+    #[error(
+        "the ledger {path} was there before and is gone or empty: restore a backup, or, to begin anew, remove {path}.lock"
+    )]
+    Lost {
+        /// Where it was.
+        path: PathBuf,
     },
     /// `LEDGER_CORRUPT`: the file does not hold what a ledger holds.
     #[error("the ledger is damaged: {what}; keep the file, and restore a backup beside it")]
@@ -154,6 +164,7 @@ impl LedgerError {
             Self::Newer { .. } => "LEDGER_NEWER",
             Self::Older { .. } => "LEDGER_OLDER",
             Self::OtherHost { .. } => "LEDGER_OTHER_HOST",
+            Self::Lost { .. } => "LEDGER_LOST",
             Self::Corrupt { .. } => "LEDGER_CORRUPT",
             Self::Unwritable { .. } => "LEDGER_UNWRITABLE",
             Self::Unreadable { .. } => "LEDGER_UNREADABLE",

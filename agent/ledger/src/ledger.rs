@@ -24,8 +24,9 @@ impl Ledger {
     /// Opens the ledger at `path` or creates it, brings its schema up to date and starts its writer.
     ///
     /// The folder must exist. The ledger is refused while another agent has it (`LEDGER_LOCKED`), when a newer
-    /// version wrote it (`LEDGER_NEWER`), when it is another host's (`LEDGER_OTHER_HOST`), and when what the
-    /// agent starts from is damaged (`LEDGER_CORRUPT`); the whole of it is checked by [`Reader::audit`].
+    /// version wrote it (`LEDGER_NEWER`), when it is another host's (`LEDGER_OTHER_HOST`), when it was there
+    /// before and is gone or empty (`LEDGER_LOST`), and when what the agent starts from is damaged
+    /// (`LEDGER_CORRUPT`); the whole of it is checked by [`Reader::audit`].
     pub fn open(path: &Path, host: &HostName) -> Result<Self, LedgerError> {
         let folder = match path.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
@@ -34,8 +35,13 @@ impl Ledger {
         if !folder.is_dir() {
             return Err(LedgerError::NoFolder { folder: folder.to_owned() });
         }
-        let lock = Lock::take(path)?;
+        let mut lock = Lock::take(path)?;
+        let is_empty = path.metadata().map_or(true, |file| file.len() == 0);
+        if is_empty && lock.had_ledger {
+            return Err(LedgerError::Lost { path: path.to_owned() });
+        }
         let conn = schema::open_for_writing(path, host)?;
+        lock.note_opened();
         let (writer, thread) = Writer::start(conn, host.clone())?;
         Ok(Self { path: path.to_owned(), writer, thread: Some(thread), _lock: lock })
     }

@@ -6,9 +6,14 @@ use std::path::{Path, PathBuf};
 
 use crate::LedgerError;
 
+/// What the lock file says below the process, once a ledger was opened under it.
+const OPENED: &str = "opened";
+
 /// Holds `<ledger>.lock` for as long as it lives. The kernel gives the lock back when the process dies.
 pub(crate) struct Lock {
-    _file: File,
+    file: File,
+    /// Whether a ledger was opened under this lock file before.
+    pub(crate) had_ledger: bool,
 }
 
 impl Lock {
@@ -20,36 +25,39 @@ impl Lock {
         let unwritable = |error: std::io::Error| LedgerError::Unwritable {
             why: format!("{}: {error}", lock_path.display()),
         };
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&lock_path)
-            .map_err(unwritable)?;
-        match file.try_lock() {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        let mut file = options.open(&lock_path).map_err(unwritable)?;
+        let taken = file.try_lock();
+        let mut said = String::new();
+        file.read_to_string(&mut said).map_err(unwritable)?;
+        let mut said = said.lines();
+        let (holder, had_ledger) = (said.next().unwrap_or_default(), said.next() == Some(OPENED));
+        match taken {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                return Err(LedgerError::Locked { path: ledger.to_owned(), holder: holder(&mut file) });
+                return Err(LedgerError::Locked { path: ledger.to_owned(), holder: holder.to_owned() });
             }
             Err(TryLockError::Error(error)) => return Err(unwritable(error)),
         }
-        // The number is there for the message alone: a disk too full to take it must not keep an agent from starting.
-        let _ = note_holder(&mut file);
-        Ok(Self { _file: file })
+        let mut lock = Self { file, had_ledger };
+        lock.note(if had_ledger { OPENED } else { "" });
+        Ok(lock)
     }
-}
 
-fn note_holder(file: &mut File) -> std::io::Result<()> {
-    file.set_len(0)?;
-    file.rewind()?;
-    writeln!(file, "{}", std::process::id())
-}
+    /// Notes that there is a ledger from now on, so that its loss will not pass for a first start.
+    pub(crate) fn note_opened(&mut self) {
+        self.note(OPENED);
+    }
 
-fn holder(file: &mut File) -> String {
-    let mut text = String::new();
-    match file.read_to_string(&mut text) {
-        Ok(_) if !text.trim().is_empty() => format!("another agent (process {})", text.trim()),
-        _ => "another agent".to_owned(),
+    /// Best effort: a disk too full to take a note must not keep an agent from starting.
+    fn note(&mut self, below: &str) {
+        let text = format!("{}\n{below}\n", std::process::id());
+        let file = &mut self.file;
+        let noted =
+            file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(text.as_bytes()));
+        if let Err(error) = noted {
+            tracing::warn!(%error, "the lock file takes no note");
+        }
     }
 }

@@ -17,6 +17,9 @@ const _: () = assert!(MIGRATIONS.len() == 1, "VERSION is the number of migration
 /// `DORM`, in the file's header: what tells a ledger from any other SQLite file.
 const APPLICATION_ID: i32 = 0x444f_524d;
 
+/// The least size of a database that holds anything.
+const HEADER_BYTES: u64 = 512;
+
 /// How long one writer waits for another to finish, before the ledger counts as unwritable.
 const BUSY_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -24,6 +27,10 @@ const STATEMENTS_CACHED: usize = 64;
 
 /// Opens the agent's own connection, brings the schema up to date and checks whose ledger it is.
 pub(crate) fn open_for_writing(path: &Path, host: &HostName) -> Result<Connection, LedgerError> {
+    // SQLite takes so short a file for an empty database.
+    if path.metadata().is_ok_and(|file| (1..HEADER_BYTES).contains(&file.len())) {
+        return Err(LedgerError::corrupt("the file is shorter than its header"));
+    }
     let flags =
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut conn = Connection::open_with_flags(path, flags)?;

@@ -49,7 +49,6 @@ impl Committer {
         while let Some(units) = self.queue.wait(BATCH_UNITS_MAX) {
             let mut attempt = self.attempt(units);
             let mut delay = RETRY_FIRST;
-            let was_unwritable = attempt.is_err();
             while let Err(why) = attempt {
                 let stopped = self.queue.pause(delay);
                 delay = (delay * 2).min(RETRY_MAX);
@@ -59,10 +58,7 @@ impl Committer {
                     return self.give_up(&why);
                 }
             }
-            if was_unwritable {
-                tracing::info!("the ledger takes writes again");
-                self.queue.recovered();
-            }
+            self.queue.recovered();
         }
     }
 
@@ -81,6 +77,8 @@ impl Committer {
         loop {
             match self.transaction(&units) {
                 Ok(answers) => {
+                    // Before the callers are told: what they ask for next must not be refused.
+                    self.queue.recovered();
                     for (unit, result) in units.into_iter().zip(answers) {
                         unit.report(&result);
                         answer(unit.done, result);

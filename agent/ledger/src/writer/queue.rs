@@ -110,7 +110,9 @@ impl Queue {
     }
 
     pub(super) fn recovered(&self) {
-        self.lock().health = Health::Writable;
+        if std::mem::replace(&mut self.lock().health, Health::Writable) != Health::Writable {
+            tracing::info!("the ledger takes writes again");
+        }
     }
 
     pub(super) fn stop(&self) {

@@ -1,5 +1,14 @@
 //! The ledger, tested through its public face and through the file that it leaves behind.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on should stop")]
+#![allow(clippy::doc_markdown, reason = "SQLite is a name, not code")]
 
+mod any_life;
+mod auditing;
+mod killed;
+mod opening;
+mod schema;
 mod support;
+mod units;
+mod unwritable;
+mod using;
 mod write_and_read;

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use dormouse_ledger::{
-    Class, Committed, HostName, Ledger, LedgerError, Reader, Record, SandboxKey, SandboxSeen, SliceBatch,
+    Class, CommandIntent, CommandOutcome, Committed, HostName, Ledger, LedgerError, OutcomeStatus, Reader,
+    Record, SandboxKey, SandboxSeen, SliceBatch,
 };
 use dormouse_metering::{BillingState, BootId, Boundary, Cause, CommandId, OpenSlice, Shape, Slice, Stamp};
 use serde_json::json;
@@ -125,4 +126,47 @@ impl Life {
         let key = self.key.clone();
         Record::Slices(SliceBatch { key, slices, open: None, pending: Vec::new(), ended: true })
     }
+}
+
+/// A request to pause `org/sb`.
+pub(crate) fn intent(request_id: &str) -> CommandIntent {
+    CommandIntent {
+        org: "org".to_owned(),
+        request_id: request_id.to_owned(),
+        sandbox: "sb".to_owned(),
+        generation: Some(BEGAN),
+        kind: "pause".to_owned(),
+        payload: json!({"reason": "idle"}),
+        asked_by: "control".to_owned(),
+        deadline_unix_ns: Some(BEGAN + SECOND),
+        at: stamp(0),
+    }
+}
+
+/// What became of it.
+pub(crate) fn outcome(request_id: &str, status: OutcomeStatus) -> CommandOutcome {
+    CommandOutcome {
+        org: "org".to_owned(),
+        request_id: request_id.to_owned(),
+        status,
+        reason: None,
+        detail: json!({"took_ms": 3}),
+        at: stamp(1),
+    }
+}
+
+/// A ledger of one life with three closed slices, the first two cut by commands, and its closed file.
+pub(crate) fn written() -> (Place, Life) {
+    let place = Place::new();
+    let ledger = place.open();
+    let mut life = Life::begins(key("org", "sb"));
+    let slices = vec![
+        life.cut(10, Cause::Pause, Some("req-1")),
+        life.cut(5, Cause::Resume, Some("req-2")),
+        life.cut(7, Cause::Tick, None),
+    ];
+    let intents = ["req-1", "req-2"].map(|request_id| Record::Intent(intent(request_id)));
+    facts(&ledger, intents.into()).unwrap();
+    facts(&ledger, vec![life.seen(), life.record(slices)]).unwrap();
+    (place, life)
 }
