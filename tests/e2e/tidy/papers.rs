@@ -30,8 +30,9 @@ fn quoted(text: &str) -> impl Iterator<Item = &str> {
 fn functions() -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for file in rust_files("") {
-        for (at, _) in file.code().match_indices("fn ") {
-            let name = file.code()[at + 3..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+        let code = file.code();
+        for (at, _) in code.match_indices("fn ") {
+            let name = code[at + 3..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
             names.insert(name);
         }
     }

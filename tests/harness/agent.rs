@@ -1,0 +1,205 @@
+//! A real `dormouse agent` on folders of its own, and the command line that speaks to it.
+
+use std::fs::OpenOptions;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use tokio::process::{Child, Command};
+
+use crate::{Error, Result, paths, process, wait};
+
+const START_DEADLINE: Duration = Duration::from_secs(20);
+const STOP_DEADLINE: Duration = Duration::from_secs(20);
+/// Longer than the longest command: a hibernation under emulation on a busy machine.
+const CLI_DEADLINE: Duration = Duration::from_mins(3);
+
+/// An agent and its folders. Dropping it kills the agent and leaves the folders and the guests alone.
+#[derive(Debug)]
+pub struct Agent {
+    root: PathBuf,
+    child: Child,
+}
+
+/// What one run of the command line gave.
+#[derive(Debug)]
+pub struct Output {
+    /// What was asked, for messages.
+    pub asked: String,
+    /// Standard output: data.
+    pub stdout: String,
+    /// Standard error: everything else.
+    pub stderr: String,
+    /// The exit code.
+    pub code: i32,
+}
+
+impl Agent {
+    /// Starts an agent whose state, watched folder, socket, configuration and log are in `root`; returns when it answers.
+    pub async fn start(root: &Path) -> Result<Self> {
+        for folder in [state_dir(root), run_dir(root)] {
+            std::fs::create_dir_all(&folder).map_err(Error::io("creating", &folder))?;
+        }
+        let path = config_path(root);
+        std::fs::write(&path, config(root)).map_err(Error::io("writing", &path))?;
+        let agent = Self { root: root.to_owned(), child: spawn(root)? };
+        agent.answers().await?;
+        Ok(agent)
+    }
+
+    /// Where guests put their QMP sockets to be discovered.
+    pub fn run_dir(&self) -> PathBuf {
+        run_dir(&self.root)
+    }
+
+    /// Where the ledger is.
+    pub fn state_dir(&self) -> PathBuf {
+        state_dir(&self.root)
+    }
+
+    /// The agent's gRPC socket.
+    pub fn socket(&self) -> PathBuf {
+        socket(&self.root)
+    }
+
+    /// The agent's process, while it runs.
+    pub fn pid(&self) -> Option<Pid> {
+        self.child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw)
+    }
+
+    /// Kills the agent without warning, as a power cut would, and waits until it is gone.
+    pub async fn kill9(&mut self) -> Result<()> {
+        self.child.kill().await.map_err(Error::io("killing the agent of", &self.root))
+    }
+
+    /// Asks the agent to end, and returns how it did.
+    pub async fn stop(&mut self) -> Result<ExitStatus> {
+        if let Some(pid) = self.pid() {
+            kill(pid, Signal::SIGTERM)
+                .map_err(|errno| Error::io("stopping the agent of", &self.root)(errno.into()))?;
+        }
+        let ended = tokio::time::timeout(STOP_DEADLINE, self.child.wait()).await;
+        ended
+            .map_err(|_| Error::Deadline {
+                what: "the agent to end after SIGTERM".to_owned(),
+                after: STOP_DEADLINE,
+                last: process::tail(&log_path(&self.root)),
+            })?
+            .map_err(Error::io("waiting for the agent of", &self.root))
+    }
+
+    /// Starts the agent again on what the last one left; returns when it answers.
+    pub async fn restart(&mut self) -> Result<()> {
+        self.child = spawn(&self.root)?;
+        self.answers().await
+    }
+
+    /// Runs `dormouse <arguments> --socket <socket>` to its end, whatever that is.
+    pub async fn cli(&self, arguments: &[&str]) -> Result<Output> {
+        let program = paths::dormouse()?;
+        let mut command = Command::new(&program);
+        command.args(arguments).arg("--socket").arg(self.socket()).stdin(Stdio::null()).kill_on_drop(true);
+        let asked = format!("dormouse {}", arguments.join(" "));
+        let output = tokio::time::timeout(CLI_DEADLINE, command.output()).await;
+        let output = output
+            .map_err(|_| Error::Deadline {
+                what: format!("`{asked}` to end"),
+                after: CLI_DEADLINE,
+                last: process::tail(&log_path(&self.root)),
+            })?
+            .map_err(Error::io("running", &program))?;
+        Ok(Output {
+            asked,
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+            // A signal ends a program without a code.
+            code: output.status.code().unwrap_or(-1),
+        })
+    }
+
+    /// Runs `dormouse <arguments> --json`, which must succeed, and returns what it printed.
+    pub async fn json(&self, arguments: &[&str]) -> Result<Value> {
+        self.cli(&[arguments, &["--json"]].concat()).await?.succeeded()?.json()
+    }
+
+    async fn answers(&self) -> Result<()> {
+        let answered = wait::until("the agent to answer", START_DEADLINE, async || {
+            self.cli(&["ls"]).await?.succeeded().map(drop)
+        });
+        answered.await.map_err(|error| {
+            let printed = process::tail(&log_path(&self.root));
+            Error::Ended { what: "the agent did not start:".to_owned(), how: format!("{error}\n{printed}") }
+        })
+    }
+}
+
+impl Output {
+    /// This output, or an error that shows all of it where the exit code is not 0.
+    pub fn succeeded(self) -> Result<Self> {
+        if self.code == 0 {
+            return Ok(self);
+        }
+        let how = format!("ended with {}: {}{}", self.code, self.stderr, self.stdout);
+        Err(Error::Ended { what: format!("`{}`", self.asked), how })
+    }
+
+    /// Standard output as JSON.
+    pub fn json(&self) -> Result<Value> {
+        serde_json::from_str(&self.stdout)
+            .map_err(|_| Error::Nonsense { from: format!("`{}`", self.asked), answer: self.stdout.clone() })
+    }
+}
+
+fn spawn(root: &Path) -> Result<Child> {
+    let program = paths::dormouse()?;
+    let log_path = log_path(root);
+    let log = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(&log_path)
+        .map_err(Error::io("opening", &log_path))?;
+    Command::new(&program)
+        .arg("agent")
+        .arg("--config")
+        .arg(config_path(root))
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().map_err(Error::io("opening", &log_path))?)
+        .stderr(log)
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(Error::io("starting", &program))
+}
+
+/// The whole configuration of a test's agent; all that it leaves out is the default.
+fn config(root: &Path) -> String {
+    let quoted = |path: PathBuf| Value::String(path.display().to_string());
+    format!(
+        "state_dir = {}\nrun_dir = {}\nsocket = {}\n",
+        quoted(state_dir(root)),
+        quoted(run_dir(root)),
+        quoted(socket(root)),
+    )
+}
+
+fn config_path(root: &Path) -> PathBuf {
+    root.join("dormouse.toml")
+}
+
+fn log_path(root: &Path) -> PathBuf {
+    root.join("agent.log")
+}
+
+fn run_dir(root: &Path) -> PathBuf {
+    root.join("run")
+}
+
+fn socket(root: &Path) -> PathBuf {
+    root.join("agent.sock")
+}
+
+fn state_dir(root: &Path) -> PathBuf {
+    root.join("state")
+}
