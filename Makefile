@@ -10,7 +10,7 @@ FUZZ_SECONDS ?= 60
 GUEST := target/guest/initrd.cpio.gz
 QEMU72 := target/qemu-7.2/qemu-system-x86_64
 
-.PHONY: help deps guest qemu72 build demo test soak lint fmt doc bench fuzz deb clean
+.PHONY: help deps guest qemu72 build demo test soak lint fmt doc bench fuzz deb check-deb clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,7 @@ test: deps guest qemu72 ## Run every test, those on real QEMU included
 	$(CARGO) build -p dormouse
 	$(CARGO) test --workspace --all-targets
 	$(CARGO) test --workspace --doc
+	$(MAKE) check-deb
 
 soak: deps guest qemu72 ## Run the long tests, which `make test` leaves out
 	$(CARGO) build -p dormouse
@@ -65,6 +66,9 @@ fuzz: deps ## Feed bytes to the QMP session for FUZZ_SECONDS per target
 
 deb: deps ## Build the Debian package
 	scripts/build-deb
+
+check-deb: deb ## Install, upgrade and purge the package in a clean Debian root
+	scripts/check-deb
 
 clean: ## Remove all that was built or downloaded
 	$(CARGO) clean

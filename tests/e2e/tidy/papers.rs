@@ -1,0 +1,178 @@
+//! What the papers say exists, exists; and what exists is in the papers.
+
+use std::collections::BTreeSet;
+
+use dormouse::cli::EXIT_CODES;
+use dormouse::config::Config;
+use dormouse::sandbox::refusal::Reason;
+
+use crate::tree::{File, file, files, root, rust_files};
+use crate::{INVARIANTS_NOT_YET, assert_none};
+
+const INVARIANTS: [&str; 13] =
+    ["M1", "M2", "M3", "M4", "M5", "M6", "M7", "M8", "M9", "L1", "L2", "S1", "S2"];
+
+/// The rows of the tables of a Markdown file, as their cells, with their line.
+fn rows(file: &File) -> Vec<(usize, Vec<&str>)> {
+    let rows = file.lines().filter_map(|(number, line)| {
+        let inside = line.strip_prefix('|')?.strip_suffix('|')?;
+        Some((number, inside.split('|').map(str::trim).collect()))
+    });
+    rows.collect()
+}
+
+/// What stands in backticks.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+/// Every function of the project that is a test or could be one.
+fn functions() -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for file in rust_files("") {
+        let code = file.code();
+        for (at, _) in code.match_indices("fn ") {
+            let name = code[at + 3..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            names.insert(name);
+        }
+    }
+    names
+}
+
+#[test]
+fn every_invariant_names_a_test_that_exists() {
+    let architecture = file("ARCHITECTURE.md");
+    let functions = functions();
+    let mut found = Vec::new();
+    for id in INVARIANTS {
+        let row = rows(&architecture).into_iter().find(|(_, cells)| cells[0].trim_end_matches('*') == id);
+        let Some((line, cells)) = row else {
+            found.push(architecture.at(1, format!("{id} has no line in the table of invariants")));
+            continue;
+        };
+        let tests: Vec<&str> = quoted(cells.get(2).copied().unwrap_or_default()).collect();
+        for test in tests.iter().filter(|test| !functions.contains(**test)) {
+            found.push(architecture.at(line, format!("{id}: there is no test {test}")));
+        }
+        match (tests.is_empty(), INVARIANTS_NOT_YET.contains(&id)) {
+            (true, false) => found.push(architecture.at(line, format!("{id} names no test"))),
+            (false, true) => found.push(architecture.at(line, format!("{id} has a test: take it off INVARIANTS_NOT_YET"))),
+            (true, true) if !cells[2].contains("not yet") => {
+                found.push(architecture.at(line, format!("{id} has no test, and does not say `not yet`")));
+            }
+            _ => {}
+        }
+    }
+    assert_none(&found);
+}
+
+#[test]
+fn every_feature_of_the_readme_names_a_test_that_exists() {
+    let readme = file("README.md");
+    let functions = functions();
+    let mut found = Vec::new();
+    let features = rows(&readme).into_iter().skip_while(|(_, cells)| cells[0] != "feature").skip(2);
+    for (line, cells) in features.take_while(|(_, cells)| cells.len() == 2) {
+        let mut tests = quoted(cells[1]).peekable();
+        if tests.peek().is_none() {
+            found.push(readme.at(line, format!("no test for: {}", cells[0])));
+        }
+        found.extend(tests.filter(|test| !functions.contains(*test)).map(|test| readme.at(line, test)));
+    }
+    assert_none(&found);
+}
+
+#[test]
+fn every_reason_code_is_explained_with_its_grpc_code_and_no_other_is() {
+    let page = file("packaging/reasons.md");
+    let rows = rows(&page);
+    let mut found = Vec::new();
+    for reason in Reason::ALL {
+        let name = format!("`{}`", reason.as_str());
+        let Some((line, cells)) = rows.iter().find(|(_, cells)| cells[0] == name) else {
+            found.push(page.at(1, format!("{name} is not explained")));
+            continue;
+        };
+        let code = upper_snake(&format!("{:?}", reason.status()));
+        if cells.len() != 4 || cells[1] != code || cells[2].is_empty() || cells[3].is_empty() {
+            found.push(page.at(*line, format!("{name} needs: {code}, what it means, what to do")));
+        }
+    }
+    for (line, cells) in &rows {
+        let known = Reason::ALL.iter().any(|reason| format!("`{}`", reason.as_str()) == cells[0]);
+        if cells[0].starts_with('`') && !known {
+            found.push(page.at(*line, format!("{} is no reason", cells[0])));
+        }
+    }
+    assert_none(&found);
+}
+
+/// `InvalidArgument` as `INVALID_ARGUMENT`.
+fn upper_snake(name: &str) -> String {
+    let mut snake = String::new();
+    for c in name.chars() {
+        if c.is_uppercase() && !snake.is_empty() {
+            snake.push('_');
+        }
+        snake.extend(c.to_uppercase());
+    }
+    snake
+}
+
+#[test]
+fn every_exit_code_is_in_the_readme() {
+    let readme = file("README.md");
+    let found: Vec<_> = EXIT_CODES
+        .iter()
+        .filter(|(_, code, meaning)| !readme.text.contains(&format!("| {code} | {meaning} |")))
+        .map(|(_, code, meaning)| readme.at(1, format!("missing: | {code} | {meaning} |")))
+        .collect();
+    assert_none(&found);
+}
+
+#[test]
+fn the_packaged_configuration_is_the_programs_default() {
+    let packaged = file("packaging/dormouse.toml").text;
+    assert_eq!(packaged, Config::example(), "packaging/dormouse.toml is not Config::example()");
+}
+
+#[test]
+fn the_code_map_has_every_crate_and_every_module_of_the_agent() {
+    let architecture = file("ARCHITECTURE.md");
+    let named: BTreeSet<&str> = quoted(&architecture.text).collect();
+    let mut parts: BTreeSet<String> = BTreeSet::new();
+    for file in files() {
+        if let Some(folder) = file.path.strip_suffix("/Cargo.toml") {
+            parts.insert(format!("{folder}/"));
+        }
+        if let Some(inside) = file.path.strip_prefix("agent/src/") {
+            let part = inside.split_inclusive('/').next().unwrap_or(inside);
+            parts.insert(format!("agent/src/{part}"));
+        }
+    }
+    let found: Vec<_> = parts
+        .iter()
+        .filter(|part| !named.contains(part.as_str()))
+        .map(|part| architecture.at(1, format!("`{part}` is not in the code map")))
+        .collect();
+    assert_none(&found);
+}
+
+#[test]
+fn every_link_between_the_papers_leads_somewhere() {
+    let mut found = Vec::new();
+    for page in files().iter().filter(|file| file.path.ends_with(".md")) {
+        let folder = root().join(&page.path);
+        let folder = folder.parent().expect("a file is in a folder");
+        for (number, line) in page.lines() {
+            for link in line.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+                let target = link.split('#').next().unwrap_or_default();
+                let elsewhere = target.is_empty() || target.contains("://");
+                if !elsewhere && !folder.join(target).exists() {
+                    found.push(page.at(number, format!("{link} leads nowhere")));
+                }
+            }
+        }
+    }
+    assert_none(&found);
+}
