@@ -10,6 +10,7 @@ pub mod config;
 pub mod control;
 pub mod host;
 pub mod ids;
+pub mod metering;
 pub mod process;
 pub mod proto;
 pub mod sandbox;

@@ -29,11 +29,11 @@ impl Host for HostHandle {
         Self::execute(self, command)
     }
 
-    fn list(&self, org: Option<&str>) -> impl Future<Output = Result<Vec<SandboxView>, Refusal>> + Send {
-        Self::list(self, org)
+    async fn list(&self, org: Option<&str>) -> Result<Vec<SandboxView>, Refusal> {
+        Ok(Self::list(self, org))
     }
 
-    fn get(&self, key: &SandboxKey) -> impl Future<Output = Result<SandboxView, Refusal>> + Send {
+    async fn get(&self, key: &SandboxKey) -> Result<SandboxView, Refusal> {
         Self::get(self, key)
     }
 

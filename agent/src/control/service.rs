@@ -87,10 +87,8 @@ fn asked_by<T>(request: &Request<T>) -> String {
     peer.map_or_else(|| "unknown".to_owned(), |peer| format!("uid:{}", peer.uid()))
 }
 
-/// 122 random bits from the kernel, in hexadecimal.
 fn made_up_request_id() -> Result<String, Refusal> {
-    std::fs::read_to_string("/proc/sys/kernel/random/uuid")
-        .map(|uuid| uuid.trim().replace('-', ""))
+    crate::ids::new_request_id()
         .map_err(|error| Refusal::new(Reason::Bug, format!("the kernel gives no random number: {error}")))
 }
 
