@@ -143,7 +143,9 @@ fn step(within: Within, rest: &[char], before: Option<char>) -> (Within, usize) 
             }
         }
         // A character literal may be a quote; a lifetime may not.
-        Within::Code if begins("'\\") => (Within::Code, rest.iter().skip(3).take_while(|c| **c != '\'').count() + 4),
+        Within::Code if begins("'\\") => {
+            (Within::Code, rest.iter().skip(3).take_while(|c| **c != '\'').count() + 4)
+        }
         Within::Code if begins("'") && rest.get(2) == Some(&'\'') => (Within::Code, 3),
         Within::LineComment if begins("\n") => (Within::Code, 1),
         Within::BlockComment { depth } if begins("/*") => (Within::BlockComment { depth: depth + 1 }, 2),
@@ -151,7 +153,9 @@ fn step(within: Within, rest: &[char], before: Option<char>) -> (Within, usize) 
         Within::BlockComment { depth } if begins("*/") => (Within::BlockComment { depth: depth - 1 }, 2),
         Within::Text if begins("\\") => (Within::Text, 2.min(rest.len())),
         Within::Text if begins("\"") => (Within::Code, 1),
-        Within::RawText { hashes } if begins("\"") && rest[1..].iter().take_while(|c| **c == '#').count() >= hashes => {
+        Within::RawText { hashes }
+            if begins("\"") && rest[1..].iter().take_while(|c| **c == '#').count() >= hashes =>
+        {
             (Within::Code, hashes + 1)
         }
         same => (same, 1),

@@ -76,7 +76,9 @@ fn what_is_left_to_do_has_a_reason() {
         words.iter().find_map(|word| {
             let (_, rest) = line.split_once(word)?;
             let reason = rest.strip_prefix('(').and_then(|rest| rest.split_once(')'));
-            reason.is_none_or(|(reason, _)| reason.trim().is_empty()).then(|| format!("{word} without (reason)"))
+            reason
+                .is_none_or(|(reason, _)| reason.trim().is_empty())
+                .then(|| format!("{word} without (reason)"))
         })
     });
     assert_none(&found);
