@@ -8,7 +8,13 @@ use crate::tree::{File, file, files, rust_files};
 /// The modules of the agent from the top down, each with those that it may import. A module's own name need not be
 /// there; none may name one that stands above it.
 const MODULES: &[(&str, &[&str])] = &[
-    ("cli", &["clock", "config", "control", "host", "http", "ids", "metering", "proto", "publish", "sandbox", "size"]),
+    (
+        "cli",
+        &[
+            "clock", "config", "control", "host", "http", "ids", "metering", "proto", "publish", "sandbox",
+            "size",
+        ],
+    ),
     ("control", &["clock", "config", "host", "ids", "metering", "proto", "sandbox", "size"]),
     ("http", &["clock", "config", "host", "ids", "metering", "sandbox", "size"]),
     ("publish", &["clock", "config", "host", "ids", "metering", "sandbox"]),
@@ -27,8 +33,19 @@ const MODULES: &[(&str, &[&str])] = &[
 const PURE: &[&str] = &["agent/metering/src/", "agent/src/sandbox/machine/", "qmp/src/session/"];
 
 const IMPURE: &[&str] = &[
-    "std::env", "std::fs", "std::net", "std::os", "std::process", "std::thread", "std::time::Instant",
-    "std::time::SystemTime", "tokio", "ractor", "nix", "rusqlite", "tonic",
+    "std::env",
+    "std::fs",
+    "std::net",
+    "std::os",
+    "std::process",
+    "std::thread",
+    "std::time::Instant",
+    "std::time::SystemTime",
+    "tokio",
+    "ractor",
+    "nix",
+    "rusqlite",
+    "tonic",
 ];
 
 /// The crates that a crate of ours may never depend on, not even through one of ours.
@@ -44,7 +61,9 @@ fn dependencies(manifest: &File) -> Vec<(usize, String)> {
     for (number, line) in manifest.lines() {
         if let Some(section) = line.strip_prefix('[') {
             counts = section.contains("dependencies") && !section.contains("dev-dependencies");
-            if let Some((_, name)) = section.trim_end_matches(']').split_once("dependencies.").filter(|_| counts) {
+            if let Some((_, name)) =
+                section.trim_end_matches(']').split_once("dependencies.").filter(|_| counts)
+            {
                 found.push((number, name.to_owned()));
             }
         } else if counts && line.starts_with(|c: char| c.is_ascii_alphabetic()) {
@@ -107,7 +126,7 @@ fn module_of(file: &File) -> Option<&str> {
 #[test]
 fn dormouse_metering_depends_on_nothing_but_std() {
     let manifest = file("agent/metering/Cargo.toml");
-    let found = dependencies(&manifest);
+    let found = dependencies(manifest);
     let found: Vec<_> = found.into_iter().map(|(line, name)| manifest.at(line, name)).collect();
     assert_none(&found);
 }
@@ -117,7 +136,7 @@ fn dormouse_qmp_knows_none_of_ours_and_the_ledger_no_actor_and_no_grpc() {
     let mut found = Vec::new();
     for (folder, never) in NEVER_DEPENDED_ON {
         let manifest = file(&format!("{folder}/Cargo.toml"));
-        for (line, name) in dependencies(&manifest) {
+        for (line, name) in dependencies(manifest) {
             if never.contains(&name.as_str()) {
                 found.push(manifest.at(line, format!("{folder} must never depend on {name}")));
             }
@@ -167,9 +186,12 @@ fn no_floating_point_touches_a_quantity() {
 fn arrows_between_modules_point_down_only() {
     let mut found = Vec::new();
     for source in rust_files("agent/src/") {
-        let Some(module) = module_of(&source) else { continue };
+        let Some(module) = module_of(source) else { continue };
         let Some((_, allowed)) = MODULES.iter().find(|(name, _)| *name == module) else {
-            found.push(source.at(1, format!("give module '{module}' its place in MODULES (tests/e2e/tidy/layers.rs)")));
+            found.push(
+                source
+                    .at(1, format!("give module '{module}' its place in MODULES (tests/e2e/tidy/layers.rs)")),
+            );
             continue;
         };
         for (line, name) in crate_paths(&source.code_without_tests()) {
@@ -185,7 +207,7 @@ fn arrows_between_modules_point_down_only() {
 fn only_control_and_the_command_line_speak_grpc() {
     let mut found = Vec::new();
     for source in rust_files("agent/src/") {
-        if matches!(module_of(&source), None | Some("cli" | "control" | "proto")) {
+        if matches!(module_of(source), None | Some("cli" | "control" | "proto")) {
             continue;
         }
         for (index, line) in source.code_without_tests().lines().enumerate() {
@@ -204,7 +226,10 @@ fn the_table_of_modules_points_down_itself() {
         above.insert(module);
         for name in *allowed {
             assert!(!above.contains(name), "{module} may not name {name}, which stands above it");
-            assert!(MODULES.iter().any(|(module, _)| module == name), "{module} names {name}, which is no module");
+            assert!(
+                MODULES.iter().any(|(module, _)| module == name),
+                "{module} names {name}, which is no module"
+            );
         }
     }
 }
@@ -215,7 +240,7 @@ fn no_generated_code_is_in_the_tree() {
     let mut found = Vec::new();
     for file in files() {
         let generated = file.lines().take(5).any(|(_, line)| line.contains(&mark));
-        let by_name = file.path.ends_with(".pb.rs") || file.path.ends_with(".1") || file.stem() == "_dormouse";
+        let by_name = file.path.ends_with(".pb.rs") || file.has_extension("1") || file.stem() == "_dormouse";
         if generated || by_name {
             found.push(file.at(1, "generated code belongs into OUT_DIR or target/"));
         }
