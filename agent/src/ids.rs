@@ -21,6 +21,11 @@ pub fn check_id(id: &str) -> Result<(), &'static str> {
     }
 }
 
+/// A request id for a command that came without one: 122 random bits from the kernel, in hexadecimal.
+pub fn new_request_id() -> std::io::Result<String> {
+    std::fs::read_to_string("/proc/sys/kernel/random/uuid").map(|uuid| uuid.trim().replace('-', ""))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,8 +7,10 @@
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod control;
 pub mod host;
 pub mod ids;
+pub mod metering;
 pub mod process;
 pub mod proto;
 pub mod sandbox;

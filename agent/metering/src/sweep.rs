@@ -123,7 +123,7 @@ impl<'a> Sweep<'a> {
             self.index += 1;
         }
         self.reached_ns = Some(at_ns);
-        let held = self.least(at_ns);
+        let held = if self.windows { self.least(at_ns) } else { self.known };
         let was = Holding { shape: self.open.shape, state: self.open.state };
         let now = &items[first..self.index];
         let marked = now.iter().any(|item| item.change == Change::Mark);

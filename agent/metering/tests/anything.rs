@@ -1,5 +1,9 @@
 //! Whatever a meter is told, in whatever order: reboots, ends in the middle, late and senseless stamps.
-#![allow(missing_docs, reason = "a test's name says what it proves")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    reason = "a test's name says what it proves, and a panic that it does not"
+)]
 
 mod support;
 
@@ -18,13 +22,14 @@ enum Input {
 
 fn stamps() -> impl Strategy<Value = Stamp> {
     let time = prop_oneof![3 => 0..200_u64, 1 => 0..5 * HOUR];
-    let wall = prop_oneof![3 => Just(0), 1 => -50..50_i64, 1 => -6 * HOUR as i64..6 * HOUR as i64];
+    let wall =
+        prop_oneof![3 => Just(0), 1 => -50..50_i64, 1 => -6 * HOUR.cast_signed()..6 * HOUR.cast_signed()];
     let boot = prop_oneof![4 => Just(1), 1 => 1..4_u8];
     let uncertainty = prop_oneof![Just(0), 0..100_u64, 0..HOUR];
     (boot, time, wall, uncertainty).prop_map(|(boot, time, wall, uncertainty_ns)| Stamp {
         boot: BootId([boot; 16]),
         boottime_ns: time,
-        wall_ns: WALL + i64::from(boot) * 1000 + time as i64 + wall,
+        wall_ns: WALL + i64::from(boot) * 1000 + time.cast_signed() + wall,
         uncertainty_ns,
     })
 }

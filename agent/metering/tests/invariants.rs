@@ -1,5 +1,9 @@
 //! Each invariant of the meter, against random histories. Any history may be replayed by its proptest seed.
-#![allow(missing_docs, reason = "a test's name says what it proves")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    reason = "a test's name says what it proves, and a panic that it does not"
+)]
 
 mod support;
 
@@ -128,7 +132,7 @@ proptest! {
         }
         prop_assert_eq!(total(whole(&more.settled().0)), expected);
 
-        let edges: Vec<i64> = edges.into_iter().map(|edge| at(BEGAN + edge).wall_ns - 3 * HOUR as i64).collect();
+        let edges: Vec<i64> = edges.into_iter().map(|edge| at(BEGAN + edge).wall_ns - 3 * HOUR.cast_signed()).collect();
         let windows = [i64::MIN].iter().chain(&edges).zip(edges.iter().chain([&i64::MAX]));
         let parts = windows.map(|(from, to)| total(slices.iter().map(|s| (s, clip(s, &(*from..*to))))));
         prop_assert_eq!(parts.fold(Quantities::default(), |a, b| a.checked_add(b).unwrap()), expected);

@@ -1,5 +1,9 @@
 //! Where cuts are placed and how they are named, case by case.
-#![allow(missing_docs, reason = "a test's name says what it proves")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    reason = "a test's name says what it proves, and a panic that it does not"
+)]
 
 mod support;
 

@@ -1,5 +1,9 @@
 //! The audit finds each fault that is put into a sound life, and none in the sound one.
-#![allow(missing_docs, reason = "a test's name says what it proves")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    reason = "a test's name says what it proves, and a panic that it does not"
+)]
 
 mod support;
 

@@ -1,6 +1,6 @@
 //! What is billed: which parts of a sandbox's shape count in which billing state.
 
-use dormouse_metering::BillingState;
+use dormouse_metering::{Dimensions, Policy};
 use serde::{Deserialize, Serialize};
 
 use super::section::{Key, Section, section};
@@ -34,6 +34,17 @@ pub enum Basis {
     Lesser,
 }
 
+impl From<Basis> for dormouse_metering::Basis {
+    fn from(basis: Basis) -> Self {
+        match basis {
+            Basis::Plugged => Self::Plugged,
+            Basis::Requested => Self::Requested,
+            Basis::Greater => Self::Greater,
+            Basis::Lesser => Self::Lesser,
+        }
+    }
+}
+
 section! {
     /// Which parts are billed in which state.
     PolicyTable {}
@@ -58,18 +69,24 @@ section! {
 }
 
 impl PolicyTable {
-    /// What is billed in a state.
-    pub const fn of(&self, state: BillingState) -> Billed {
-        match state {
-            BillingState::Running => self.running,
-            BillingState::Paused => self.paused,
-            BillingState::Hibernating => self.hibernating,
-            BillingState::Hibernated => self.hibernated,
-            BillingState::Waking => self.waking,
-            BillingState::Faulted(_) => self.faulted,
-            BillingState::Lost => self.lost,
-            BillingState::Suppressed => self.suppressed,
+    /// The table as the meter's quantities are computed by it.
+    pub fn policy(&self) -> Policy {
+        let rows = [
+            ("running", self.running),
+            ("paused", self.paused),
+            ("hibernating", self.hibernating),
+            ("hibernated", self.hibernated),
+            ("waking", self.waking),
+            ("faulted", self.faulted),
+            ("lost", self.lost),
+            ("suppressed", self.suppressed),
+        ];
+        let mut policy = Policy::default();
+        for (state, Billed { memory, vcpu, disk }) in rows {
+            let known = policy.set(state, Dimensions { memory, vcpu, disk });
+            debug_assert_eq!(known, Ok(()), "{state} is a billing state");
         }
+        policy
     }
 }
 

@@ -72,7 +72,7 @@ section! {
 section! {
     /// How long a caller waits for each command, where it does not say.
     Deadlines {
-        /// The most that a caller may ask for.
+        /// The longest that a caller waits; a longer deadline is cut to this.
         max_ms: u64 = 3_600_000,
         /// Taking a sandbox under care.
         attach_ms: u64 = 15_000,

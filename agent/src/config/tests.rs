@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use dormouse_metering::BillingState;
+use dormouse_metering::{Dimensions, Policy};
 
 use super::*;
 
@@ -119,12 +119,15 @@ fn what_is_not_set_is_filled_in_from_the_machine() {
 }
 
 #[test]
-fn by_default_only_what_runs_is_billed_and_what_is_lost_costs_nothing() {
-    let policy = PolicyTable::default();
-    for state in BillingState::ALL {
-        let billed = policy.of(state);
-        assert_eq!(billed.memory, state == BillingState::Running);
-        assert_eq!(billed.vcpu, state == BillingState::Running);
-        assert_eq!(billed.disk, state != BillingState::Lost);
-    }
+fn the_default_policy_is_the_one_of_the_meter() {
+    assert_eq!(PolicyTable::default().policy(), Policy::default());
+}
+
+#[test]
+fn a_row_of_the_policy_changes_its_state_alone() {
+    let text = "[billing.policy.paused]\nmemory = true\nvcpu = false\ndisk = true\n";
+    let policy = Config::parse(text).expect("a right configuration").billing.policy.policy();
+    let mut expected = Policy::default();
+    expected.set("paused", Dimensions { memory: true, vcpu: false, disk: true }).expect("a state");
+    assert_eq!(policy, expected);
 }

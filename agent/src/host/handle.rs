@@ -1,9 +1,20 @@
-//! How the rest of the agent speaks to the host actor.
+//! How the rest of the agent speaks to the host.
 
-use tokio::sync::broadcast;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use crate::sandbox::command::{Command, Outcome, SandboxKey};
-use crate::sandbox::refusal::Refusal;
+use dormouse_ledger::{CommandRow, Reader};
+use ractor::ActorRef;
+use tokio::sync::{broadcast, oneshot};
+
+use super::actor::Message;
+use super::directory::Directory;
+use crate::config::Deadlines;
+use crate::metering::stored_outcome;
+use crate::sandbox::actor::Answered;
+use crate::sandbox::command::{Command, Outcome, Request, SandboxKey};
+use crate::sandbox::machine::admission;
+use crate::sandbox::refusal::{Reason, Refusal};
 use crate::sandbox::view::{SandboxView, WatchEvent};
 
 /// A command that is done and durable.
@@ -17,33 +28,130 @@ pub struct Executed {
     pub replayed: bool,
 }
 
-/// The host actor, for those who send it commands and questions. Cheap to clone.
-#[derive(Clone, Debug)]
+/// The host, for those who send it commands and questions. Cheap to clone.
+#[derive(Clone)]
 pub struct HostHandle {
-    changes: broadcast::Sender<WatchEvent>,
+    pub(super) directory: Directory,
+    pub(super) actor: ActorRef<Message>,
+    pub(super) changes: broadcast::Sender<WatchEvent>,
+    pub(super) reader: Arc<Mutex<Reader>>,
+    pub(super) deadlines: Deadlines,
 }
 
 impl HostHandle {
-    /// Carries out a command; answers when its outcome is durable, or when the caller's deadline passes.
+    /// Carries out a command; answers when its outcome is durable, or when the caller's deadline passes. The
+    /// operation itself goes on to its end.
     pub async fn execute(&self, command: Command) -> Result<Executed, Refusal> {
-        let _ = command;
-        unimplemented!()
+        if let Some(stored) = self.stored(&command).await? {
+            let outcome = stored?;
+            let sandbox = self.shown(&command.key)?;
+            return Ok(Executed { outcome, sandbox, replayed: true });
+        }
+        let key = command.key.clone();
+        let wait_ms = command.deadline_ms.unwrap_or_else(|| default_ms(&command.request, &self.deadlines));
+        let wait = Duration::from_millis(wait_ms);
+        // The view is taken before: a sandbox that is destroyed leaves the directory.
+        let before = self.directory.get(&key);
+        let answer = self.send(command)?;
+        let outcome = match tokio::time::timeout(wait, answer).await {
+            Ok(Ok(answered)) => answered?,
+            Ok(Err(_)) => {
+                let message = "the sandbox's actor was restarted; ask again with the same request id";
+                return Err(Refusal::new(Reason::Interrupted, message));
+            }
+            Err(_) => {
+                let message = "the outcome is not known yet and the operation goes on; ask again with the same \
+                               request id";
+                return Err(Refusal::new(Reason::OutcomeUnknown, message));
+            }
+        };
+        let entry = self.directory.get(&key).or(before);
+        let Some(entry) = entry else { return Err(not_found(&key)) };
+        let sandbox = entry.view.borrow().clone();
+        Ok(Executed { outcome, sandbox, replayed: false })
     }
 
     /// The sandboxes of an org, or of every org, by name.
-    pub async fn list(&self, org: Option<&str>) -> Result<Vec<SandboxView>, Refusal> {
-        let _ = org;
-        unimplemented!()
+    pub fn list(&self, org: Option<&str>) -> Vec<SandboxView> {
+        let mut views = self.directory.views();
+        views.retain(|view| org.is_none_or(|org| view.key.org == org) && view.generation != 0);
+        views
     }
 
     /// One sandbox.
-    pub async fn get(&self, key: &SandboxKey) -> Result<SandboxView, Refusal> {
-        let _ = key;
-        unimplemented!()
+    pub fn get(&self, key: &SandboxKey) -> Result<SandboxView, Refusal> {
+        let entry = self.directory.get(key).ok_or_else(|| not_found(key))?;
+        let view = entry.view.borrow().clone();
+        if view.generation == 0 { Err(not_found(key)) } else { Ok(view) }
     }
 
     /// Every change from now on. A receiver that lags is told how many it missed.
     pub fn watch(&self) -> broadcast::Receiver<WatchEvent> {
         self.changes.subscribe()
     }
+
+    fn send(&self, command: Command) -> Result<oneshot::Receiver<Answered>, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        let stopping = || Refusal::new(Reason::AgentStopping, "the agent is stopping");
+        if let Request::Attach { .. } = command.request {
+            self.actor.cast(Message::Attach(command, reply)).map_err(|_| stopping())?;
+            return Ok(answer);
+        }
+        let entry = self.directory.get(&command.key).ok_or_else(|| not_found(&command.key))?;
+        let message = crate::sandbox::actor::Message::Execute(command.clone(), reply);
+        entry.actor.cast(message).map_err(|_| not_found(&command.key))?;
+        Ok(answer)
+    }
+
+    /// The outcome that an earlier request with the same id has stored.
+    async fn stored(&self, command: &Command) -> Result<Option<Answered>, Refusal> {
+        let reader = self.reader.clone();
+        let (org, request_id) = (command.key.org.clone(), command.request_id.clone());
+        let unreadable = |why: String| Refusal::new(Reason::LedgerUnwritable, why);
+        let look_up = move || {
+            let reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
+            reader.command(&org, &request_id)
+        };
+        let row = tokio::task::spawn_blocking(look_up)
+            .await
+            .map_err(|error| unreadable(error.to_string()))?
+            .map_err(|error| unreadable(error.to_string()))?;
+        match row {
+            Some(row) if !is_same(&row, command) => Err(admission::reused(command)),
+            Some(row) => Ok(stored_outcome(&row).filter(|stored| {
+                // An outcome that is not known yet is waited for again.
+                !matches!(stored, Err(refusal) if refusal.reason == Reason::OutcomeUnknown)
+            })),
+            None => Ok(None),
+        }
+    }
+
+    /// The sandbox after a command that was done earlier: as it is now, or, where it is gone, as gone.
+    fn shown(&self, key: &SandboxKey) -> Result<SandboxView, Refusal> {
+        self.get(key).or_else(|_| Ok(SandboxView::gone(key.clone())))
+    }
+}
+
+/// How long a caller waits that names no deadline.
+fn default_ms(request: &Request, deadlines: &Deadlines) -> u64 {
+    match request {
+        Request::Attach { .. } => deadlines.attach_ms,
+        Request::Detach => deadlines.detach_ms,
+        Request::Scale { .. } => deadlines.scale_ms,
+        Request::Pause => deadlines.pause_ms,
+        Request::Resume => deadlines.resume_ms,
+        Request::Hibernate { .. } => deadlines.hibernate_ms,
+        Request::Wake => deadlines.wake_ms,
+        Request::Reboot => deadlines.reboot_ms,
+        Request::Destroy => deadlines.destroy_ms,
+    }
+}
+
+fn is_same(row: &CommandRow, command: &Command) -> bool {
+    row.sandbox == command.key.sandbox && row.payload == crate::metering::payload(command)
+}
+
+fn not_found(key: &SandboxKey) -> Refusal {
+    let message = format!("no sandbox {key} is attached; `dormouse ls` shows those that are");
+    Refusal::new(Reason::SandboxNotFound, message).with("org", &key.org).with("sandbox", &key.sandbox)
 }

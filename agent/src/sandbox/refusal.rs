@@ -112,6 +112,8 @@ reasons! {
     OperationUnderWay = "OPERATION_UNDER_WAY" => Aborted,
     /// A destroy overtook the operation.
     Overtaken = "OVERTAKEN" => Aborted,
+    /// The agent was restarted before the command took effect.
+    Interrupted = "INTERRUPTED" => Aborted,
     /// The queue of the sandbox is full.
     QueueFull = "QUEUE_FULL" => ResourceExhausted,
     /// There is nothing at the QMP path, or nobody listens there.

@@ -40,6 +40,28 @@ pub struct SandboxView {
     pub hibernation_method: Option<&'static str>,
 }
 
+impl SandboxView {
+    /// A sandbox of which nothing is known but its name, or of which nothing is left but that.
+    pub fn gone(key: SandboxKey) -> Self {
+        Self {
+            key,
+            generation: 0,
+            plan: String::new(),
+            state: None,
+            connection: ConnectionView::None,
+            shape: Shape::default(),
+            memory_max_bytes: 0,
+            memory_block_bytes: 0,
+            qmp_path: String::new(),
+            pid: None,
+            qemu_version: String::new(),
+            tags: BTreeMap::new(),
+            operation: None,
+            hibernation_method: None,
+        }
+    }
+}
+
 /// Whether QMP answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]

@@ -31,6 +31,12 @@ impl Sweep<'_> {
     /// `now` are the observations stamped with this instant.
     pub(super) fn author(&self, now: &[Observation], at_ns: u64, was: &Holding, held: &Holding) -> Boundary {
         let mut changed = held.differs(was);
+        if let ([only], false) = (now, self.windows)
+            && (!changed.is_empty() || only.change == Change::Mark)
+        {
+            // The ordinary case, and the hot path: nobody else can have a say.
+            return boundary(only, only);
+        }
         let lowered = held.differs(&self.known).and(changed);
         let mut best: Option<(Rank, Boundary)> = None;
         for (item, next) in self.next_speakers() {

@@ -1,5 +1,11 @@
 //! True lives of sandboxes, what an agent learns of them, and a naive oracle.
-#![allow(dead_code, missing_docs, unreachable_pub, reason = "every test file uses a part")]
+#![allow(
+    dead_code,
+    missing_docs,
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "for tests; each file uses a part"
+)]
 
 use std::cmp::{max, min};
 use std::collections::BTreeSet;
@@ -303,7 +309,10 @@ pub fn oracle_end(history: &History) -> Option<u64> {
 pub fn truth(history: &History, at_ns: u64) -> [u64; COMPONENTS] {
     std::array::from_fn(|component| {
         let all = [(BEGAN, history.began.change)].into_iter().chain(history.truth.iter().copied());
-        all.filter(|(at, _)| *at <= at_ns).filter_map(|(_, change)| says(&change, component)).last().unwrap()
+        all.filter(|(at, _)| *at <= at_ns)
+            .filter_map(|(_, change)| says(&change, component))
+            .next_back()
+            .unwrap()
     })
 }
 

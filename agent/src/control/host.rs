@@ -1,0 +1,43 @@
+//! What the service needs of the host: the host actor in the agent, a stand-in in tests.
+
+use std::future::Future;
+
+use tokio::sync::broadcast;
+
+use crate::host::{Executed, HostHandle};
+use crate::sandbox::command::{Command, SandboxKey};
+use crate::sandbox::refusal::Refusal;
+use crate::sandbox::view::{SandboxView, WatchEvent};
+
+/// The sandboxes of a host. See [`HostHandle`].
+pub trait Host: Clone + Send + Sync + 'static {
+    /// Carries out a command; answers when its outcome is durable, or when the caller's deadline passes.
+    fn execute(&self, command: Command) -> impl Future<Output = Result<Executed, Refusal>> + Send;
+
+    /// The sandboxes of an org, or of every org, by name.
+    fn list(&self, org: Option<&str>) -> impl Future<Output = Result<Vec<SandboxView>, Refusal>> + Send;
+
+    /// One sandbox.
+    fn get(&self, key: &SandboxKey) -> impl Future<Output = Result<SandboxView, Refusal>> + Send;
+
+    /// Every change from now on.
+    fn watch(&self) -> broadcast::Receiver<WatchEvent>;
+}
+
+impl Host for HostHandle {
+    fn execute(&self, command: Command) -> impl Future<Output = Result<Executed, Refusal>> + Send {
+        Self::execute(self, command)
+    }
+
+    async fn list(&self, org: Option<&str>) -> Result<Vec<SandboxView>, Refusal> {
+        Ok(Self::list(self, org))
+    }
+
+    async fn get(&self, key: &SandboxKey) -> Result<SandboxView, Refusal> {
+        Self::get(self, key)
+    }
+
+    fn watch(&self) -> broadcast::Receiver<WatchEvent> {
+        Self::watch(self)
+    }
+}

@@ -1,0 +1,83 @@
+//! Questions about the past: slices, usage, audit. Each is answered by the ledger alone, so the same code answers
+//! for a running agent and for the command line that reads a ledger by itself.
+
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use dormouse_ledger::{
+    AuditReport, LedgerError, Reader, SandboxFilter, SliceQuery, SliceRow, Usage, UsageQuery,
+};
+use dormouse_metering::Stamp;
+
+use crate::config::Config;
+
+/// Slices that are read at once.
+const PAGE_SLICES: usize = 512;
+
+/// A ledger, and the rules by which it is read. Its answers take disk reads: ask from a blocking thread.
+#[derive(Clone, Debug)]
+pub struct Questions {
+    ledger: PathBuf,
+    config: Arc<Config>,
+}
+
+impl Questions {
+    /// Questions to the ledger at `ledger`, by the billing rules of `config`.
+    pub fn new(ledger: PathBuf, config: Arc<Config>) -> Self {
+        Self { ledger, config }
+    }
+
+    /// Calls `each` with the slices of an org and a sandbox, or of all, in order, open ones last at `now`; stops
+    /// when it answers `false`.
+    pub fn slices(
+        &self,
+        sandboxes: SandboxFilter,
+        now: Option<Stamp>,
+        mut each: impl FnMut(SliceRow) -> bool,
+    ) -> Result<(), LedgerError> {
+        let reader = Reader::open(&self.ledger)?;
+        let mut query = SliceQuery { sandboxes, after: None, limit: PAGE_SLICES, now };
+        loop {
+            let page = reader.slices(&query)?;
+            if !page.rows.into_iter().all(&mut each) || page.next.is_none() {
+                return Ok(());
+            }
+            query.after = page.next;
+        }
+    }
+
+    /// What sandboxes amount to in a half-open window of wall time, in nanoseconds since the Unix epoch; open
+    /// slices count until `now`.
+    pub fn usage(
+        &self,
+        sandboxes: SandboxFilter,
+        window: Range<i64>,
+        now: Option<Stamp>,
+    ) -> Result<Usage, LedgerError> {
+        let billing = &self.config.billing;
+        Reader::open(&self.ledger)?.usage(&UsageQuery {
+            sandboxes,
+            window,
+            now,
+            policy: billing.policy.policy(),
+            basis: billing.basis.into(),
+            free_disk_bytes: billing.free_disk_bytes,
+        })
+    }
+
+    /// Walks the whole ledger and checks its invariants.
+    pub fn audit(&self) -> Result<AuditReport, LedgerError> {
+        Reader::open(&self.ledger)?.audit()
+    }
+
+    /// The last moment that the ledger itself knows of: its proof of life, or an observation after it. Until then
+    /// open slices may be counted where no agent is asked.
+    pub fn last_known(&self) -> Result<Option<Stamp>, LedgerError> {
+        let recovery = Reader::open(&self.ledger)?.recovery()?;
+        let Some(proof) = recovery.proof else { return Ok(None) };
+        let observed =
+            recovery.sandboxes.iter().flat_map(|sandbox| &sandbox.pending).map(|pending| pending.at);
+        Ok(observed.chain([proof]).filter(|at| at.boot == proof.boot).max_by_key(|at| at.boottime_ns))
+    }
+}

@@ -1,0 +1,137 @@
+//! A host for tests: it answers as it is told and remembers what it was asked.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use dormouse_metering::{BillingState, BootId, Shape, Stamp};
+use tempfile::TempDir;
+use tokio::sync::{broadcast, oneshot};
+use tokio::task::JoinHandle;
+
+use super::{Host, Now, Serving, bind, serve};
+use crate::config::{Config, FileMode};
+use crate::host::Executed;
+use crate::sandbox::command::{Command, CommandResult, Outcome, SandboxKey};
+use crate::sandbox::refusal::{Reason, Refusal};
+use crate::sandbox::view::{ConnectionView, SandboxView, WatchEvent, WatchKind};
+
+/// A second after the epoch, in every test.
+pub(crate) const NOW: Stamp =
+    Stamp { boot: BootId([1; 16]), boottime_ns: 5_000, wall_ns: 1_000_000_000, uncertainty_ns: 0 };
+
+#[derive(Clone)]
+pub(crate) struct StandIn {
+    pub(crate) commands: Arc<Mutex<Vec<Command>>>,
+    answers: Arc<Mutex<VecDeque<Result<Executed, Refusal>>>>,
+    pub(crate) changes: broadcast::Sender<WatchEvent>,
+}
+
+impl StandIn {
+    pub(crate) fn new() -> Self {
+        let (changes, _) = broadcast::channel(4);
+        Self { commands: Arc::default(), answers: Arc::default(), changes }
+    }
+
+    /// The next command gets this answer.
+    pub(crate) fn answers(&self, answer: Result<CommandResult, Refusal>) {
+        let executed = answer.map(|result| Executed {
+            outcome: Outcome { result, message: "as it was told".to_owned() },
+            sandbox: view("sb1"),
+            replayed: false,
+        });
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner).push_back(executed);
+    }
+
+    pub(crate) fn last_command(&self) -> Command {
+        self.commands.lock().unwrap().last().cloned().expect("a command")
+    }
+}
+
+impl Host for StandIn {
+    async fn execute(&self, command: Command) -> Result<Executed, Refusal> {
+        self.commands.lock().unwrap().push(command);
+        let answer = self.answers.lock().unwrap().pop_front();
+        answer.unwrap_or_else(|| Err(Refusal::new(Reason::Bug, "the test told no answer")))
+    }
+
+    async fn list(&self, org: Option<&str>) -> Result<Vec<SandboxView>, Refusal> {
+        Ok(["sb1", "sb2"]
+            .map(view)
+            .into_iter()
+            .filter(|view| org.is_none_or(|org| org == view.key.org))
+            .collect())
+    }
+
+    async fn get(&self, key: &SandboxKey) -> Result<SandboxView, Refusal> {
+        let known = ["sb1", "sb2"].map(view).into_iter().find(|view| view.key == *key);
+        known.ok_or_else(|| Refusal::new(Reason::SandboxNotFound, format!("no sandbox {key} is attached")))
+    }
+
+    fn watch(&self) -> broadcast::Receiver<WatchEvent> {
+        self.changes.subscribe()
+    }
+}
+
+/// A running sandbox of org `default`.
+pub(crate) fn view(sandbox: &str) -> SandboxView {
+    SandboxView {
+        key: SandboxKey { org: "default".to_owned(), sandbox: sandbox.to_owned() },
+        generation: 17,
+        plan: "default".to_owned(),
+        state: Some(BillingState::Running),
+        connection: ConnectionView::Connected,
+        shape: Shape {
+            vcpus_milli: 2_000,
+            memory_base_bytes: 256 << 20,
+            memory_plugged_bytes: 1 << 30,
+            memory_requested_bytes: 1 << 30,
+            disk_bytes: 20 << 30,
+        },
+        memory_max_bytes: 3 << 30,
+        memory_block_bytes: 2 << 20,
+        qmp_path: "/run/sb.qmp".to_owned(),
+        pid: Some(4711),
+        qemu_version: "10.0.2".to_owned(),
+        tags: BTreeMap::from([("team".to_owned(), "blue".to_owned())]),
+        operation: None,
+        hibernation_method: None,
+    }
+}
+
+/// A change of a sandbox.
+pub(crate) fn change(sandbox: &str, kind: WatchKind) -> WatchEvent {
+    WatchEvent { kind, unix_ns: 7, sandbox: view(sandbox), cause: "scale", message: String::new() }
+}
+
+/// The service over a stand-in, on a socket in a folder of its own.
+pub(crate) struct Agent {
+    pub(crate) host: StandIn,
+    pub(crate) socket: PathBuf,
+    pub(crate) state_dir: PathBuf,
+    stop: oneshot::Sender<()>,
+    served: JoinHandle<Result<(), tonic::transport::Error>>,
+    _folder: TempDir,
+}
+
+impl Agent {
+    pub(crate) async fn start() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (socket, state_dir) = (folder.path().join("control.sock"), folder.path().to_owned());
+        let host = StandIn::new();
+        let config = Config { state_dir: state_dir.clone(), ..Config::default() };
+        let now: Now = Arc::new(|| NOW);
+        let serving = Serving { host: host.clone(), config: Arc::new(config), now };
+        let listener = bind(&socket, FileMode(0o600)).await.expect("a socket");
+        let (stop, stopped) = oneshot::channel();
+        let shutdown = async { stopped.await.unwrap_or_default() };
+        let served = tokio::spawn(serve(listener, serving, shutdown));
+        Self { host, socket, state_dir, stop, served, _folder: folder }
+    }
+
+    /// Shuts the service down and waits until it is.
+    pub(crate) async fn stop(self) {
+        self.stop.send(()).expect("a running service");
+        self.served.await.expect("no panic").expect("no transport error");
+    }
+}

@@ -1,0 +1,196 @@
+//! What a request must be before anything is done about it.
+
+use std::collections::BTreeMap;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use crate::config::{Config, Deadlines};
+use crate::ids::check_id;
+use crate::proto;
+use crate::sandbox::command::{Method, MethodChoice, Request, SandboxKey};
+use crate::sandbox::refusal::{Reason, Refusal};
+
+const REQUEST_ID_CHARS_MAX: usize = 128;
+
+/// `sun_path` holds 108 bytes, the last one zero.
+const SOCKET_PATH_BYTES_MAX: usize = 107;
+
+/// The sandbox that a request names.
+pub(super) fn key(key: Option<proto::SandboxKey>) -> Result<SandboxKey, Refusal> {
+    let proto::SandboxKey { org, sandbox } =
+        key.ok_or_else(|| Refusal::new(Reason::InvalidId, "the request names no sandbox: give its key"))?;
+    id("org", &org)?;
+    id("sandbox", &sandbox)?;
+    Ok(SandboxKey { org, sandbox })
+}
+
+/// An id by which a question is narrowed; empty means all.
+pub(super) fn filter(field: &str, value: String) -> Result<Option<String>, Refusal> {
+    if value.is_empty() {
+        return Ok(None);
+    }
+    id(field, &value)?;
+    Ok(Some(value))
+}
+
+fn id(field: &str, value: &str) -> Result<(), Refusal> {
+    check_id(value).map_err(|why| {
+        Refusal::new(Reason::InvalidId, format!("the {field} id {value:?} {why}"))
+            .with("field", field)
+            .with("value", value)
+    })
+}
+
+/// The request id as the caller chose it; `None` where the agent is to make one up.
+pub(super) fn request_id(request_id: String) -> Result<Option<String>, Refusal> {
+    if request_id.is_empty() {
+        return Ok(None);
+    }
+    let refuse = |why: &str| Err(Refusal::new(Reason::InvalidRequestId, format!("the request id {why}")));
+    if request_id.chars().count() > REQUEST_ID_CHARS_MAX {
+        return refuse("has more than 128 characters: choose a shorter one");
+    }
+    if request_id.chars().any(char::is_control) {
+        return refuse("has a control character: choose one that can be printed");
+    }
+    Ok(Some(request_id))
+}
+
+/// How long the caller waits: what it says, but no longer than the configuration allows, or the configured default
+/// of the command.
+pub(super) fn deadline_ms(asked_ms: u64, request: &Request, deadlines: &Deadlines) -> u64 {
+    let default_ms = match request {
+        Request::Attach { .. } => deadlines.attach_ms,
+        Request::Detach => deadlines.detach_ms,
+        Request::Scale { .. } => deadlines.scale_ms,
+        Request::Pause => deadlines.pause_ms,
+        Request::Resume => deadlines.resume_ms,
+        Request::Hibernate { .. } => deadlines.hibernate_ms,
+        Request::Wake => deadlines.wake_ms,
+        Request::Reboot => deadlines.reboot_ms,
+        Request::Destroy => deadlines.destroy_ms,
+    };
+    if asked_ms == 0 { default_ms } else { asked_ms.min(deadlines.max_ms) }
+}
+
+/// What an attach asks, apart from the sandbox.
+pub(super) fn attach(request: proto::AttachRequest, config: &Config) -> Result<Request, Refusal> {
+    let proto::AttachRequest { header: _, qmp_path, plan, tags } = request;
+    let plan = if plan.is_empty() { config.default_plan.clone() } else { plan };
+    check_id(&plan).map_err(|why| {
+        Refusal::new(Reason::InvalidId, format!("the plan {plan:?} {why}")).with("field", "plan")
+    })?;
+    let tags: BTreeMap<String, String> = tags.into_iter().collect();
+    dormouse_ledger::validate_tags(&tags)
+        .map_err(|error| Refusal::new(Reason::InvalidTag, error.to_string()))?;
+    Ok(Request::Attach { qmp_path: qmp_socket(&qmp_path)?, plan, tags })
+}
+
+fn qmp_socket(path: &str) -> Result<PathBuf, Refusal> {
+    let refuse = |why: &str| {
+        Err(Refusal::new(Reason::InvalidQmpPath, format!("the QMP path {path:?} {why}")).with("path", path))
+    };
+    let socket = PathBuf::from(path);
+    if !socket.is_absolute() {
+        return refuse("is not absolute: give the full path of the socket");
+    }
+    if socket.as_os_str().as_bytes().contains(&0) {
+        return refuse("has a NUL character: give the path of a socket");
+    }
+    if socket.as_os_str().len() > SOCKET_PATH_BYTES_MAX {
+        return refuse("is longer than the 107 bytes that a socket's path can have: use a shorter one");
+    }
+    Ok(socket)
+}
+
+/// The hibernation method that a request names.
+pub(super) fn method(method: i32) -> Result<MethodChoice, Refusal> {
+    use proto::HibernationMethod as Wire;
+    match Wire::try_from(method) {
+        Ok(Wire::Auto) => Ok(MethodChoice::Auto),
+        Ok(Wire::Shared) => Ok(MethodChoice::Named(Method::Shared)),
+        Ok(Wire::MappedRam) => Ok(MethodChoice::Named(Method::MappedRam)),
+        Ok(Wire::Internal) => Ok(MethodChoice::Named(Method::Internal)),
+        Err(_) => Err(Refusal::new(
+            Reason::MethodUnsuitable,
+            format!(
+                "this agent knows no hibernation method {method}: use AUTO, SHARED, MAPPED_RAM or INTERNAL"
+            ),
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(org: &str, sandbox: &str) -> Option<proto::SandboxKey> {
+        Some(proto::SandboxKey { org: org.to_owned(), sandbox: sandbox.to_owned() })
+    }
+
+    fn attach_of(qmp_path: &str, plan: &str, tag: &str) -> Result<Request, Refusal> {
+        let request = proto::AttachRequest {
+            header: None,
+            qmp_path: qmp_path.to_owned(),
+            plan: plan.to_owned(),
+            tags: [(tag.to_owned(), String::new())].into(),
+        };
+        attach(request, &Config::default())
+    }
+
+    #[test]
+    fn a_sandbox_is_named_by_org_and_id() {
+        assert!(key(named("org", "sb")).is_ok());
+        for wrong in [None, named("", "sb"), named("org", ""), named("org", "a/b"), named("o/rg", "sb")] {
+            assert_eq!(key(wrong).unwrap_err().reason, Reason::InvalidId);
+        }
+        let refusal = key(named("org", "../x")).unwrap_err();
+        assert_eq!(refusal.metadata["field"], "sandbox");
+        assert!(refusal.message.contains("use letters"), "{}", refusal.message);
+    }
+
+    #[test]
+    fn request_ids_are_short_and_printable() {
+        assert_eq!(request_id(String::new()), Ok(None));
+        assert_eq!(request_id("ü".repeat(128)), Ok(Some("ü".repeat(128))));
+        for wrong in ["x".repeat(129), "a\nb".to_owned()] {
+            assert_eq!(request_id(wrong).unwrap_err().reason, Reason::InvalidRequestId);
+        }
+    }
+
+    #[test]
+    fn deadlines_have_a_default_for_each_command_and_a_bound() {
+        let deadlines = Deadlines::default();
+        assert_eq!(deadline_ms(0, &Request::Pause, &deadlines), deadlines.pause_ms);
+        assert_eq!(deadline_ms(0, &Request::Wake, &deadlines), deadlines.wake_ms);
+        assert_eq!(deadline_ms(7, &Request::Wake, &deadlines), 7);
+        assert_eq!(deadline_ms(u64::MAX, &Request::Wake, &deadlines), deadlines.max_ms);
+    }
+
+    #[test]
+    fn an_attach_names_an_absolute_socket_a_plan_and_lawful_tags() {
+        let expected = Request::Attach {
+            qmp_path: "/run/a.qmp".into(),
+            plan: "default".to_owned(),
+            tags: BTreeMap::from([("team".to_owned(), String::new())]),
+        };
+        assert_eq!(attach_of("/run/a.qmp", "", "team"), Ok(expected));
+        for (path, plan, tag, reason) in [
+            ("a.qmp", "", "team", Reason::InvalidQmpPath),
+            ("", "", "team", Reason::InvalidQmpPath),
+            ("/a\0b", "", "team", Reason::InvalidQmpPath),
+            (&format!("/{}", "x".repeat(107)), "", "team", Reason::InvalidQmpPath),
+            ("/a", "a plan", "team", Reason::InvalidId),
+            ("/a", "", "dm:team", Reason::InvalidTag),
+        ] {
+            assert_eq!(attach_of(path, plan, tag).unwrap_err().reason, reason, "{path} {plan} {tag}");
+        }
+    }
+
+    #[test]
+    fn methods_are_those_of_the_interface() {
+        assert_eq!(method(0), Ok(MethodChoice::Auto));
+        assert_eq!(method(2), Ok(MethodChoice::Named(Method::MappedRam)));
+        assert!(method(9).is_err());
+    }
+}

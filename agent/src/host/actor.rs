@@ -1,0 +1,158 @@
+//! The host actor: creates sandbox actors, and starts again the one that panicked.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use dormouse_ledger::Reader;
+use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
+use tokio::sync::{oneshot, watch};
+
+use super::directory::{Directory, Entry};
+use super::recover;
+use crate::sandbox::actor::Message as SandboxMessage;
+use crate::sandbox::actor::{Answered, Arguments as SandboxArguments, Environment, Origin, SandboxActor};
+use crate::sandbox::command::{Command, Request, SandboxKey};
+use crate::sandbox::machine::{Core, Settings};
+use crate::sandbox::refusal::{Reason, Refusal};
+use crate::sandbox::view::SandboxView;
+
+/// What the host actor is told.
+pub(super) enum Message {
+    /// Attach a sandbox, and answer when that is durable.
+    Attach(Command, oneshot::Sender<Answered>),
+    /// Start the actor of a sandbox that the ledger knows.
+    Recover(Box<recover::Found>),
+}
+
+/// The host actor.
+pub(super) struct HostActor;
+
+/// What the host actor starts with, and keeps.
+pub(super) struct State {
+    pub(super) environment: Environment,
+    pub(super) directory: Directory,
+    pub(super) reader: Reader,
+    pub(super) settings: Settings,
+    pub(super) names: HashMap<ActorId, SandboxKey>,
+}
+
+impl Actor for HostActor {
+    type Msg = Message;
+    type State = State;
+    type Arguments = State;
+
+    async fn pre_start(&self, _: ActorRef<Message>, state: State) -> Result<State, ActorProcessingErr> {
+        Ok(state)
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Message>,
+        message: Message,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            Message::Attach(command, reply) => state.attach(command, reply, &myself).await,
+            Message::Recover(found) => {
+                state.recover(*found, &myself).await;
+                Ok(())
+            }
+        }
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        myself: ActorRef<Message>,
+        event: SupervisionEvent,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match event {
+            SupervisionEvent::ActorTerminated(actor, _, _) => {
+                if let Some(key) = state.names.remove(&actor.get_id()) {
+                    state.directory.remove(&key, &actor.get_id());
+                }
+            }
+            SupervisionEvent::ActorFailed(actor, why) => {
+                if let Some(key) = state.names.remove(&actor.get_id()) {
+                    tracing::error!(sandbox = %key, %why, "a sandbox's actor failed and is started again");
+                    state.directory.remove(&key, &actor.get_id());
+                    state.recover_failed(&key, &myself).await;
+                }
+            }
+            SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => {}
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    async fn attach(
+        &mut self,
+        command: Command,
+        reply: oneshot::Sender<Answered>,
+        myself: &ActorRef<Message>,
+    ) -> Result<(), ActorProcessingErr> {
+        let Request::Attach { qmp_path, plan, tags } = &command.request else { return Ok(()) };
+        if let Some(entry) = self.directory.get(&command.key) {
+            if let Err(ractor::MessagingErr::SendErr(SandboxMessage::Execute(_, reply))) =
+                entry.actor.cast(SandboxMessage::Execute(command, reply))
+            {
+                let refusal = Refusal::new(Reason::Interrupted, "the sandbox has just ended; ask again");
+                let _ = reply.send(Err(refusal));
+            }
+            return Ok(());
+        }
+        let core = Core::new(command.key.clone(), qmp_path.clone(), self.settings.clone());
+        let mut view = SandboxView::gone(command.key.clone());
+        (view.plan, view.tags) = (plan.clone(), tags.clone());
+        let origin = Origin::New(Box::new(core));
+        let actor = self.spawn(command.key.clone(), view, origin, myself).await?;
+        // A new actor takes messages until it stops.
+        let _ = actor.cast(SandboxMessage::Execute(command, reply));
+        Ok(())
+    }
+
+    async fn recover(&mut self, found: recover::Found, myself: &ActorRef<Message>) {
+        let recover::Found { recovered, view, process } = found;
+        let key = view.key.clone();
+        let origin = Origin::Ledger(Box::new(recovered), process);
+        if let Err(error) = self.spawn(key.clone(), view, origin, myself).await {
+            tracing::error!(sandbox = %key, %error, "a sandbox's actor cannot be started");
+        }
+    }
+
+    async fn recover_failed(&mut self, key: &SandboxKey, myself: &ActorRef<Message>) {
+        match recover::one(&self.reader, key, &self.settings) {
+            Ok(Some(found)) => self.recover(found, myself).await,
+            Ok(None) => {}
+            Err(error) => tracing::error!(sandbox = %key, %error, "a sandbox cannot be recovered"),
+        }
+    }
+
+    async fn spawn(
+        &mut self,
+        key: SandboxKey,
+        view: SandboxView,
+        origin: Origin,
+        myself: &ActorRef<Message>,
+    ) -> Result<ActorRef<SandboxMessage>, ActorProcessingErr> {
+        let (shown, view) = watch::channel(view);
+        let arguments = SandboxArguments { environment: self.environment.clone(), origin, view: shown };
+        let (actor, _) = SandboxActor::spawn_linked(None, SandboxActor, arguments, myself.get_cell()).await?;
+        self.names.insert(actor.get_id(), key.clone());
+        self.directory.insert(key, Entry { actor: actor.clone(), view });
+        Ok(actor)
+    }
+}
+
+/// A socket that was found in the watched folder, as a command.
+pub(super) fn attach_command(
+    key: SandboxKey,
+    qmp_path: PathBuf,
+    plan: String,
+    tags: std::collections::BTreeMap<String, String>,
+    request_id: String,
+) -> Command {
+    let request = Request::Attach { qmp_path, plan, tags };
+    Command { key, request_id, deadline_ms: None, asked_by: "discovery".to_owned(), request }
+}

@@ -1,0 +1,204 @@
+//! Puts the host together from its configuration and its ledger, and takes it apart again.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use dormouse_ledger::{Class, Ledger, LedgerError, Record};
+use ractor::{Actor, ActorRef};
+use tokio::sync::{broadcast, oneshot};
+use tokio::task::JoinHandle;
+
+use super::actor::{HostActor, Message, State};
+use super::directory::Directory;
+use super::discovery::{self, DiscoveryError};
+use super::handle::HostHandle;
+use super::{recover, watch};
+use crate::clock::{self, Beginning, Clock, ClockError};
+use crate::config::Config;
+use crate::metering::{self, Metering, MeteringHandle};
+use crate::sandbox::actor::{Environment, SchemaCache, WatchList};
+use crate::sandbox::machine::Settings;
+use crate::sandbox::snapshot::SnapshotStore;
+
+/// How many changes a slow watcher may fall behind before it misses some.
+const CHANGES_WAITING_MAX: usize = 4096;
+
+/// A host at work.
+pub struct Running {
+    /// For those who send it commands and questions.
+    pub handle: HostHandle,
+    actor: ActorRef<Message>,
+    metering: MeteringHandle,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+/// Why a host cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The ledger cannot be read or written.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The clock cannot be read.
+    #[error("the clock cannot be read")]
+    Clock(#[from] ClockError),
+    /// The watched folder cannot be watched.
+    #[error(transparent)]
+    Discovery(#[from] DiscoveryError),
+    /// A folder cannot be made.
+    #[error("the folder {} cannot be made", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// An actor did not start.
+    #[error("an actor did not start: {0}")]
+    Actor(String),
+}
+
+/// Starts the host: takes up what the ledger knows, watches the folder, and answers commands from then on.
+pub async fn start(config: &Config, ledger: &Ledger) -> Result<Running, StartError> {
+    let reader = ledger.reader()?;
+    let recovery = reader.recovery()?;
+    let (clock, beginning) = Clock::start(recovery.anchor.map(|row| from_row(&row)))?;
+    if beginning != Beginning::Kept {
+        ledger.writer().write(Class::Fact, vec![Record::Anchor(watch::as_row(&clock.anchor()))])?;
+    }
+    let settings = settings(config);
+    let found = recover::all(&reader, &recovery, &settings)?;
+    let arguments = metering::actor::Arguments {
+        writer: ledger.writer(),
+        reader: ledger.reader()?,
+        clock: clock.clone(),
+        recovery,
+        prepaid_plans: config.metering.prepaid_plans.clone(),
+        settings: metering::Settings {
+            lateness: Duration::from_millis(config.metering.lateness_ms),
+            tick: Duration::from_millis(config.metering.tick_ms),
+        },
+    };
+    let (metering, _) = Actor::spawn(None, Metering, arguments).await.map_err(not_started)?;
+    let environment = environment(config, clock.clone(), metering.clone())?;
+    let directory = Directory::default();
+    let state = State {
+        environment: environment.clone(),
+        directory: directory.clone(),
+        reader: ledger.reader()?,
+        settings,
+        names: HashMap::new(),
+    };
+    let (actor, _) = Actor::spawn(None, HostActor, state).await.map_err(not_started)?;
+    for sandbox in found {
+        actor.cast(Message::Recover(Box::new(sandbox))).map_err(not_started)?;
+    }
+    let handle = HostHandle {
+        directory,
+        actor: actor.clone(),
+        changes: environment.changes.clone(),
+        reader: Arc::new(Mutex::new(reader)),
+        deadlines: config.deadlines.clone(),
+    };
+    let tasks = tasks(config, &clock, &environment, &handle)?;
+    Ok(Running { handle, actor, metering, tasks })
+}
+
+impl Running {
+    /// Lets go of every sandbox and makes durable what is known. No guest is touched.
+    pub async fn stop(self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+        // Stopping a supervisor stops the actors that it supervises.
+        self.actor.stop(None);
+        let (durable, flushed) = oneshot::channel();
+        let reply: metering::actor::Reply = Box::new(move |_| {
+            // Whoever waited may have given up.
+            let _ = durable.send(());
+        });
+        if self.metering.cast(metering::Message::Flush(reply)).is_ok() {
+            // An answer that never comes means that the ledger cannot be written; its lock says so too.
+            let _ = tokio::time::timeout(Duration::from_secs(5), flushed).await;
+        }
+        self.metering.stop(None);
+    }
+}
+
+fn tasks(
+    config: &Config,
+    clock: &Clock,
+    environment: &Environment,
+    handle: &HostHandle,
+) -> Result<Vec<JoinHandle<()>>, StartError> {
+    make_folder(&config.run_dir)?;
+    let discovered = discovery::start(&config.run_dir)?;
+    let every = Duration::from_millis(config.metering.proof_of_life_ms);
+    let metering = environment.metering.clone();
+    Ok(vec![
+        tokio::spawn(watch::prove_life(
+            every,
+            clock.clone(),
+            environment.watch_list.clone(),
+            metering.clone(),
+        )),
+        tokio::spawn(watch::tell_steps(clock.steps()?, metering)),
+        tokio::spawn(watch::attach_discovered(discovered, handle.clone(), config.clone())),
+    ])
+}
+
+fn environment(config: &Config, clock: Clock, metering: MeteringHandle) -> Result<Environment, StartError> {
+    let snapshots = config.hibernation.dir.clone().unwrap_or_else(|| config.state_dir.join("snapshots"));
+    let log_dir = config.state_dir.join("logs");
+    make_folder(&snapshots)?;
+    make_folder(&log_dir)?;
+    let millis = Duration::from_millis;
+    let qmp = dormouse_qmp::Config {
+        connect_deadline: millis(config.qmp.connect_ms),
+        greeting_deadline: millis(config.qmp.greeting_ms),
+        negotiate_deadline: millis(config.qmp.reply_ms),
+        write_deadline: millis(config.qmp.write_ms),
+        reply_deadline: millis(config.qmp.reply_ms),
+        line_limit_bytes: usize::try_from(config.qmp.line_limit_bytes).unwrap_or(usize::MAX),
+        ..dormouse_qmp::Config::default()
+    };
+    Ok(Environment {
+        clock,
+        metering,
+        changes: broadcast::Sender::new(CHANGES_WAITING_MAX),
+        watch_list: WatchList::default(),
+        schemas: SchemaCache::default(),
+        snapshots: SnapshotStore::new(snapshots),
+        qmp,
+        log_dir,
+        prepaid_plans: config.metering.prepaid_plans.clone().into(),
+    })
+}
+
+fn settings(config: &Config) -> Settings {
+    Settings {
+        reconnect_min_ms: config.qmp.reconnect_min_ms,
+        reconnect_max_ms: config.qmp.reconnect_max_ms,
+        hibernation_order: config.hibernation.order.clone(),
+        ..Settings::default()
+    }
+}
+
+fn make_folder(path: &std::path::Path) -> Result<(), StartError> {
+    std::fs::create_dir_all(path).map_err(|source| StartError::Folder { path: path.to_owned(), source })
+}
+
+fn from_row(row: &dormouse_ledger::Anchor) -> clock::Anchor {
+    clock::Anchor {
+        boot: row.boot,
+        boottime_ns: row.boottime_ns,
+        wall_ns: row.wall_ns,
+        stepped_ns: row.stepped_ns,
+    }
+}
+
+fn not_started(error: impl std::fmt::Display) -> StartError {
+    StartError::Actor(error.to_string())
+}

@@ -1,0 +1,137 @@
+//! What the host does by the clock: proofs of life, steps of the wall clock, sockets that appear.
+
+use std::time::Duration;
+
+use dormouse_ledger::Anchor;
+use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
+
+use super::actor::attach_command;
+use super::discovery::Discovered;
+use super::handle::HostHandle;
+use crate::clock::{self, Clock, Step};
+use crate::config::Config;
+use crate::metering::{self, MeteringHandle};
+use crate::sandbox::actor::WatchList;
+use crate::sandbox::command::SandboxKey;
+use crate::sandbox::refusal::{Reason, Refusal};
+
+/// Between attempts to attach a socket that does not answer yet.
+const RETRY_MIN: Duration = Duration::from_millis(200);
+const RETRY_MAX: Duration = Duration::from_secs(10);
+
+/// Proves, every so often, that the processes of all open sandboxes exist.
+pub(super) async fn prove_life(
+    every: Duration,
+    clock: Clock,
+    processes: WatchList,
+    metering: MeteringHandle,
+) {
+    let mut interval = tokio::time::interval(every);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    loop {
+        interval.tick().await;
+        // Read before looking: what lives now lived then.
+        let at = clock.now();
+        // Where one has died, its own actor is about to say so; until then nothing is proven of the host.
+        if processes.all_live() && metering.cast(metering::Message::Proof(at)).is_err() {
+            return;
+        }
+    }
+}
+
+/// Tells the metering actor of every step of the wall clock.
+pub(super) async fn tell_steps(mut steps: mpsc::Receiver<Step>, metering: MeteringHandle) {
+    while let Some(step) = steps.recv().await {
+        tracing::warn!(stepped_ns = step.anchor.stepped_ns, "the wall clock was stepped");
+        let message = metering::Message::ClockStepped(step.at, as_row(&step.anchor));
+        if metering.cast(message).is_err() {
+            return;
+        }
+    }
+}
+
+/// An anchor as the ledger keeps it.
+pub(super) fn as_row(anchor: &clock::Anchor) -> Anchor {
+    Anchor {
+        boot: anchor.boot,
+        boottime_ns: anchor.boottime_ns,
+        wall_ns: anchor.wall_ns,
+        stepped_ns: anchor.stepped_ns,
+    }
+}
+
+/// Attaches every socket that appears in the watched folder.
+pub(super) async fn attach_discovered(
+    mut discovered: mpsc::Receiver<Discovered>,
+    host: HostHandle,
+    config: Config,
+) {
+    let mut attempts: std::collections::HashMap<String, tokio::task::AbortHandle> =
+        std::collections::HashMap::new();
+    while let Some(found) = discovered.recv().await {
+        match found {
+            Discovered::Appeared { sandbox, path, file } => {
+                let org = file.org.unwrap_or_else(|| config.default_org.clone());
+                let plan = file.plan.unwrap_or_else(|| config.default_plan.clone());
+                let key = SandboxKey { org, sandbox: sandbox.clone() };
+                let attempt = tokio::spawn(attach(host.clone(), key, path, plan, file.tags));
+                if let Some(earlier) = attempts.insert(sandbox, attempt.abort_handle()) {
+                    earlier.abort();
+                }
+            }
+            Discovered::Gone { sandbox, .. } => {
+                if let Some(attempt) = attempts.remove(&sandbox) {
+                    attempt.abort();
+                }
+            }
+            Discovered::Rejected { path, why } => {
+                tracing::warn!(path = %path.display(), %why, "not attached");
+            }
+        }
+    }
+}
+
+/// Tries until the sandbox is attached, or it shows that trying again changes nothing.
+async fn attach(
+    host: HostHandle,
+    key: SandboxKey,
+    path: std::path::PathBuf,
+    plan: String,
+    tags: std::collections::BTreeMap<String, String>,
+) {
+    let mut pause = RETRY_MIN;
+    loop {
+        let request_id = match crate::ids::new_request_id() {
+            Ok(request_id) => request_id,
+            Err(error) => return tracing::error!(%error, "the kernel gives no random number"),
+        };
+        let command = attach_command(key.clone(), path.clone(), plan.clone(), tags.clone(), request_id);
+        match host.execute(command).await {
+            Ok(executed) => {
+                return tracing::info!(sandbox = %key, message = executed.outcome.message, "attached");
+            }
+            Err(refusal) if !passes(&refusal) => {
+                return tracing::error!(sandbox = %key, %refusal, "cannot be attached");
+            }
+            Err(refusal) => tracing::warn!(sandbox = %key, %refusal, "not attached yet"),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(RETRY_MAX);
+    }
+}
+
+/// Whether what stands in the way may pass by itself.
+fn passes(refusal: &Refusal) -> bool {
+    matches!(
+        refusal.reason,
+        Reason::QmpBusy
+            | Reason::QmpUnreachable
+            | Reason::QmpNotSpoken
+            | Reason::OutcomeUnknown
+            | Reason::OperationUnderWay
+            | Reason::LedgerUnwritable
+            | Reason::Interrupted
+            | Reason::SandboxExists
+    )
+}

@@ -1,0 +1,189 @@
+//! Every sandbox's meter, and what of it is to be written when. Pure: time is an argument.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use dormouse_ledger::{Record, SandboxKey, SliceBatch};
+use dormouse_metering::{
+    BillingState, Cause, Change, Meter, Observation, OpenSlice, Refused, Shape, Stamp, hour,
+};
+
+/// One sandbox's meter.
+#[derive(Debug)]
+struct Account {
+    meter: Meter,
+    prepaid: bool,
+}
+
+/// The meters of every sandbox on the host.
+#[derive(Debug)]
+pub struct Accounts {
+    by_key: BTreeMap<SandboxKey, Account>,
+    /// Those with something pending.
+    unsettled: BTreeSet<SandboxKey>,
+    /// How long after its stamp an event of QEMU may still arrive, in nanoseconds.
+    lateness_ns: u64,
+    /// The wall time of the next hour at which every open slice is cut.
+    next_hour_ns: i64,
+    /// Through when every open sandbox's process was verified to exist.
+    proof: Option<Stamp>,
+}
+
+impl Accounts {
+    /// No accounts yet.
+    pub fn new(lateness_ns: u64, now: Stamp, proof: Option<Stamp>) -> Self {
+        Self {
+            by_key: BTreeMap::new(),
+            unsettled: BTreeSet::new(),
+            lateness_ns,
+            next_hour_ns: hour::next_boundary(now.wall_ns),
+            proof,
+        }
+    }
+
+    /// Takes up a life where the ledger left it.
+    pub fn resume(
+        &mut self,
+        key: SandboxKey,
+        open: Option<OpenSlice>,
+        pending: Vec<Observation>,
+        prepaid: bool,
+    ) -> Result<(), Refused> {
+        let meter = Meter::resume(open, pending)?;
+        self.unsettled.insert(key.clone());
+        self.by_key.insert(key, Account { meter, prepaid });
+        Ok(())
+    }
+
+    /// Takes an observation, and says what is to be written.
+    pub fn observe(
+        &mut self,
+        key: &SandboxKey,
+        prepaid: bool,
+        mut observation: Observation,
+        now: Stamp,
+    ) -> Result<Option<Record>, Refused> {
+        self.bound_by_proof(&mut observation);
+        // With its QEMU gone, nothing that is stamped before can still arrive.
+        let last_word = matches!(observation.change, Change::Ended | Change::State(BillingState::Hibernated));
+        let account =
+            self.by_key.entry(key.clone()).or_insert_with(|| Account { meter: Meter::new(), prepaid });
+        let mut slices = Vec::new();
+        account.meter.observe(observation, &mut |slice| slices.push(slice))?;
+        if last_word {
+            account.meter.seal(now, &mut |slice| slices.push(slice));
+        }
+        let record = account.record(key, slices);
+        self.settle(key);
+        Ok(Some(record))
+    }
+
+    /// What time alone has made final: the records to write, one for each sandbox concerned.
+    pub fn seal(&mut self, now: Stamp) -> Vec<Record> {
+        let through = now.earlier_by(self.lateness_ns);
+        let every_hour = through.wall_ns >= self.next_hour_ns;
+        if every_hour {
+            self.next_hour_ns = hour::next_boundary(through.wall_ns);
+        }
+        let keys: Vec<SandboxKey> = if every_hour {
+            self.by_key.keys().cloned().collect()
+        } else {
+            self.unsettled.iter().cloned().collect()
+        };
+        let mut records = Vec::new();
+        for key in keys {
+            let Some(account) = self.by_key.get_mut(&key) else { continue };
+            let before = (account.meter.open().map(|open| open.seq), account.meter.pending().len());
+            let mut slices = Vec::new();
+            account.meter.seal(through, &mut |slice| slices.push(slice));
+            let after = (account.meter.open().map(|open| open.seq), account.meter.pending().len());
+            if !slices.is_empty() || before != after {
+                records.push(account.record(&key, slices));
+            }
+            self.settle(&key);
+        }
+        records
+    }
+
+    /// Cuts the slices of running prepaid sandboxes, so that their credit can be debited while they run.
+    pub fn tick(&mut self, now: Stamp) -> Vec<Record> {
+        let running = |account: &Account| {
+            account.prepaid && matches!(account.meter.holding(), Some((_, BillingState::Running)))
+        };
+        let keys: Vec<SandboxKey> = self
+            .by_key
+            .iter()
+            .filter(|(_, account)| running(account))
+            .map(|(key, _)| key.clone())
+            .collect();
+        self.mark(&keys, now, Cause::Tick)
+    }
+
+    /// Cuts every slice where the wall clock was stepped.
+    pub fn clock_stepped(&mut self, at: Stamp) -> Vec<Record> {
+        self.next_hour_ns = self.next_hour_ns.min(hour::next_boundary(at.wall_ns));
+        let keys: Vec<SandboxKey> = self.by_key.keys().cloned().collect();
+        self.mark(&keys, at, Cause::ClockStep)
+    }
+
+    /// Every open sandbox's process was verified to exist at this stamp.
+    pub fn proven(&mut self, at: Stamp) {
+        self.proof = Some(at);
+    }
+
+    /// What a sandbox holds and is billed as, as far as is known.
+    pub fn holding(&self, key: &SandboxKey) -> Option<(Shape, BillingState)> {
+        self.by_key.get(key)?.meter.holding()
+    }
+
+    /// A life that could not begin, because nothing of it became durable.
+    pub fn forget(&mut self, key: &SandboxKey) {
+        self.by_key.remove(key);
+        self.unsettled.remove(key);
+    }
+
+    fn mark(&mut self, keys: &[SandboxKey], at: Stamp, cause: Cause) -> Vec<Record> {
+        let mark = Observation { at, change: Change::Mark, cause, command: None };
+        keys.iter()
+            .filter_map(|key| {
+                let account = self.by_key.get_mut(key)?;
+                let mut slices = Vec::new();
+                account.meter.observe(mark.clone(), &mut |slice| slices.push(slice)).ok()?;
+                self.unsettled.insert(key.clone());
+                Some(account.record(key, slices))
+            })
+            .collect()
+    }
+
+    /// A process cannot have ended before it was last verified to exist.
+    fn bound_by_proof(&self, observation: &mut Observation) {
+        let Some(proof) = self.proof.filter(|proof| proof.boot == observation.at.boot) else { return };
+        if observation.change == Change::Ended {
+            let since_proof_ns = observation.at.boottime_ns.saturating_sub(proof.boottime_ns);
+            observation.at.uncertainty_ns = observation.at.uncertainty_ns.min(since_proof_ns);
+        }
+    }
+
+    fn settle(&mut self, key: &SandboxKey) {
+        let Some(account) = self.by_key.get(key) else { return };
+        if account.meter.has_ended() {
+            self.by_key.remove(key);
+            self.unsettled.remove(key);
+        } else if account.meter.pending().is_empty() {
+            self.unsettled.remove(key);
+        } else {
+            self.unsettled.insert(key.clone());
+        }
+    }
+}
+
+impl Account {
+    fn record(&self, key: &SandboxKey, slices: Vec<dormouse_metering::Slice>) -> Record {
+        Record::Slices(SliceBatch {
+            key: key.clone(),
+            slices,
+            open: self.meter.open().cloned(),
+            pending: self.meter.pending().to_vec(),
+            ended: self.meter.has_ended(),
+        })
+    }
+}

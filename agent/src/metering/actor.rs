@@ -1,0 +1,388 @@
+//! The shell around [`Accounts`]: takes messages, hands records to the ledger's writer, keeps the time.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use dormouse_ledger::{
+    Anchor, AttachmentUpdate, Class, Committed, Done, LedgerError, LifecycleEvent, Reader, Record, Recovery,
+    SandboxKey, SandboxSeen, Snapshot, TagSet, Writer,
+};
+use dormouse_metering::{BillingState, Cause, Change, CommandId, Observation, Shape, Stamp};
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use serde_json::{Value, json};
+
+use super::accounts::Accounts;
+use super::entries;
+use crate::clock::Clock;
+use crate::sandbox::command::{Command, Outcome};
+use crate::sandbox::machine::Answer;
+use crate::sandbox::refusal::{Reason, Refusal};
+
+/// Called once when what was announced is durable or has failed. It must not block.
+pub type Reply = Box<dyn FnOnce(Answer) + Send>;
+
+/// How sandbox actors reach the metering actor.
+pub type MeteringHandle = ActorRef<Message>;
+
+/// The intervals that the metering actor keeps.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// How long after its stamp an event of QEMU may still arrive.
+    pub lateness: Duration,
+    /// Between cuts of running prepaid sandboxes.
+    pub tick: Duration,
+}
+
+/// How often what time has made final is looked for.
+const SEAL_INTERVAL: Duration = Duration::from_millis(250);
+
+/// A sandbox whose life begins.
+#[derive(Clone, Debug)]
+pub struct Beginning {
+    /// The command that asked for it.
+    pub command: Command,
+    /// The plan that it is billed by.
+    pub plan: String,
+    /// Whether the plan is prepaid.
+    pub prepaid: bool,
+    /// Its tags.
+    pub tags: BTreeMap<String, String>,
+    /// How its QEMU is found again.
+    pub attachment: Value,
+    /// When its life begins.
+    pub at: Stamp,
+    /// What it holds.
+    pub shape: Shape,
+    /// What it is billed as.
+    pub state: BillingState,
+}
+
+/// A command that has come to its end.
+#[derive(Clone, Debug)]
+pub struct Ending {
+    /// The sandbox.
+    pub key: SandboxKey,
+    /// The command.
+    pub command: Command,
+    /// When it ended.
+    pub at: Stamp,
+    /// What came of it.
+    pub result: Result<Outcome, Refusal>,
+    /// A snapshot whose state changes with it.
+    pub snapshot: Option<Snapshot>,
+    /// The state that the sandbox is in now.
+    pub state: BillingState,
+}
+
+/// What the metering actor is told.
+pub enum Message {
+    /// A sandbox's life begins. Answered with its generation.
+    Begin(Box<Beginning>, Reply),
+    /// A sandbox, in this state now, is about to be changed by a command taken at this stamp. Answered when
+    /// the intent is durable.
+    Before(SandboxKey, Box<Command>, Stamp, BillingState, Reply),
+    /// A command has come to its end. Answered when the outcome is durable.
+    After(Box<Ending>, Reply),
+    /// A life could not begin: nothing of it became durable.
+    Forget(SandboxKey),
+    /// Something was seen.
+    Observe(SandboxKey, Observation),
+    /// A snapshot is complete on disk.
+    Saved(Snapshot, Reply),
+    /// The sandbox's QEMU is found again in this way.
+    Attachment(SandboxKey, Value),
+    /// Every open sandbox's process existed at this stamp.
+    Proof(Stamp),
+    /// The wall clock was stepped, at this stamp by the old anchor.
+    ClockStepped(Stamp, Anchor),
+    /// Time has passed.
+    Seal,
+    /// A tick of the prepaid plans.
+    Tick,
+    /// The proof of life was written, or failed to be.
+    ProofWritten,
+    /// Writes all that is due and answers when it is durable.
+    Flush(Reply),
+}
+
+/// The metering actor.
+pub struct Metering;
+
+/// What the metering actor starts with.
+pub struct Arguments {
+    /// Where slices go.
+    pub writer: Writer,
+    /// For the generations of sandboxes.
+    pub reader: Reader,
+    /// The clock.
+    pub clock: Clock,
+    /// What the ledger knew when the agent started.
+    pub recovery: Recovery,
+    /// The plans whose running sandboxes are cut at every tick.
+    pub prepaid_plans: Vec<String>,
+    /// The intervals.
+    pub settings: Settings,
+}
+
+/// What the metering actor keeps.
+pub struct State {
+    accounts: Accounts,
+    writer: Writer,
+    reader: Reader,
+    clock: Clock,
+    /// Facts that the writer's queue had no room for. They are handed in again, in order.
+    backlog: VecDeque<(Vec<Record>, Done)>,
+    proof_under_way: bool,
+}
+
+impl Actor for Metering {
+    type Msg = Message;
+    type State = State;
+    type Arguments = Arguments;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Message>,
+        arguments: Arguments,
+    ) -> Result<State, ActorProcessingErr> {
+        let Arguments { writer, reader, clock, recovery, prepaid_plans, settings } = arguments;
+        let lateness_ns = u64::try_from(settings.lateness.as_nanos())?;
+        let mut accounts = Accounts::new(lateness_ns, clock.now(), recovery.proof);
+        for sandbox in recovery.sandboxes {
+            let prepaid = prepaid_plans.contains(&sandbox.plan);
+            accounts.resume(sandbox.key, sandbox.open, sandbox.pending, prepaid)?;
+        }
+        myself.send_interval(SEAL_INTERVAL, || Message::Seal);
+        myself.send_interval(settings.tick, || Message::Tick);
+        Ok(State { accounts, writer, reader, clock, backlog: VecDeque::new(), proof_under_way: false })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Message>,
+        message: Message,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            Message::Begin(beginning, reply) => state.begin(*beginning, reply, &myself),
+            Message::Forget(key) => state.accounts.forget(&key),
+            Message::Before(key, command, at, billing, reply) => {
+                let records = vec![
+                    Record::Intent(entries::intent(&command, Some(key.generation), at)),
+                    lifecycle_is(&key, billing),
+                ];
+                state.intend(records, reply);
+            }
+            Message::After(ending, reply) => {
+                let Ending { key, command, at, result, snapshot, state: billing } = *ending;
+                let mut records = vec![
+                    Record::Outcome(entries::outcome_of(&command, at, &result)),
+                    lifecycle_is(&key, billing),
+                    Record::Lifecycle(after_event(&key, &command, at, &result)),
+                ];
+                records.extend(snapshot.map(Record::Snapshot));
+                state.fact(records, answer_durable(reply));
+            }
+            Message::Observe(key, observation) => state.observe(&key, observation),
+            Message::Saved(snapshot, reply) => state.intend(vec![Record::Snapshot(snapshot)], reply),
+            Message::Attachment(key, attachment) => {
+                let update =
+                    AttachmentUpdate { key, attachment: Some(attachment), lifecycle: None, plan: None };
+                state.fact(vec![Record::Attachment(update)], log_failure("attachment"));
+            }
+            Message::Proof(at) => state.proof(at, &myself),
+            Message::ProofWritten => state.proof_under_way = false,
+            Message::ClockStepped(at, anchor) => {
+                let mut records = state.accounts.clock_stepped(at);
+                records.push(Record::Anchor(anchor));
+                state.facts(records);
+            }
+            Message::Seal => {
+                state.hand_in_backlog();
+                let records = state.accounts.seal(state.clock.now());
+                state.facts(records);
+            }
+            Message::Tick => {
+                let records = state.accounts.tick(state.clock.now());
+                state.facts(records);
+            }
+            Message::Flush(reply) => {
+                let records = state.accounts.seal(state.clock.now());
+                state.fact(records, answer_durable(reply));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    fn begin(&mut self, beginning: Beginning, reply: Reply, myself: &ActorRef<Message>) {
+        let Beginning { command, plan, prepaid, tags, attachment, at, shape, state } = beginning;
+        let generation = match self.reader.next_generation(&command.key.sandbox, at.wall_ns) {
+            Ok(generation) => generation,
+            Err(error) => return reply(Answer::Failed(entries::refusal(&error))),
+        };
+        let org = command.key.org.clone();
+        let sandbox = command.key.sandbox.clone();
+        let key = SandboxKey { org: org.clone(), sandbox: sandbox.clone(), generation };
+        let change = Change::Began(shape, state);
+        let id = Some(CommandId::new(&command.request_id));
+        let began = Observation { at, change, cause: Cause::Attach, command: id };
+        let slices = match self.accounts.observe(&key, prepaid, began, at) {
+            Ok(slices) => slices,
+            Err(refused) => return reply(Answer::Failed(Refusal::new(Reason::Bug, refused.to_string()))),
+        };
+        let outcome = Ok(Outcome {
+            result: crate::sandbox::command::CommandResult::Done,
+            message: format!("{} is attached", command.key),
+        });
+        let mut records = vec![
+            Record::Intent(entries::intent(&command, Some(generation), at)),
+            Record::SandboxSeen(SandboxSeen {
+                key: key.clone(),
+                plan,
+                attachment,
+                lifecycle: state.name().to_owned(),
+                created_unix_ns: at.wall_ns,
+            }),
+            Record::Tags(TagSet { org, sandbox, tags, at_unix_ns: at.wall_ns }),
+        ];
+        records.extend(slices);
+        records.push(Record::Outcome(entries::outcome_of(&command, at, &outcome)));
+        records.push(Record::Lifecycle(after_event(&key, &command, at, &outcome)));
+        let myself = myself.clone();
+        let done: Done = Box::new(move |result| {
+            if !matches!(result, Ok(Committed::Applied { .. })) {
+                // When the actor is gone, so is the life that it began.
+                let _ = myself.cast(Message::Forget(key));
+            }
+            reply(match result {
+                Ok(Committed::Applied { .. }) => Answer::Recorded(generation),
+                Ok(Committed::Repeat(row)) => replayed(&row),
+                Err(error) => Answer::Failed(entries::refusal(&error)),
+            });
+        });
+        if let Err(refused) = self.writer.submit(Class::Intent, records, done) {
+            refused.answer();
+        }
+    }
+
+    fn observe(&mut self, key: &SandboxKey, observation: Observation) {
+        let now = self.clock.now();
+        tracing::debug!(sandbox = %key, change = ?observation.change, cause = %observation.cause, "observed");
+        match self.accounts.observe(key, false, observation, now) {
+            Ok(record) => self.fact(record.into_iter().collect(), log_failure("slices")),
+            Err(refused) => {
+                tracing::error!(sandbox = %key, %refused, "an observation does not fit the meter")
+            }
+        }
+    }
+
+    /// Something that is to happen: refused when it cannot be made durable.
+    fn intend(&mut self, records: Vec<Record>, reply: Reply) {
+        if let Err(refused) = self.writer.submit(Class::Intent, records, answer_durable(reply)) {
+            refused.answer();
+        }
+    }
+
+    fn facts(&mut self, records: Vec<Record>) {
+        for record in records {
+            self.fact(vec![record], log_failure("slices"));
+        }
+    }
+
+    /// Something that has happened: it is never dropped, and never overtakes another.
+    fn fact(&mut self, records: Vec<Record>, done: Done) {
+        if !self.backlog.is_empty() {
+            return self.backlog.push_back((records, done));
+        }
+        if let Err(refused) = self.writer.submit(Class::Fact, records, done) {
+            match refused.error {
+                LedgerError::QueueFull { .. } => self.backlog.push_back((refused.records, refused.done)),
+                _ => refused.answer(),
+            }
+        }
+    }
+
+    fn hand_in_backlog(&mut self) {
+        while let Some((records, done)) = self.backlog.pop_front() {
+            if let Err(refused) = self.writer.submit(Class::Fact, records, done) {
+                return self.backlog.push_front((refused.records, refused.done));
+            }
+        }
+    }
+
+    /// One at a time, so that a long outage of the disk does not fill the queue with proofs.
+    fn proof(&mut self, at: Stamp, myself: &ActorRef<Message>) {
+        self.accounts.proven(at);
+        if self.proof_under_way {
+            return;
+        }
+        self.proof_under_way = true;
+        let myself = myself.clone();
+        let done: Done = Box::new(move |_| {
+            // When the actor is gone, so is whoever would write the next proof.
+            let _ = myself.cast(Message::ProofWritten);
+        });
+        self.fact(vec![Record::ProofOfLife(at)], done);
+    }
+}
+
+fn lifecycle_is(key: &SandboxKey, state: BillingState) -> Record {
+    Record::Attachment(AttachmentUpdate {
+        key: key.clone(),
+        attachment: None,
+        lifecycle: Some(state.name().to_owned()),
+        plan: None,
+    })
+}
+
+fn after_event(
+    key: &SandboxKey,
+    command: &Command,
+    at: Stamp,
+    result: &Result<Outcome, Refusal>,
+) -> LifecycleEvent {
+    let detail = match result {
+        Ok(outcome) => json!({"outcome": outcome}),
+        Err(refusal) => json!({"refusal": refusal}),
+    };
+    LifecycleEvent {
+        key: key.clone(),
+        kind: command.request.kind().to_owned(),
+        command: Some(CommandId::new(&command.request_id)),
+        detail,
+        at,
+    }
+}
+
+fn answer_durable(reply: Reply) -> Done {
+    Box::new(move |result| {
+        reply(match result {
+            Ok(Committed::Applied { .. }) => Answer::Durable,
+            Ok(Committed::Repeat(row)) => replayed(&row),
+            Err(error) => {
+                tracing::error!(%error, reason = error.reason(), "not durable");
+                Answer::Failed(entries::refusal(&error))
+            }
+        });
+    })
+}
+
+fn replayed(row: &dormouse_ledger::CommandRow) -> Answer {
+    entries::stored_outcome(row).map_or_else(
+        || {
+            let message = "this request was begun before and its outcome is not known yet; ask again later";
+            Answer::Failed(Refusal::new(Reason::OutcomeUnknown, message))
+        },
+        Answer::Replayed,
+    )
+}
+
+fn log_failure(what: &'static str) -> Done {
+    Box::new(move |result| {
+        if let Err(error) = result {
+            tracing::error!(%error, reason = error.reason(), what, "the ledger refused a fact");
+        }
+    })
+}

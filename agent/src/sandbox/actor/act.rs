@@ -1,0 +1,212 @@
+//! Carries out the machine's actions, one by one.
+
+use std::time::Duration;
+
+use dormouse_metering::Stamp;
+use ractor::ActorRef;
+
+use super::link::{self, Ask, Contact, Link};
+use super::{Answered, Message, State, disk, records};
+use crate::metering;
+use crate::process::{LaunchSpec, Process, ProcessIdentity, launch, wake_argv};
+use crate::sandbox::machine::{Action, Announcement, Answer, Input, Launch, Notice, Token};
+use crate::sandbox::refusal::{Reason, Refusal};
+use crate::sandbox::view::WatchKind;
+
+impl State {
+    pub(super) fn act(&mut self, action: Action, now: Stamp, myself: &ActorRef<Message>) {
+        match action {
+            Action::Announce(token, announcement) => self.announce(announcement, answer_to(token, myself)),
+            Action::Observe(observation) => {
+                let message = metering::Message::Observe(self.ledger_key(), observation);
+                self.tell_metering(message);
+            }
+            Action::Connect(token, after_ms) => self.connect(token, after_ms, myself),
+            Action::Survey(token) => self.ask(token, Ask::Survey, myself),
+            Action::Qmp(token, command) => self.ask(token, Ask::Command(command), myself),
+            Action::Wait(token, ms) => {
+                let answer = answer_to(token, myself);
+                tokio::spawn(async move {
+                    tokio::time::sleep(Duration::from_millis(ms)).await;
+                    answer(Answer::Elapsed);
+                });
+            }
+            Action::PrepareSnapshot(token, method) => {
+                disk::prepare(self, token, method, myself);
+            }
+            Action::WriteSnapshot(token, method) => disk::write(self, token, method, now, myself),
+            Action::VerifySnapshot(token, manifest) => {
+                disk::verify(&self.environment.snapshots, *manifest, answer_to(token, myself));
+            }
+            Action::RemoveSnapshot(removal) => disk::remove(self, removal),
+            Action::Launch(token, launch) => self.launch(&launch, token, myself),
+            Action::Kill(identity) => self.kill(identity),
+            Action::Disconnect => self.disconnect(),
+            Action::Reply(request_id, result) => self.reply(&request_id, &result),
+            Action::Publish(notice) => self.publish(&notice, now),
+            Action::Retire => myself.stop(None),
+        }
+    }
+
+    fn announce(&mut self, announcement: Announcement, reply: metering::Reply) {
+        let key = self.ledger_key();
+        let message = match announcement {
+            Announcement::Attached { command, survey, process, at, shape, state } => {
+                metering::Message::Begin(
+                    Box::new(records::beginning(
+                        &self.environment,
+                        &self.machine.core().qmp_path,
+                        command,
+                        (&survey, process),
+                        (at, shape, state),
+                    )),
+                    reply,
+                )
+            }
+            Announcement::Reattached(survey, process) => {
+                let attachment =
+                    records::Attachment::of(&self.machine.core().qmp_path, &survey, process).to_json();
+                metering::Message::Attachment(key, attachment)
+            }
+            Announcement::Before(command, at, state) => {
+                metering::Message::Before(key, Box::new(command), at, state, reply)
+            }
+            Announcement::After(command, at, result) => {
+                let snapshot = records::snapshot_after(&key, &self.machine, &command, &result);
+                let state = self.machine.core().state;
+                let ending = metering::Ending { key, command, at, result, snapshot, state };
+                metering::Message::After(Box::new(ending), reply)
+            }
+            Announcement::Saved(manifest) => {
+                metering::Message::Saved(records::snapshot_complete(&key, &manifest), reply)
+            }
+        };
+        self.tell_metering(message);
+    }
+
+    fn tell_metering(&self, message: metering::Message) {
+        if self.environment.metering.cast(message).is_err() {
+            tracing::error!(sandbox = %self.machine.core().key, "the metering actor is gone");
+        }
+    }
+
+    fn connect(&mut self, token: Token, after_ms: u64, myself: &ActorRef<Message>) {
+        self.disconnect();
+        let path = self.machine.core().qmp_path.clone();
+        let attempt = link::connect(self.environment.clone(), path, Duration::from_millis(after_ms));
+        let myself = myself.clone();
+        let attempt = tokio::spawn(async move {
+            let contact = attempt.await;
+            // An actor that is gone needs not be told.
+            let _ = myself.cast(Message::Connected(token, Box::new(contact)));
+        });
+        self.attempt = Some(attempt.abort_handle());
+    }
+
+    pub(super) fn connected(
+        &mut self,
+        token: Token,
+        contact: Result<Contact, Refusal>,
+        myself: &ActorRef<Message>,
+    ) {
+        let answer = match contact {
+            Ok(contact) => {
+                let process = contact.process.clone();
+                let answer = Answer::Surveyed(Box::new(contact.survey.clone()), process.identity());
+                self.links_made += 1;
+                self.link = Some(Link::keep(self.links_made, contact, &self.environment, myself.clone()));
+                if self.process.as_ref().is_none_or(|(held, _)| held.identity() != process.identity()) {
+                    self.hold(process, myself);
+                }
+                answer
+            }
+            Err(refusal) => Answer::Failed(refusal),
+        };
+        self.feed(Input::Answer(token, answer), myself);
+    }
+
+    fn disconnect(&mut self) {
+        self.link = None;
+        if let Some(attempt) = self.attempt.take() {
+            attempt.abort();
+        }
+    }
+
+    fn ask(&self, token: Token, ask: Ask, myself: &ActorRef<Message>) {
+        if !self.link.as_ref().is_some_and(|link| link.ask(token, ask)) {
+            let refusal = Refusal::new(Reason::QmpUnreachable, "QMP does not answer; the agent keeps trying");
+            answer_to(token, myself)(Answer::Failed(refusal));
+        }
+    }
+
+    fn launch(&mut self, wanted: &Launch, token: Token, myself: &ActorRef<Message>) {
+        let mut command = wanted.manifest.command_line.clone();
+        let added: Vec<&str> = wanted.arguments.iter().map(String::as_str).collect();
+        command.argv = wake_argv(&command.argv, &added);
+        let key = &self.machine.core().key;
+        let log_path = self.environment.log_dir.join(format!("{}.{}.log", key.org, key.sandbox));
+        let answer = match launch(&LaunchSpec { command, log_path }) {
+            Ok(launched) => {
+                let process = launched.process.clone();
+                let identity = process.identity();
+                self.hold(process, myself);
+                Answer::Launched(identity)
+            }
+            Err(error) => Answer::Failed(Refusal::new(Reason::LaunchFailed, with_cause(&error))),
+        };
+        answer_to(token, myself)(answer);
+    }
+
+    /// Ends this very process, and no other that may have come to have its pid.
+    fn kill(&self, identity: ProcessIdentity) {
+        let held = self.process.as_ref().map(|(process, _)| process.clone());
+        let process = held
+            .filter(|process| process.identity() == identity)
+            .map_or_else(|| Process::find_by(identity), |process| Ok(Some(process)));
+        let killed = process.and_then(|process| process.map_or(Ok(()), |process| process.kill()));
+        if let Err(error) = killed {
+            tracing::error!(sandbox = %self.machine.core().key, error = %with_cause(&error), "cannot kill");
+        }
+    }
+
+    fn reply(&mut self, request_id: &str, result: &Answered) {
+        for caller in self.waiting.remove(request_id).unwrap_or_default() {
+            // A caller that has gone away reads the outcome from the ledger when it asks again.
+            let _ = caller.send(result.clone());
+        }
+    }
+
+    fn publish(&mut self, notice: &Notice, now: Stamp) {
+        let (kind, cause, message) = match notice {
+            Notice::Before(request) => (WatchKind::Before, request.kind(), String::new()),
+            Notice::After(request, message) => (WatchKind::After, request.kind(), message.clone()),
+            Notice::Changed(cause) => (WatchKind::Changed, *cause, String::new()),
+            Notice::Progress => (WatchKind::Progress, "progress", String::new()),
+            Notice::Ended => (WatchKind::Ended, "ended", String::new()),
+        };
+        self.announce_change(kind, cause, message, now);
+    }
+
+    pub(super) fn ledger_key(&self) -> dormouse_ledger::SandboxKey {
+        let core = self.machine.core();
+        dormouse_ledger::SandboxKey {
+            org: core.key.org.clone(),
+            sandbox: core.key.sandbox.clone(),
+            generation: core.generation,
+        }
+    }
+}
+
+/// What answers an action: a message to the actor that asked for it.
+pub(super) fn answer_to(token: Token, myself: &ActorRef<Message>) -> metering::Reply {
+    let myself = myself.clone();
+    Box::new(move |answer| {
+        // An actor that is gone needs not be told.
+        let _ = myself.cast(Message::Input(Input::Answer(token, answer)));
+    })
+}
+
+pub(super) fn with_cause(error: &dyn std::error::Error) -> String {
+    let cause = error.source().map(|source| format!(": {source}")).unwrap_or_default();
+    format!("{error}{cause}")
+}

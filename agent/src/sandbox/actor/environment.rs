@@ -1,0 +1,72 @@
+//! What every sandbox actor shares with the rest of the agent.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::broadcast;
+
+use crate::clock::Clock;
+use crate::metering::MeteringHandle;
+use crate::process::{Process, ProcessIdentity};
+use crate::sandbox::facts::Capabilities;
+use crate::sandbox::snapshot::SnapshotStore;
+use crate::sandbox::view::WatchEvent;
+
+/// What every sandbox actor shares with the rest of the agent. Cheap to clone.
+#[derive(Clone)]
+pub struct Environment {
+    /// The clock.
+    pub clock: Clock,
+    /// The metering actor.
+    pub metering: MeteringHandle,
+    /// Those who watch.
+    pub changes: broadcast::Sender<WatchEvent>,
+    /// The processes whose life is proven every second.
+    pub watch_list: WatchList,
+    /// What QEMU binaries can do.
+    pub schemas: SchemaCache,
+    /// Where snapshots are kept.
+    pub snapshots: SnapshotStore,
+    /// How QMP is spoken.
+    pub qmp: dormouse_qmp::Config,
+    /// Where the output of QEMU goes that is started for a wake.
+    pub log_dir: PathBuf,
+    /// The plans whose running sandboxes are cut at every tick.
+    pub prepaid_plans: Arc<[String]>,
+}
+
+/// The processes of all open sandboxes. Locked only to add, remove or list: never across IO.
+#[derive(Clone, Debug, Default)]
+pub struct WatchList(Arc<Mutex<HashMap<ProcessIdentity, Process>>>);
+
+impl WatchList {
+    pub(super) fn add(&self, process: &Process) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(process.identity(), process.clone());
+    }
+
+    pub(super) fn remove(&self, identity: ProcessIdentity) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&identity);
+    }
+
+    /// Whether every process on the list lives.
+    pub fn all_live(&self) -> bool {
+        let processes: Vec<Process> =
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        processes.iter().all(Process::is_alive)
+    }
+}
+
+/// What QEMU binaries can do: a schema is 236 KB, so it is asked for once for each binary.
+#[derive(Clone, Debug, Default)]
+pub struct SchemaCache(Arc<Mutex<HashMap<(PathBuf, String), Capabilities>>>);
+
+impl SchemaCache {
+    pub(super) fn get(&self, binary: &(PathBuf, String)) -> Option<Capabilities> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(binary).copied()
+    }
+
+    pub(super) fn put(&self, binary: (PathBuf, String), capabilities: Capabilities) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(binary, capabilities);
+    }
+}

@@ -1,0 +1,265 @@
+//! One connection to one QEMU: made in a task, then kept by a task that sends commands and hands on events.
+//!
+//! QEMU sends an event before the reply to the command that caused it. The order is kept: whatever has
+//! arrived before a reply is handed on before it.
+
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dormouse_metering::Stamp;
+use dormouse_qmp::{Client, CloseReason, Connection, Event, EventStream, Incoming, QmpError, Version};
+use ractor::ActorRef;
+use tokio::sync::{Semaphore, mpsc};
+
+use super::Message;
+use super::environment::Environment;
+use super::survey::survey;
+use crate::clock::Clock;
+use crate::process::{CommandLine, Process};
+use crate::sandbox::facts::Survey;
+use crate::sandbox::machine::{Answer, Input, QemuEvent, QmpCommand, Token};
+use crate::sandbox::refusal::{Reason, Refusal};
+
+/// How much of what QEMU sends may wait in the mailbox.
+const FROM_QEMU_MAX: usize = 256;
+
+/// How many commands may wait for the connection. The machine has one under way, and a few questions.
+const COMMANDS_MAX: usize = 16;
+
+/// The events that change what is known of a sandbox. Others are QEMU's own affair.
+const EVENTS: [&str; 5] = ["STOP", "RESUME", "RESET", "SHUTDOWN", "MEMORY_DEVICE_SIZE_CHANGE"];
+
+/// A QEMU that answers.
+pub struct Contact {
+    client: Client,
+    events: EventStream,
+    version: Version,
+    pub(super) process: Process,
+    pub(super) survey: Survey,
+}
+
+/// The connection that is kept.
+pub(super) struct Link {
+    pub(super) number: u64,
+    commands: mpsc::Sender<(Token, Ask)>,
+}
+
+/// What is asked of QEMU.
+pub(super) enum Ask {
+    Command(QmpCommand),
+    Survey,
+}
+
+type InFlight = Pin<Box<dyn Future<Output = (Token, Answer)> + Send>>;
+
+/// Connects after a while, takes hold of the process behind the socket, and surveys it.
+pub(super) async fn connect(
+    environment: Environment,
+    path: PathBuf,
+    after: Duration,
+) -> Result<Contact, Refusal> {
+    tokio::time::sleep(after).await;
+    let Connection { client, events, peer, version } =
+        Connection::connect(&path, environment.qmp.clone()).await.map_err(|error| refusal(&error))?;
+    let process = Process::open(peer.pid).map_err(|error| unreachable(&error))?;
+    let command_line = CommandLine::of(peer.pid).map_err(|error| unreachable(&error))?;
+    if !process.is_alive() {
+        return Err(Refusal::new(Reason::QmpUnreachable, "QEMU ended while it was being connected to"));
+    }
+    let survey = survey(&client, &version, peer.pid, command_line, &environment.schemas)
+        .await
+        .map_err(|error| refusal(&error))?;
+    Ok(Contact { client, events, version, process, survey })
+}
+
+impl Link {
+    /// Keeps a connection in a task of its own until it closes or the link is dropped.
+    pub(super) fn keep(
+        number: u64,
+        contact: Contact,
+        environment: &Environment,
+        actor: ActorRef<Message>,
+    ) -> Self {
+        let (commands, queue) = mpsc::channel(COMMANDS_MAX);
+        let since = environment.clock.now();
+        let keeper = Keeper {
+            number,
+            asker: Asker {
+                client: contact.client,
+                version: contact.version,
+                process: contact.process,
+                command_line: contact.survey.command_line,
+                schemas: environment.schemas.clone(),
+            },
+            clock: environment.clock.clone(),
+            since,
+            actor,
+            permits: Arc::new(Semaphore::new(FROM_QEMU_MAX)),
+        };
+        tokio::spawn(keeper.run(contact.events, queue));
+        Self { number, commands }
+    }
+
+    /// Sends a command. False when too many wait, or the connection is gone.
+    pub(super) fn ask(&self, token: Token, ask: Ask) -> bool {
+        self.commands.try_send((token, ask)).is_ok()
+    }
+}
+
+struct Keeper {
+    number: u64,
+    asker: Asker,
+    clock: Clock,
+    /// Nothing of this connection can have happened before it.
+    since: Stamp,
+    actor: ActorRef<Message>,
+    permits: Arc<Semaphore>,
+}
+
+#[derive(Clone)]
+struct Asker {
+    client: Client,
+    version: Version,
+    process: Process,
+    command_line: CommandLine,
+    schemas: super::SchemaCache,
+}
+
+impl Keeper {
+    async fn run(self, mut events: EventStream, mut queue: mpsc::Receiver<(Token, Ask)>) {
+        let mut in_flight: Option<InFlight> = None;
+        loop {
+            let idle = in_flight.is_none();
+            let answer = async {
+                match in_flight.as_mut() {
+                    Some(answer) => answer.await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                incoming = events.next() => {
+                    if !self.take(incoming).await {
+                        break;
+                    }
+                }
+                (token, answer) = answer => {
+                    in_flight = None;
+                    if !self.take_what_came_before(&mut events).await {
+                        self.hand_on(Input::Answer(token, answer)).await;
+                        break;
+                    }
+                    self.hand_on(Input::Answer(token, answer)).await;
+                }
+                asked = queue.recv(), if idle => match asked {
+                    Some((token, ask)) => in_flight = Some(self.asker.clone().put(token, ask)),
+                    None => return,
+                },
+            }
+        }
+        if let Some(answer) = in_flight {
+            let (token, answer) = answer.await;
+            self.hand_on(Input::Answer(token, answer)).await;
+        }
+        queue.close();
+        while let Some((token, _)) = queue.recv().await {
+            let refusal = Refusal::new(Reason::QmpUnreachable, "the QMP connection was lost");
+            self.hand_on(Input::Answer(token, Answer::Failed(refusal))).await;
+        }
+        // An actor that is gone needs not be told.
+        let _ = self.actor.cast(Message::LinkClosed(self.number));
+    }
+
+    /// False when the connection is gone.
+    async fn take_what_came_before(&self, events: &mut EventStream) -> bool {
+        loop {
+            let incoming = tokio::select! {
+                biased;
+                incoming = events.next() => incoming,
+                () = std::future::ready(()) => return true,
+            };
+            if !self.take(incoming).await {
+                return false;
+            }
+        }
+    }
+
+    async fn take(&self, incoming: Incoming) -> bool {
+        match incoming {
+            Incoming::Event(event) => {
+                if EVENTS.contains(&event.name.as_str()) {
+                    self.hand_on(Input::Event(self.stamped(event))).await;
+                }
+            }
+            Incoming::Anomaly(anomaly) => {
+                tracing::warn!(pid = self.asker.process.pid(), %anomaly, "QMP is not as it should be");
+                self.hand_on(Input::Gap).await;
+            }
+            Incoming::Gap { missed } => {
+                tracing::warn!(pid = self.asker.process.pid(), missed, "events were missed");
+                self.hand_on(Input::Gap).await;
+            }
+            Incoming::Closed(_) => return false,
+        }
+        true
+    }
+
+    fn stamped(&self, event: Event) -> QemuEvent {
+        let arrival = self.clock.now();
+        let at = self.clock.from_qemu(event.timestamp_unix_ns, self.since, arrival);
+        QemuEvent { name: event.name, at, detail: event.data }
+    }
+
+    async fn hand_on(&self, input: Input) {
+        // The semaphore is never closed.
+        let Ok(permit) = self.permits.clone().acquire_owned().await else { return };
+        // An actor that is gone needs not be told.
+        let _ = self.actor.cast(Message::FromQemu(input, permit));
+    }
+}
+
+impl Asker {
+    fn put(self, token: Token, ask: Ask) -> InFlight {
+        Box::pin(async move {
+            let answer = match ask {
+                Ask::Command(command) => {
+                    self.client.execute_raw(command.name, command.arguments).await.map(Answer::Returned)
+                }
+                Ask::Survey => {
+                    let pid = self.process.pid();
+                    let identity = self.process.identity();
+                    survey(&self.client, &self.version, pid, self.command_line, &self.schemas)
+                        .await
+                        .map(|survey| Answer::Surveyed(Box::new(survey), identity))
+                }
+            };
+            (token, answer.unwrap_or_else(|error| Answer::Failed(refusal(&error))))
+        })
+    }
+}
+
+/// What a failure of QMP means to whoever asked for a command.
+fn refusal(error: &QmpError) -> Refusal {
+    let reason = match error {
+        QmpError::Connect { .. } => Reason::QmpUnreachable,
+        QmpError::Closed { close: CloseReason::Busy, .. } => Reason::QmpBusy,
+        QmpError::Closed { close: CloseReason::NotQmp, .. } => Reason::QmpNotSpoken,
+        error if error.may_have_happened() => Reason::OutcomeUnknown,
+        QmpError::Closed { .. } | QmpError::NotSent { .. } | QmpError::QueueFull { .. } => {
+            Reason::QmpUnreachable
+        }
+        _ => Reason::QemuFailed,
+    };
+    let mut message = error.to_string();
+    if let Some(source) = std::error::Error::source(error) {
+        message = format!("{message}: {source}");
+    }
+    Refusal::new(reason, message).with("qmp_reason", error.reason())
+}
+
+fn unreachable(error: &dyn std::error::Error) -> Refusal {
+    let cause = error.source().map(|source| format!(": {source}")).unwrap_or_default();
+    Refusal::new(Reason::QmpUnreachable, format!("the process behind the socket: {error}{cause}"))
+}

@@ -1,0 +1,194 @@
+//! The shell of one sandbox: a ractor actor that feeds the machine and carries out what it wants done.
+//!
+//! Everything that takes time runs in a task of its own and comes back as a message, so that the mailbox is
+//! never held up: a destroy gets through while QEMU hangs. What QEMU sends is bounded by permits; beyond them
+//! the connection reports a gap and the machine asks again.
+//!
+//! This decides nothing: see [`super::machine`]. It keeps no slices: see [`crate::metering`].
+
+mod act;
+mod disk;
+mod environment;
+mod link;
+mod present;
+mod records;
+mod survey;
+
+use std::collections::HashMap;
+
+use dormouse_metering::Stamp;
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
+use tokio::task::AbortHandle;
+
+use super::command::{Command, Outcome};
+use super::machine::{Core, Input, Recovered, Sandbox, Token};
+use super::refusal::Refusal;
+use super::snapshot::Draft;
+use super::view::SandboxView;
+use crate::process::{Process, ProcessIdentity};
+pub use environment::{Environment, SchemaCache, WatchList};
+pub(crate) use records::Attachment;
+
+/// What a command's caller is told, once it is durable.
+pub type Answered = Result<Outcome, Refusal>;
+
+/// What a sandbox actor is told.
+pub enum Message {
+    /// Carry out a command and answer when its outcome is durable.
+    Execute(Command, oneshot::Sender<Answered>),
+    /// Something happened.
+    Input(Input),
+    /// QEMU sent something. The permit bounds how much of it may wait.
+    FromQemu(Input, OwnedSemaphorePermit),
+    /// QMP answers, or not.
+    Connected(Token, Box<Result<link::Contact, Refusal>>),
+    /// This connection is gone.
+    LinkClosed(u64),
+    /// This process is gone.
+    Exited(ProcessIdentity),
+}
+
+/// A sandbox actor.
+pub struct SandboxActor;
+
+/// What a sandbox actor starts with.
+pub struct Arguments {
+    /// What it shares with the rest of the agent.
+    pub environment: Environment,
+    /// Where it begins.
+    pub origin: Origin,
+    /// Where its view is published.
+    pub view: watch::Sender<SandboxView>,
+}
+
+/// Where a sandbox actor begins.
+pub enum Origin {
+    /// A sandbox that is to be attached.
+    New(Box<Core>),
+    /// A sandbox that the ledger knows, and the process that it had.
+    Ledger(Box<Recovered>, Option<Process>),
+}
+
+/// What a sandbox actor keeps beside the machine.
+pub struct State {
+    machine: Sandbox,
+    environment: Environment,
+    view: watch::Sender<SandboxView>,
+    presented: present::Presented,
+    link: Option<link::Link>,
+    links_made: u64,
+    process: Option<(Process, AbortHandle)>,
+    waiting: HashMap<String, Vec<oneshot::Sender<Answered>>>,
+    draft: Option<Draft>,
+    attempt: Option<AbortHandle>,
+}
+
+impl Actor for SandboxActor {
+    type Msg = Message;
+    type State = State;
+    type Arguments = Arguments;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Message>,
+        arguments: Arguments,
+    ) -> Result<State, ActorProcessingErr> {
+        let Arguments { environment, origin, view } = arguments;
+        let now = environment.clock.now();
+        let (machine, actions, process) = match origin {
+            Origin::New(core) => (Sandbox::new(*core), Vec::new(), None),
+            Origin::Ledger(recovered, process) => {
+                let (machine, actions) = Sandbox::recover_from(*recovered, now, process.is_some());
+                (machine, actions, process)
+            }
+        };
+        let presented = present::Presented::of(&view.borrow());
+        let mut state = State {
+            machine,
+            environment,
+            view,
+            presented,
+            link: None,
+            links_made: 0,
+            process: None,
+            waiting: HashMap::new(),
+            draft: None,
+            attempt: None,
+        };
+        if let Some(process) = process {
+            state.hold(process, &myself);
+        }
+        state.carry_out(actions, now, &myself);
+        Ok(state)
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Message>,
+        message: Message,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            Message::Execute(command, reply) => {
+                state.waiting.entry(command.request_id.clone()).or_default().push(reply);
+                state.feed(Input::Command(command), &myself);
+            }
+            Message::Input(input) | Message::FromQemu(input, _) => state.feed(input, &myself),
+            Message::Connected(token, contact) => state.connected(token, *contact, &myself),
+            Message::LinkClosed(number) => {
+                if state.link.as_ref().is_some_and(|link| link.number == number) {
+                    state.link = None;
+                    state.feed(Input::Disconnected, &myself);
+                }
+            }
+            Message::Exited(identity) => {
+                if state.process.as_ref().is_some_and(|(process, _)| process.identity() == identity) {
+                    state.release();
+                    state.feed(Input::Exited, &myself);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn post_stop(&self, _: ActorRef<Message>, state: &mut State) -> Result<(), ActorProcessingErr> {
+        state.release();
+        Ok(())
+    }
+}
+
+impl State {
+    fn feed(&mut self, input: Input, myself: &ActorRef<Message>) {
+        let now = self.environment.clock.now();
+        let actions = self.machine.step(now, input);
+        self.carry_out(actions, now, myself);
+    }
+
+    fn carry_out(&mut self, actions: Vec<super::machine::Action>, now: Stamp, myself: &ActorRef<Message>) {
+        for action in actions {
+            self.act(action, now, myself);
+        }
+        self.present();
+    }
+
+    /// Takes hold of QEMU's process, so that its end is known at once.
+    fn hold(&mut self, process: Process, myself: &ActorRef<Message>) {
+        self.release();
+        let (awaited, myself) = (process.clone(), myself.clone());
+        let watch = tokio::spawn(async move {
+            awaited.exited().await;
+            // An actor that is gone needs not be told.
+            let _ = myself.cast(Message::Exited(awaited.identity()));
+        });
+        self.environment.watch_list.add(&process);
+        self.process = Some((process, watch.abort_handle()));
+    }
+
+    fn release(&mut self) {
+        if let Some((process, watch)) = self.process.take() {
+            watch.abort();
+            self.environment.watch_list.remove(process.identity());
+        }
+    }
+}

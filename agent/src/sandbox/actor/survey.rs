@@ -1,0 +1,93 @@
+//! Asks QEMU for everything: after connecting, and whenever events were missed.
+
+use std::path::PathBuf;
+
+use dormouse_qmp::{Client, QmpError, Schema, Version};
+use serde_json::{Value, json};
+
+use super::environment::SchemaCache;
+use crate::process::CommandLine;
+use crate::sandbox::facts::{Capabilities, Disk, MemoryBackend, MemoryDevice, QemuVersion, Survey};
+
+/// Asks all that a survey asks. What QEMU answers in another form than expected counts as absent.
+pub(super) async fn survey(
+    client: &Client,
+    version: &Version,
+    pid: i32,
+    command_line: CommandLine,
+    schemas: &SchemaCache,
+) -> Result<Survey, QmpError> {
+    let status = ask(client, "query-status").await?;
+    let vcpus = ask(client, "query-cpus-fast").await?;
+    let memory = ask(client, "query-memory-size-summary").await?;
+    let devices = ask(client, "query-memory-devices").await?;
+    let backends = backends(client).await?;
+    let block = ask(client, "query-block").await?;
+    let binary = (command_line.exe.clone(), version.to_string());
+    let vcpus = u32::try_from(vcpus.as_array().map_or(0, Vec::len)).unwrap_or(u32::MAX);
+    Ok(Survey {
+        version: QemuVersion { major: version.major, minor: version.minor, micro: version.micro },
+        pid,
+        run_state: status["status"].as_str().unwrap_or_default().to_owned(),
+        vcpus_milli: vcpus.saturating_mul(1000),
+        memory_base_bytes: memory["base-memory"].as_u64().unwrap_or(0),
+        memory_devices: MemoryDevice::list(&devices),
+        backends,
+        disks: disks(&block),
+        capabilities: capabilities(client, binary, schemas).await?,
+        command_line,
+    })
+}
+
+async fn ask(client: &Client, command: &str) -> Result<Value, QmpError> {
+    client.execute_raw(command, Value::Null).await
+}
+
+async fn capabilities(
+    client: &Client,
+    binary: (PathBuf, String),
+    schemas: &SchemaCache,
+) -> Result<Capabilities, QmpError> {
+    if let Some(known) = schemas.get(&binary) {
+        return Ok(known);
+    }
+    let schema = Schema::probe(client).await?;
+    let capabilities = Capabilities {
+        snapshot_jobs: schema.has_command("snapshot-save") && schema.has_command("snapshot-load"),
+        ignore_shared: schema.has_migration_capability("x-ignore-shared"),
+        mapped_ram: schema.has_migration_capability("mapped-ram"),
+    };
+    schemas.put(binary, capabilities);
+    Ok(capabilities)
+}
+
+async fn backends(client: &Client) -> Result<Vec<MemoryBackend>, QmpError> {
+    let listed = ask(client, "query-memdev").await?;
+    let mut backends = Vec::new();
+    for backend in listed.as_array().map(Vec::as_slice).unwrap_or_default() {
+        let id = backend["id"].as_str().unwrap_or_default().to_owned();
+        let share = backend["share"].as_bool().unwrap_or(false);
+        let property = json!({"path": format!("/objects/{id}"), "property": "mem-path"});
+        let path = match client.execute_raw("qom-get", property).await {
+            Ok(path) => path.as_str().map(str::to_owned),
+            // Only a backend in a file has the property.
+            Err(QmpError::Refused { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        backends.push(MemoryBackend { id, share, path });
+    }
+    Ok(backends)
+}
+
+fn disks(block: &Value) -> Vec<Disk> {
+    let read = |device: &Value| {
+        let medium = device.get("inserted")?;
+        Some(Disk {
+            node: medium["node-name"].as_str()?.to_owned(),
+            format: medium["drv"].as_str().unwrap_or_default().to_owned(),
+            read_only: medium["ro"].as_bool().unwrap_or(false),
+            size_bytes: medium["image"]["virtual-size"].as_u64().unwrap_or(0),
+        })
+    };
+    block.as_array().map(Vec::as_slice).unwrap_or_default().iter().filter_map(read).collect()
+}

@@ -1,0 +1,146 @@
+//! What a survey of a sandbox's QEMU has found.
+
+use dormouse_metering::{RunState, Shape};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::process::CommandLine;
+
+/// What QEMU answered when it was asked after connecting, and what the kernel says of its process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Survey {
+    /// QEMU's version, `major.minor.micro`.
+    pub version: QemuVersion,
+    /// QEMU's process id, from the socket's peer.
+    pub pid: i32,
+    /// The name of its run state, as `query-status` reports it.
+    pub run_state: String,
+    /// vCPUs, in thousandths.
+    pub vcpus_milli: u32,
+    /// Memory that is always there, in bytes.
+    pub memory_base_bytes: u64,
+    /// The virtio-mem devices, in QEMU's order.
+    pub memory_devices: Vec<MemoryDevice>,
+    /// The memory backends.
+    pub backends: Vec<MemoryBackend>,
+    /// The disks.
+    pub disks: Vec<Disk>,
+    /// What this QEMU binary can do.
+    pub capabilities: Capabilities,
+    /// How the process was started.
+    pub command_line: CommandLine,
+}
+
+/// A version of QEMU. Ordered as versions are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct QemuVersion {
+    /// As in 10.0.2.
+    pub major: u32,
+    /// As in 10.0.2.
+    pub minor: u32,
+    /// As in 10.0.2.
+    pub micro: u32,
+}
+
+impl std::fmt::Display for QemuVersion {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}.{}", self.major, self.minor, self.micro)
+    }
+}
+
+/// A virtio-mem device. Sizes are in bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryDevice {
+    /// The device's id: its QOM path is `/machine/peripheral/<id>`.
+    pub id: String,
+    /// What is plugged.
+    pub size_bytes: u64,
+    /// What the guest was asked to have plugged.
+    pub requested_bytes: u64,
+    /// The most that can be plugged.
+    pub max_bytes: u64,
+    /// What sizes must be a multiple of.
+    pub block_bytes: u64,
+    /// Where it lies in the guest's address space.
+    pub address: u64,
+    /// The NUMA node.
+    pub node: u64,
+}
+
+/// A memory backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemoryBackend {
+    /// The object's id.
+    pub id: String,
+    /// Whether what the guest writes reaches the file.
+    pub share: bool,
+    /// The file behind it, where there is one.
+    pub path: Option<String>,
+}
+
+/// A disk with a medium.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disk {
+    /// The name of the node at its top.
+    pub node: String,
+    /// The format of that node: `qcow2`, `raw`.
+    pub format: String,
+    /// Whether the guest cannot write to it.
+    pub read_only: bool,
+    /// Its virtual size in bytes.
+    pub size_bytes: u64,
+}
+
+/// What a QEMU binary can do, as its schema says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Capabilities {
+    /// `snapshot-save` and `snapshot-load`.
+    pub snapshot_jobs: bool,
+    /// The migration capability `x-ignore-shared`.
+    pub ignore_shared: bool,
+    /// The migration capability `mapped-ram`.
+    pub mapped_ram: bool,
+}
+
+impl Survey {
+    /// What the sandbox holds.
+    pub fn shape(&self) -> Shape {
+        Shape {
+            vcpus_milli: self.vcpus_milli,
+            memory_base_bytes: self.memory_base_bytes,
+            memory_plugged_bytes: self.memory_devices.iter().map(|device| device.size_bytes).sum(),
+            memory_requested_bytes: self.memory_devices.iter().map(|device| device.requested_bytes).sum(),
+            disk_bytes: self.disks.iter().filter(|disk| !disk.read_only).map(|disk| disk.size_bytes).sum(),
+        }
+    }
+
+    /// The run state folded for billing, or `None` for one that this version does not know.
+    pub fn folded(&self) -> Option<RunState> {
+        RunState::parse(&self.run_state)
+    }
+}
+
+impl MemoryDevice {
+    /// Reads the virtio-mem devices from what `query-memory-devices` returns. A device without an id cannot
+    /// be named to QEMU and is left out.
+    pub fn list(returned: &Value) -> Vec<Self> {
+        let devices = returned.as_array().map(Vec::as_slice).unwrap_or_default();
+        devices
+            .iter()
+            .filter(|device| device["type"] == "virtio-mem")
+            .filter_map(|d| Self::read(&d["data"]))
+            .collect()
+    }
+
+    fn read(data: &Value) -> Option<Self> {
+        Some(Self {
+            id: data["id"].as_str()?.to_owned(),
+            size_bytes: data["size"].as_u64()?,
+            requested_bytes: data["requested-size"].as_u64()?,
+            max_bytes: data["max-size"].as_u64()?,
+            block_bytes: data["block-size"].as_u64()?,
+            address: data["memaddr"].as_u64()?,
+            node: data["node"].as_u64().unwrap_or(0),
+        })
+    }
+}

@@ -1,0 +1,140 @@
+//! Losing and finding QEMU: connection, resync, death.
+
+use dormouse_metering::{BillingState, Cause, Change, Stamp};
+
+use super::core::{Core, Link, Phase};
+use super::{Action, Announcement, Answer, Notice, Token};
+use crate::process::ProcessIdentity;
+use crate::sandbox::facts::Survey;
+
+impl Core {
+    /// Takes the answers that no command waits for. True when QMP answers again.
+    pub(super) fn answer(
+        &mut self,
+        now: Stamp,
+        token: Token,
+        answer: &Answer,
+        actions: &mut Vec<Action>,
+    ) -> bool {
+        if matches!(answer, Answer::Returned(_) | Answer::Surveyed(..)) {
+            self.contact = Some(now);
+        }
+        if let Some((asked, at)) = self.status_asked
+            && asked == token
+        {
+            self.status_asked = None;
+            self.learn_status(at, answer, actions);
+            return false;
+        }
+        match self.link {
+            Link::Connecting(attempt, failed) if attempt == token => match answer {
+                Answer::Surveyed(survey, process) => self.reconnected(now, survey, *process, actions),
+                _ => {
+                    self.connect(failed + 1, actions);
+                    false
+                }
+            },
+            _ => false,
+        }
+    }
+
+    /// Tries to connect once more, later the more attempts have failed.
+    pub(super) fn connect(&mut self, failed: u32, actions: &mut Vec<Action>) {
+        let token = self.token();
+        let doubled = self.settings.reconnect_min_ms.saturating_mul(1 << failed.min(16));
+        self.link = Link::Connecting(token, failed);
+        actions.push(Action::Connect(token, doubled.min(self.settings.reconnect_max_ms)));
+    }
+
+    /// The connection is gone. The process may live: only its exit ends the sandbox.
+    pub(super) fn disconnected(&mut self, actions: &mut Vec<Action>) {
+        if self.phase == Phase::Attached && self.process.is_some() {
+            self.connect(0, actions);
+        } else {
+            self.link = Link::None;
+        }
+    }
+
+    /// Asks QEMU for everything, because events were missed.
+    pub(super) fn resync(&mut self, actions: &mut Vec<Action>) {
+        if self.link == Link::Up {
+            let token = self.token();
+            self.link = Link::Connecting(token, 0);
+            actions.push(Action::Survey(token));
+        }
+    }
+
+    fn reconnected(
+        &mut self,
+        now: Stamp,
+        survey: &Survey,
+        process: ProcessIdentity,
+        actions: &mut Vec<Action>,
+    ) -> bool {
+        if self.process.is_some_and(|known| known != process) {
+            // Another QEMU has taken the socket: this one's life is over, the other's is yet to begin.
+            self.died(now, actions);
+            actions.extend([Action::Disconnect, Action::Publish(Notice::Ended), Action::Retire]);
+            return false;
+        }
+        let state = survey.folded().map_or(self.state, |run_state| run_state.billing_state());
+        let since = self.contact_gap_ns(now);
+        self.found(now, survey.clone(), process);
+        let at = now.uncertain_by(since);
+        self.observe(at, Change::Holds(survey.shape(), state), (Cause::Resync, None), actions);
+        let token = self.token();
+        let announcement = Announcement::Reattached(Box::new(survey.clone()), process);
+        actions.push(Action::Announce(token, announcement));
+        actions.push(Action::Publish(Notice::Changed("resync")));
+        true
+    }
+
+    /// QMP answers, and this is what it said.
+    pub(super) fn found(&mut self, now: Stamp, survey: Survey, process: ProcessIdentity) {
+        self.link = Link::Up;
+        self.process = Some(process);
+        self.survey = Some(survey);
+        self.memory_known = Some(now);
+        self.contact = Some(now);
+        self.shutdown = None;
+    }
+
+    /// The process is gone, whatever that means for the sandbox.
+    pub(super) fn process_gone(&mut self) {
+        self.link = Link::None;
+        self.process = None;
+        self.status_asked = None;
+    }
+
+    /// The sandbox's life ends with its process.
+    pub(super) fn died(&mut self, now: Stamp, actions: &mut Vec<Action>) {
+        if self.last_proof.is_some() {
+            return self.died_unseen(now, (Cause::Death, None), actions);
+        }
+        let cause = if self.shutdown.is_some() { Cause::Shutdown } else { Cause::Death };
+        let at = self.end_of_process(now);
+        self.observe(at, Change::Ended, (cause, None), actions);
+        self.phase = Phase::Ended;
+    }
+
+    /// When the process ended: by QEMU's own word, else between its last sign of life and now.
+    pub(super) fn end_of_process(&self, now: Stamp) -> Stamp {
+        self.shutdown.unwrap_or_else(|| now.uncertain_by(self.contact_gap_ns(now)))
+    }
+
+    pub(super) fn contact_gap_ns(&self, now: Stamp) -> u64 {
+        self.contact.map_or(0, |contact| now.boottime_ns.saturating_sub(contact.boottime_ns))
+    }
+
+    fn learn_status(&mut self, at: Stamp, answer: &Answer, actions: &mut Vec<Action>) {
+        let Answer::Returned(value) = answer else { return };
+        let Some(state) = super::operations::status_of(value) else { return };
+        let cause = match state {
+            BillingState::Faulted(_) => Cause::Fault,
+            BillingState::Running => Cause::Continue,
+            _ => Cause::Stop,
+        };
+        self.observe(at, Change::State(state), (cause, None), actions);
+        actions.push(Action::Publish(Notice::Changed(cause.as_str())));
+    }
+}

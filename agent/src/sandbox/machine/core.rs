@@ -1,0 +1,175 @@
+//! What is known of a sandbox, apart from the command under way.
+
+use std::path::PathBuf;
+
+use dormouse_metering::{BillingState, Cause, Change, CommandId, Observation, Shape, Stamp};
+
+use super::{Action, Token};
+use crate::process::ProcessIdentity;
+use crate::sandbox::command::{Method, SandboxKey};
+use crate::sandbox::facts::Survey;
+use crate::sandbox::hibernation;
+use crate::sandbox::snapshot::Manifest;
+
+/// Where a sandbox is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Not attached yet.
+    New,
+    /// There is a QEMU.
+    Attached,
+    /// There is a snapshot and no QEMU.
+    Hibernated,
+    /// Its life under the agent's care is over.
+    Ended,
+}
+
+/// Whether QMP answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Link {
+    /// There is nothing to connect to.
+    None,
+    /// The agent is trying; the token of the attempt, and how many failed before it.
+    Connecting(Token, u32),
+    /// Commands can be sent.
+    Up,
+}
+
+/// Times and places that the machine goes by.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How long a guest may go without plugging or giving back anything before a scale is called partial.
+    pub scale_stall_ms: u64,
+    /// Between two looks at something that QEMU does by itself, at first.
+    pub poll_min_ms: u64,
+    /// Between two looks, at last.
+    pub poll_max_ms: u64,
+    /// How long QEMU may take to quit before it is killed.
+    pub quit_ms: u64,
+    /// Between attempts to connect, at first.
+    pub reconnect_min_ms: u64,
+    /// Between attempts to connect, at last.
+    pub reconnect_max_ms: u64,
+    /// The order in which `auto` tries the ways of hibernating.
+    pub hibernation_order: Vec<Method>,
+    /// How long a QEMU started for a wake may take until its QMP answers.
+    pub launch_ms: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            scale_stall_ms: 10_000,
+            poll_min_ms: 2,
+            poll_max_ms: 100,
+            quit_ms: 10_000,
+            reconnect_min_ms: 50,
+            reconnect_max_ms: 5_000,
+            hibernation_order: hibernation::CHEAPEST_FIRST.to_vec(),
+            launch_ms: 30_000,
+        }
+    }
+}
+
+/// What is known of a sandbox.
+#[derive(Debug)]
+pub struct Core {
+    /// Its name.
+    pub key: SandboxKey,
+    /// Its generation, in nanoseconds since the Unix epoch; 0 until it is attached.
+    pub generation: i64,
+    /// Its QMP socket.
+    pub qmp_path: PathBuf,
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// Whether QMP answers.
+    pub link: Link,
+    /// What it holds.
+    pub shape: Shape,
+    /// What it is billed as.
+    pub state: BillingState,
+    /// What the last survey found.
+    pub survey: Option<Survey>,
+    /// Its QEMU.
+    pub process: Option<ProcessIdentity>,
+    /// Its last snapshot: the one to wake from, where it is hibernated.
+    pub snapshot: Option<Manifest>,
+    /// How far an operation has come: bytes done, bytes in all.
+    pub progress: (u64, u64),
+    pub(super) settings: Settings,
+    /// When its memory was last known from QEMU.
+    pub(super) memory_known: Option<Stamp>,
+    /// When QEMU last gave a sign.
+    pub(super) contact: Option<Stamp>,
+    /// Why memory changes now: the last command or reset that set it going.
+    pub(super) memory_cause: (Cause, Option<CommandId>),
+    /// Through when the process is known to have lived, where it ended unseen.
+    pub(super) last_proof: Option<Stamp>,
+    /// When QEMU said that it shuts down.
+    pub(super) shutdown: Option<Stamp>,
+    pub(super) status_asked: Option<(Token, Stamp)>,
+    next_token: u64,
+}
+
+impl Core {
+    /// A sandbox of which only name and socket are known.
+    pub fn new(key: SandboxKey, qmp_path: PathBuf, settings: Settings) -> Self {
+        Self {
+            key,
+            generation: 0,
+            qmp_path,
+            phase: Phase::New,
+            link: Link::None,
+            shape: Shape::default(),
+            state: BillingState::Running,
+            survey: None,
+            process: None,
+            snapshot: None,
+            progress: (0, 0),
+            settings,
+            memory_known: None,
+            contact: None,
+            memory_cause: (Cause::Resize, None),
+            last_proof: None,
+            shutdown: None,
+            status_asked: None,
+            next_token: 1,
+        }
+    }
+
+    /// Whether its life under the agent's care is over.
+    pub fn is_over(&self) -> bool {
+        matches!(self.phase, Phase::Ended | Phase::New)
+    }
+
+    pub(super) fn token(&mut self) -> Token {
+        self.next_token += 1;
+        Token(self.next_token)
+    }
+
+    /// Tells the meter, unless it is what the sandbox holds already.
+    pub(super) fn observe(
+        &mut self,
+        at: Stamp,
+        change: Change,
+        (cause, command): (Cause, Option<CommandId>),
+        actions: &mut Vec<Action>,
+    ) {
+        let before = (self.shape, self.state);
+        match change {
+            Change::Began(shape, state) | Change::Holds(shape, state) => {
+                (self.shape, self.state) = (shape, state);
+            }
+            Change::Plugged(bytes) => self.shape.memory_plugged_bytes = bytes,
+            Change::Requested(bytes) => self.shape.memory_requested_bytes = bytes,
+            Change::Vcpus(milli) => self.shape.vcpus_milli = milli,
+            Change::Disk(bytes) => self.shape.disk_bytes = bytes,
+            Change::State(state) => self.state = state,
+            Change::Mark | Change::Ended => {}
+        }
+        let marks = matches!(change, Change::Mark | Change::Ended);
+        if marks || before != (self.shape, self.state) {
+            actions.push(Action::Observe(Observation { at, change, cause, command }));
+        }
+    }
+}

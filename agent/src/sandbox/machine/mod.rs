@@ -1,0 +1,277 @@
+//! What a sandbox is and what it does next: a pure state machine.
+//!
+//! [`Sandbox::step`] takes the time and an [`Input`] and returns [`Action`]s; nothing here does IO, reads a
+//! clock or awaits. The shell in `sandbox::actor` carries the actions out and answers each by its token.
+//!
+//! ```text
+//!            attach                       hibernate: saved, QEMU gone
+//!   New ───────────────▶ Attached ───────────────────────────────────▶ Hibernated
+//!                         │  ▲ │ ▲                                        │   │
+//!       STOP, RESUME,     │  │ │ └────────────────────────────────────────┘   │
+//!       faults, sizes     └──┘ │            wake: loaded, continued           │
+//!                              │                                              │
+//!                              └──────────────────▶ Ended ◀───────────────────┘
+//!                               exit, destroy, detach          destroy
+//! ```
+//!
+//! Every command runs through the same three stages, and only the middle one differs by command (one file
+//! each in `operations/`):
+//!
+//! ```text
+//!   Intending ── durable ──▶ Working ── done, failed ──▶ Concluding ── durable ──▶ reply
+//!       │ not durable           │ destroy overtakes
+//!       ▼                       ▼
+//!    refused                Overtaken
+//! ```
+//!
+//! Who may begin what is the table in [`admission`]; what QEMU's events mean is in `events`; losing and
+//! finding QEMU again is in `contact`.
+
+mod action;
+pub mod admission;
+mod contact;
+mod core;
+mod events;
+mod input;
+mod operations;
+mod recovery;
+
+#[cfg(test)]
+mod tests;
+
+pub use action::{Action, Announcement, Launch, Notice, QmpCommand, SnapshotRemoval, Token};
+pub use core::{Core, Link, Phase, Settings};
+pub use input::{Answer, Input, QemuEvent};
+pub use recovery::Recovered;
+
+use dormouse_metering::{CommandId, Stamp};
+
+use self::admission::Verdict;
+use self::events::Claim;
+use self::operations::{Context, Flow, Operation, Procedure};
+use super::command::{Command, Outcome, Request};
+use super::refusal::{Reason, Refusal};
+use super::snapshot::Manifest;
+
+/// One sandbox.
+#[derive(Debug)]
+pub struct Sandbox {
+    core: Core,
+    underway: Option<Underway>,
+    /// After a restart: a snapshot that is complete though the sandbox is not hibernated.
+    saved: Option<Manifest>,
+    /// After a restart: whether the guest ran when the unfinished command began.
+    ran: bool,
+}
+
+/// A command between its intent and its outcome.
+#[derive(Debug)]
+struct Underway {
+    command: Command,
+    stage: Stage,
+    /// The one answer that the command waits for.
+    waiting: Option<Token>,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Intending(Operation),
+    Working(Operation),
+    Concluding(Result<Outcome, Refusal>),
+    /// The agent was restarted in the middle: what became of the command shows when QEMU is found, or gone.
+    Recovering,
+}
+
+impl Sandbox {
+    /// A sandbox of which nothing is known yet but where its QMP socket is.
+    pub fn new(core: Core) -> Self {
+        Self { core, underway: None, saved: None, ran: false }
+    }
+
+    /// What is known of the sandbox.
+    pub fn core(&self) -> &Core {
+        &self.core
+    }
+
+    /// The command under way, and what it is doing now.
+    pub fn underway(&self) -> Option<(&Command, &'static str)> {
+        let underway = self.underway.as_ref()?;
+        let step = match &underway.stage {
+            Stage::Intending(_) => "recording the intent",
+            Stage::Working(operation) => operation.step(),
+            Stage::Concluding(_) => "recording the outcome",
+            Stage::Recovering => "finding out what became of it",
+        };
+        Some((&underway.command, step))
+    }
+
+    /// Takes one input at a time and says what is to be done.
+    pub fn step(&mut self, now: Stamp, input: Input) -> Vec<Action> {
+        let mut actions = Vec::new();
+        match input {
+            Input::Command(command) => self.command(now, command, &mut actions),
+            Input::Answer(token, answer) => self.answer(now, token, answer, &mut actions),
+            Input::Event(event) => {
+                let claim = self.claim(&event);
+                self.core.event(now, &event, claim, &mut actions);
+                self.work(now, &mut actions, |operation, cx| operation.event(cx, &event));
+            }
+            Input::Gap => self.core.resync(&mut actions),
+            Input::Disconnected => {
+                self.core.disconnected(&mut actions);
+                self.work(now, &mut actions, |operation, cx| operation.disconnected(cx));
+            }
+            Input::Exited => self.exited(now, &mut actions),
+        }
+        actions
+    }
+
+    /// What the operation under way says of an event that it has brought about.
+    fn claim(&self, event: &QemuEvent) -> Option<Claim> {
+        let underway = self.underway.as_ref()?;
+        let Stage::Working(operation) = &underway.stage else { return None };
+        let (cause, state) = operation.claim(&event.name)?;
+        Some(Claim { cause, command: CommandId::new(&underway.command.request_id), state })
+    }
+
+    fn command(&mut self, now: Stamp, command: Command, actions: &mut Vec<Action>) {
+        let underway = self.underway.as_ref().map(|underway| &underway.command);
+        match admission::admit(&self.core, underway, &command) {
+            Verdict::Join => {}
+            Verdict::Deny(refusal) => actions.push(Action::Reply(command.request_id, Err(refusal))),
+            Verdict::Accept => self.begin(now, command, actions),
+            Verdict::Overtake => {
+                self.overtake(now, actions);
+                self.begin(now, command, actions);
+            }
+        }
+    }
+
+    fn begin(&mut self, now: Stamp, command: Command, actions: &mut Vec<Action>) {
+        let operation = operations::of(&command.request);
+        if let Request::Attach { .. } = command.request {
+            // Attaching changes nothing in QEMU, and until QEMU has answered there is nothing to record.
+            self.underway = Some(Underway { command, stage: Stage::Working(operation), waiting: None });
+            return self.work(now, actions, |operation, cx| operation.begin(cx));
+        }
+        let token = self.core.token();
+        actions.push(Action::Publish(Notice::Before(command.request.clone())));
+        actions.push(Action::Announce(token, Announcement::Before(command.clone(), now, self.core.state)));
+        self.underway = Some(Underway { command, stage: Stage::Intending(operation), waiting: Some(token) });
+    }
+
+    /// A destroy does not wait for what is under way: whoever waits for that is told so.
+    fn overtake(&mut self, now: Stamp, actions: &mut Vec<Action>) {
+        let Some(underway) = self.underway.take() else { return };
+        let refusal = Refusal::new(Reason::Overtaken, "a destroy overtook this operation");
+        if !matches!(underway.stage, Stage::Intending(_)) {
+            let token = self.core.token();
+            let after = Announcement::After(underway.command.clone(), now, Err(refusal.clone()));
+            actions.push(Action::Announce(token, after));
+        }
+        actions.push(Action::Reply(underway.command.request_id, Err(refusal)));
+    }
+
+    fn answer(&mut self, now: Stamp, token: Token, answer: Answer, actions: &mut Vec<Action>) {
+        if self.core.answer(now, token, &answer, actions) {
+            self.recover(now, actions);
+            self.work(now, actions, |operation, cx| operation.reconnected(cx));
+            return;
+        }
+        let Some(underway) = self.underway.as_mut().filter(|underway| underway.waiting == Some(token)) else {
+            return;
+        };
+        underway.waiting = None;
+        match (&mut underway.stage, answer) {
+            (Stage::Intending(operation), Answer::Durable) => {
+                let operation = std::mem::replace(operation, operations::none());
+                underway.stage = Stage::Working(operation);
+                self.work(now, actions, |operation, cx| operation.begin(cx));
+            }
+            (Stage::Intending(_), Answer::Replayed(stored)) => self.reply(stored, actions),
+            (Stage::Intending(_) | Stage::Concluding(_), Answer::Failed(refusal)) => {
+                self.reply(Err(refusal), actions);
+            }
+            (Stage::Intending(_) | Stage::Recovering, _) => {}
+            (Stage::Working(_), answer) => {
+                self.work(now, actions, |operation, cx| operation.answer(cx, answer));
+            }
+            (Stage::Concluding(result), _) => {
+                let result = result.clone();
+                self.reply(result, actions);
+            }
+        }
+    }
+
+    /// Lets the operation under way go on, and concludes it when it says that it is done.
+    fn work(
+        &mut self,
+        now: Stamp,
+        actions: &mut Vec<Action>,
+        go_on: impl FnOnce(&mut dyn Procedure, &mut Context<'_>) -> Flow,
+    ) {
+        let Some(underway) = self.underway.as_mut() else { return };
+        let Stage::Working(operation) = &mut underway.stage else { return };
+        let mut cx = Context {
+            now,
+            core: &mut self.core,
+            command: &underway.command,
+            actions,
+            waiting: &mut underway.waiting,
+        };
+        if let Flow::Done(result) = go_on(operation.as_mut(), &mut cx) {
+            self.conclude(now, result, actions);
+        }
+    }
+
+    fn conclude(&mut self, now: Stamp, result: Result<Outcome, Refusal>, actions: &mut Vec<Action>) {
+        let Some(underway) = self.underway.as_mut() else { return };
+        if matches!(underway.command.request, Request::Attach { .. }) {
+            // The attach was recorded with its outcome, or there is nothing to record.
+            return self.reply(result, actions);
+        }
+        let token = self.core.token();
+        let after = Announcement::After(underway.command.clone(), now, result.clone());
+        underway.waiting = Some(token);
+        underway.stage = Stage::Concluding(result);
+        actions.push(Action::Announce(token, after));
+    }
+
+    fn reply(&mut self, result: Result<Outcome, Refusal>, actions: &mut Vec<Action>) {
+        let Some(underway) = self.underway.take() else { return };
+        let message = match &result {
+            Ok(outcome) => outcome.message.clone(),
+            Err(refusal) => refusal.to_string(),
+        };
+        actions.push(Action::Publish(Notice::After(underway.command.request, message)));
+        actions.push(Action::Reply(underway.command.request_id, result));
+        if self.core.is_over() {
+            actions.push(Action::Publish(Notice::Ended));
+            actions.push(Action::Retire);
+        }
+    }
+
+    fn exited(&mut self, now: Stamp, actions: &mut Vec<Action>) {
+        self.core.process_gone();
+        if self.recover_without_process(now, actions) {
+            return;
+        }
+        let operation_ends_it = matches!(
+            self.underway.as_ref().map(|underway| &underway.stage),
+            Some(Stage::Working(operation)) if operation.expects_exit()
+        );
+        if operation_ends_it {
+            return self.work(now, actions, |operation, cx| operation.exited(cx));
+        }
+        self.core.died(now, actions);
+        let refusal = Refusal::new(Reason::QemuDied, "QEMU ended while the command was under way");
+        match self.underway.as_mut().map(|underway| &underway.stage) {
+            Some(Stage::Working(_)) => self.conclude(now, Err(refusal), actions),
+            Some(Stage::Intending(_) | Stage::Concluding(_) | Stage::Recovering) => {}
+            None => {
+                actions.push(Action::Publish(Notice::Ended));
+                actions.push(Action::Retire);
+            }
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! Hibernate: stop the guest, write its state, make that durable, and only then let QEMU go.
+//!
+//! ```text
+//!   AskingMemory ─▶ Stopping ─▶ Preparing ─▶ Saving ─▶ Writing ─▶ Recording ─▶ Quitting ─▶ done
+//!                      │            │          │          │           │           │ too slow
+//!                      └────────────┴────── Undoing ◀─────┴───────────┘        Killing ─▶ done
+//!                                            │ cont
+//!                                            ▼
+//!                                  failed, the guest runs on
+//! ```
+
+use dormouse_metering::{BillingState, Cause, Change};
+
+use super::transfer::{Transfer, Turn, internal_tag};
+use super::{Answer, Context, Flow, Procedure, done, failed, is_unsure, out_of_place};
+use crate::sandbox::command::{Method, MethodChoice};
+use crate::sandbox::hibernation;
+use crate::sandbox::machine::core::Phase;
+use crate::sandbox::machine::{Action, Announcement, SnapshotRemoval};
+use crate::sandbox::refusal::{Reason, Refusal};
+use crate::sandbox::snapshot::Manifest;
+
+#[derive(Debug)]
+pub(super) struct Hibernate {
+    choice: MethodChoice,
+    method: Method,
+    why: String,
+    /// Whether the guest ran before, and so runs on if saving fails.
+    ran: bool,
+    step: Step,
+}
+
+#[derive(Debug)]
+enum Step {
+    AskingMemory,
+    Stopping,
+    Preparing,
+    Saving(Transfer),
+    Writing,
+    Recording(Box<Manifest>),
+    Quitting(Box<Manifest>),
+    Killing(Box<Manifest>),
+    Cancelling(Refusal),
+    Undoing(Refusal),
+}
+
+impl Hibernate {
+    pub(super) fn new(choice: MethodChoice) -> Self {
+        Self { choice, method: Method::Internal, why: String::new(), ran: false, step: Step::AskingMemory }
+    }
+
+    /// One whose save was interrupted: what it has begun is called off, and the guest goes on.
+    pub(super) fn to_undo(ran: bool, why: Refusal) -> Self {
+        Self { ran, step: Step::Cancelling(why), ..Self::new(MethodChoice::Auto) }
+    }
+
+    fn stop(&mut self, cx: &mut Context<'_>) -> Flow {
+        self.step = Step::Stopping;
+        // snapshot-save resumes by itself a guest that it found running: it has to stand before that.
+        cx.query("stop")
+    }
+
+    fn prepare(&mut self, cx: &mut Context<'_>) -> Flow {
+        cx.observe(cx.now, Change::State(BillingState::Hibernating), Cause::Hibernate);
+        self.step = Step::Preparing;
+        cx.ask(|token| Action::PrepareSnapshot(token, self.method))
+    }
+
+    fn save(&mut self, cx: &mut Context<'_>, place: &crate::sandbox::snapshot::Draft) -> Flow {
+        let Some(survey) = cx.core.survey.clone() else {
+            return failed(Refusal::new(Reason::Bug, "a sandbox without a survey cannot be saved"));
+        };
+        let tag = internal_tag(cx.core.generation, place.ordinal());
+        let mut transfer = Transfer::save(self.method, &survey, place.state_path(), &tag);
+        let turn = transfer.begin(cx);
+        self.step = Step::Saving(transfer);
+        self.saved(cx, turn)
+    }
+
+    fn saved(&mut self, cx: &mut Context<'_>, turn: Turn) -> Flow {
+        match turn {
+            Turn::Wait => Flow::Wait,
+            Turn::Failed(refusal) => self.undo(cx, refusal),
+            Turn::Complete => {
+                self.step = Step::Writing;
+                let method = self.method;
+                cx.ask(|token| Action::WriteSnapshot(token, method))
+            }
+        }
+    }
+
+    fn quit(&mut self, cx: &mut Context<'_>, manifest: Box<Manifest>) -> Flow {
+        self.step = Step::Quitting(manifest);
+        cx.query("quit")
+    }
+
+    fn kill(&mut self, cx: &mut Context<'_>, manifest: Box<Manifest>) -> Flow {
+        self.step = Step::Killing(manifest);
+        if let Some(process) = cx.core.process {
+            cx.actions.push(Action::Kill(process));
+        }
+        Flow::Wait
+    }
+
+    /// Saving failed: the draft goes, and a guest that ran runs on.
+    fn undo(&mut self, cx: &mut Context<'_>, why: Refusal) -> Flow {
+        cx.actions.push(Action::RemoveSnapshot(SnapshotRemoval::Draft));
+        let reason = if is_unsure(&why) { why.reason } else { Reason::SaveFailed };
+        let message = format!("saving failed and the guest goes on: {}", why.message);
+        let refusal = Refusal { reason, message, metadata: why.metadata };
+        if !self.ran {
+            cx.observe(cx.now, Change::State(BillingState::Paused), Cause::HibernateFailed);
+            return failed(refusal);
+        }
+        self.step = Step::Undoing(refusal);
+        cx.query("cont")
+    }
+}
+
+impl Procedure for Hibernate {
+    fn step(&self) -> &'static str {
+        match self.step {
+            Step::AskingMemory => "asking for the memory",
+            Step::Stopping => "stop",
+            Step::Preparing => "making a place for the snapshot",
+            Step::Saving(_) => "saving",
+            Step::Writing => "syncing the snapshot",
+            Step::Recording(_) => "recording the snapshot",
+            Step::Quitting(_) => "quit",
+            Step::Killing(_) => "killing QEMU",
+            Step::Cancelling(_) => "calling off the save",
+            Step::Undoing(_) => "continuing the guest",
+        }
+    }
+
+    fn begin(&mut self, cx: &mut Context<'_>) -> Flow {
+        if let Step::Cancelling(_) = self.step {
+            return cx.query("migrate_cancel");
+        }
+        let Some(survey) = cx.core.survey.as_ref() else {
+            return failed(Refusal::new(Reason::Bug, "a sandbox without a survey cannot be hibernated"));
+        };
+        match hibernation::choose(survey, self.choice, &cx.core.settings.hibernation_order) {
+            Err(refusal) => return failed(refusal),
+            Ok((method, why)) => (self.method, self.why) = (method, why),
+        }
+        self.ran = cx.core.state == BillingState::Running;
+        cx.query("query-memory-devices")
+    }
+
+    fn answer(&mut self, cx: &mut Context<'_>, answer: Answer) -> Flow {
+        match (std::mem::replace(&mut self.step, Step::AskingMemory), answer) {
+            (Step::AskingMemory, Answer::Returned(devices)) => {
+                cx.core.learn_memory(cx.now, &devices, cx.actions);
+                if self.ran { self.stop(cx) } else { self.prepare(cx) }
+            }
+            (Step::AskingMemory, Answer::Failed(refusal)) => failed(refusal),
+            (Step::Stopping, Answer::Returned(_)) => self.prepare(cx),
+            (Step::Preparing, Answer::SnapshotPrepared(place)) => self.save(cx, &place),
+            (Step::Saving(mut transfer), answer) => {
+                let turn = transfer.answer(cx, answer);
+                self.step = Step::Saving(transfer);
+                self.saved(cx, turn)
+            }
+            (Step::Writing, Answer::SnapshotWritten(manifest)) => {
+                self.step = Step::Recording(manifest.clone());
+                cx.announce(Announcement::Saved(manifest))
+            }
+            (Step::Recording(manifest), Answer::Durable) => self.quit(cx, manifest),
+            (Step::Quitting(manifest), Answer::Returned(_)) => {
+                self.step = Step::Quitting(manifest);
+                cx.wait(cx.core.settings.quit_ms)
+            }
+            (Step::Quitting(manifest), Answer::Failed(_) | Answer::Elapsed) => self.kill(cx, manifest),
+            // Whether there was a migration to cancel or not: the guest is to go on.
+            (Step::Cancelling(refusal), _) => self.undo(cx, refusal),
+            // Undoing failed as well: the guest stands, and nobody is billed for that.
+            (Step::Undoing(refusal), _) => failed(refusal),
+            (_, Answer::Failed(refusal)) => self.undo(cx, refusal),
+            (step, answer) => {
+                self.step = step;
+                out_of_place(self.step(), &answer)
+            }
+        }
+    }
+
+    fn claim(&self, event: &str) -> Option<(Cause, BillingState)> {
+        match (event, &self.step) {
+            ("STOP", Step::Undoing(_) | Step::Cancelling(_))
+            | ("RESUME", Step::Quitting(_) | Step::Killing(_)) => None,
+            ("STOP", _) => Some((Cause::Hibernate, BillingState::Hibernating)),
+            ("RESUME", Step::Undoing(_)) => Some((Cause::HibernateFailed, BillingState::Running)),
+            _ => None,
+        }
+    }
+
+    fn expects_exit(&self) -> bool {
+        matches!(self.step, Step::Quitting(_) | Step::Killing(_))
+    }
+
+    fn exited(&mut self, cx: &mut Context<'_>) -> Flow {
+        let step = std::mem::replace(&mut self.step, Step::AskingMemory);
+        let (Step::Quitting(manifest) | Step::Killing(manifest)) = step else { return Flow::Wait };
+        let at = cx.core.end_of_process(cx.now);
+        cx.observe(at, Change::State(BillingState::Hibernated), Cause::Hibernate);
+        cx.core.phase = Phase::Hibernated;
+        cx.core.snapshot = Some(*manifest);
+        done(format!("{} is hibernated ({})", cx.core.key, self.why))
+    }
+}

@@ -1,0 +1,186 @@
+//! The middle of every command: what is done between the durable intent and the durable outcome.
+//!
+//! One file per command. Each is a small state machine of its own: an enum of steps, one answer awaited at a
+//! time. What all of them share is here.
+
+mod attach;
+mod destroy;
+mod detach;
+mod hibernate;
+mod reboot;
+mod run_state;
+mod scale;
+mod transfer;
+mod wake;
+
+use std::fmt::Debug;
+
+use dormouse_metering::{BillingState, Cause, Change, CommandId, RunState, Stamp};
+use serde_json::{Value, json};
+
+use super::core::Core;
+use super::{Action, Announcement, Answer, QemuEvent, QmpCommand, Token};
+use crate::sandbox::command::{Command, CommandResult, Outcome, Request};
+use crate::sandbox::refusal::{Reason, Refusal};
+
+/// A command's own state machine.
+pub(super) type Operation = Box<dyn Procedure>;
+
+/// Whether an operation goes on.
+#[derive(Debug)]
+pub(super) enum Flow {
+    /// It waits for an answer, an event or the exit.
+    Wait,
+    /// It is done, and this came of it.
+    Done(Result<Outcome, Refusal>),
+}
+
+/// What a command does at each turn.
+pub(super) trait Procedure: Debug + Send {
+    /// What it is doing now, for people.
+    fn step(&self) -> &'static str;
+
+    /// The intent is durable.
+    fn begin(&mut self, cx: &mut Context<'_>) -> Flow;
+
+    /// The answer that it waits for.
+    fn answer(&mut self, cx: &mut Context<'_>, answer: Answer) -> Flow;
+
+    /// An event of QEMU, already folded into the core.
+    fn event(&mut self, _cx: &mut Context<'_>, _event: &QemuEvent) -> Flow {
+        Flow::Wait
+    }
+
+    /// Whether it has brought about this event, and as what the event is to be billed.
+    fn claim(&self, _event: &str) -> Option<(Cause, BillingState)> {
+        None
+    }
+
+    /// QMP is gone.
+    fn disconnected(&mut self, _cx: &mut Context<'_>) -> Flow {
+        Flow::Wait
+    }
+
+    /// QMP answers again.
+    fn reconnected(&mut self, _cx: &mut Context<'_>) -> Flow {
+        Flow::Wait
+    }
+
+    /// Whether the exit of QEMU is what it waits for.
+    fn expects_exit(&self) -> bool {
+        false
+    }
+
+    /// The exit that it expects.
+    fn exited(&mut self, _cx: &mut Context<'_>) -> Flow {
+        Flow::Wait
+    }
+}
+
+/// Takes back a hibernation that a restart of the agent has interrupted.
+pub(super) fn undo_hibernation(ran: bool, why: Refusal) -> Operation {
+    Box::new(hibernate::Hibernate::to_undo(ran, why))
+}
+
+/// Finds out whether a wake that a restart of the agent has interrupted came to its end.
+pub(super) fn reclaim_wake(why: Refusal) -> Operation {
+    Box::new(wake::Wake::to_reclaim(why))
+}
+
+/// The operation that carries out a request.
+pub(super) fn of(request: &Request) -> Operation {
+    match request {
+        Request::Attach { .. } => Box::new(attach::Attach::Connecting),
+        Request::Detach => Box::new(detach::Detach),
+        Request::Scale { memory_bytes } => Box::new(scale::Scale::new(*memory_bytes)),
+        Request::Pause => Box::new(run_state::SetRunState::pause()),
+        Request::Resume => Box::new(run_state::SetRunState::resume()),
+        Request::Hibernate { method } => Box::new(hibernate::Hibernate::new(*method)),
+        Request::Wake => Box::new(wake::Wake::new()),
+        Request::Reboot => Box::new(reboot::Reboot::default()),
+        Request::Destroy => Box::new(destroy::Destroy::default()),
+    }
+}
+
+/// What an operation sees and may do.
+pub(super) struct Context<'a> {
+    pub(super) now: Stamp,
+    pub(super) core: &'a mut Core,
+    pub(super) command: &'a Command,
+    pub(super) actions: &'a mut Vec<Action>,
+    pub(super) waiting: &'a mut Option<Token>,
+}
+
+impl Context<'_> {
+    /// Asks for an action and waits for its answer.
+    fn ask(&mut self, action: impl FnOnce(Token) -> Action) -> Flow {
+        let token = self.core.token();
+        *self.waiting = Some(token);
+        self.actions.push(action(token));
+        Flow::Wait
+    }
+
+    fn qmp(&mut self, name: &'static str, arguments: Value) -> Flow {
+        self.ask(|token| Action::Qmp(token, QmpCommand { name, arguments }))
+    }
+
+    fn query(&mut self, name: &'static str) -> Flow {
+        self.qmp(name, json!({}))
+    }
+
+    fn wait(&mut self, ms: u64) -> Flow {
+        self.ask(|token| Action::Wait(token, ms))
+    }
+
+    fn announce(&mut self, announcement: Announcement) -> Flow {
+        self.ask(|token| Action::Announce(token, announcement))
+    }
+
+    /// This command as a cause.
+    fn cause(&self, cause: Cause) -> (Cause, Option<CommandId>) {
+        (cause, Some(CommandId::new(&self.command.request_id)))
+    }
+
+    /// Tells the meter, with this command as the cause.
+    fn observe(&mut self, at: Stamp, change: Change, cause: Cause) {
+        let cause = self.cause(cause);
+        self.core.observe(at, change, cause, self.actions);
+    }
+
+    fn progress(&mut self, done_bytes: u64, total_bytes: u64) {
+        self.core.progress = (done_bytes, total_bytes);
+        self.actions.push(Action::Publish(super::Notice::Progress));
+    }
+}
+
+fn done(message: impl Into<String>) -> Flow {
+    Flow::Done(Ok(Outcome { result: CommandResult::Done, message: message.into() }))
+}
+
+fn unchanged(message: impl Into<String>) -> Flow {
+    Flow::Done(Ok(Outcome { result: CommandResult::Unchanged, message: message.into() }))
+}
+
+fn failed(refusal: Refusal) -> Flow {
+    Flow::Done(Err(refusal))
+}
+
+/// An answer that this step cannot have: the shell and the machine disagree.
+fn out_of_place(step: &str, answer: &Answer) -> Flow {
+    failed(Refusal::new(Reason::Bug, format!("unexpected answer while {step}: {answer:?}")))
+}
+
+/// Whether QEMU may have done what it was told, though it did not say so.
+fn is_unsure(refusal: &Refusal) -> bool {
+    matches!(refusal.reason, Reason::OutcomeUnknown | Reason::QmpUnreachable)
+}
+
+/// The billing state behind what `query-status` returned.
+pub(super) fn status_of(returned: &Value) -> Option<BillingState> {
+    RunState::parse(returned.get("status")?.as_str()?).map(RunState::billing_state)
+}
+
+/// An operation that has nothing to do, in the place of one that has moved on.
+pub(super) fn none() -> Operation {
+    Box::new(detach::Detach)
+}

@@ -1,0 +1,182 @@
+//! Moving a guest's state between QEMU and disk, either way: a few commands, then looking on until it is over.
+//!
+//! ```text
+//!   Preparing ── each command returned ─▶ Watching ── completed, concluded ─▶ (Dismissing) ─▶ complete
+//!       │ refused                            │ failed
+//!       ▼                                    ▼
+//!                       failed, with QEMU's own words
+//! ```
+//!
+//! A migration is watched by `query-migrate`, a snapshot job by `query-jobs`, because that is where their
+//! errors appear; a job's id stays taken until it is dismissed.
+
+use std::collections::VecDeque;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::{Answer, Context, Flow, is_unsure, out_of_place};
+use crate::sandbox::command::Method;
+use crate::sandbox::facts::Survey;
+use crate::sandbox::machine::{Action, QmpCommand};
+use crate::sandbox::refusal::{Reason, Refusal};
+
+/// The state of one transfer.
+#[derive(Debug)]
+pub(super) struct Transfer {
+    commands: VecDeque<QmpCommand>,
+    job: Option<String>,
+    stage: Stage,
+    poll_ms: u64,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Preparing,
+    Watching,
+    Dismissing(Option<String>),
+}
+
+/// Whether a transfer goes on.
+#[derive(Debug)]
+pub(super) enum Turn {
+    Wait,
+    Complete,
+    Failed(Refusal),
+}
+
+/// The tag of a snapshot inside qcow2, by its ordinal.
+pub(in crate::sandbox) fn internal_tag(generation: i64, ordinal: u64) -> String {
+    format!("dormouse-{generation}-{ordinal}")
+}
+
+impl Transfer {
+    /// Writes the state: to `path`, or into the disks under `tag`.
+    pub(super) fn save(method: Method, survey: &Survey, path: &Path, tag: &str) -> Self {
+        match method {
+            Method::Internal => Self::job("snapshot-save", survey, tag),
+            method => Self::migration("migrate", method, survey, path),
+        }
+    }
+
+    /// Reads the state back.
+    pub(super) fn load(method: Method, survey: &Survey, path: &Path, tag: &str) -> Self {
+        match method {
+            Method::Internal => Self::job("snapshot-load", survey, tag),
+            method => Self::migration("migrate-incoming", method, survey, path),
+        }
+    }
+
+    fn job(name: &'static str, survey: &Survey, tag: &str) -> Self {
+        let writable: Vec<&str> =
+            survey.disks.iter().filter(|disk| !disk.read_only).map(|disk| disk.node.as_str()).collect();
+        let job = format!("{name}-{tag}");
+        let vmstate = writable.first().copied().unwrap_or_default();
+        let arguments = json!({"job-id": job, "tag": tag, "vmstate": vmstate, "devices": writable});
+        Self::new(vec![QmpCommand { name, arguments }], Some(job))
+    }
+
+    fn migration(name: &'static str, method: Method, survey: &Survey, path: &Path) -> Self {
+        // All that this QEMU has: one left on by an earlier save in the same process would apply here too.
+        let known = survey.capabilities;
+        let capabilities: Vec<Value> = [
+            ("events", true, true),
+            ("x-ignore-shared", known.ignore_shared, method == Method::Shared),
+            ("mapped-ram", known.mapped_ram, method == Method::MappedRam),
+        ]
+        .into_iter()
+        .filter(|(_, known, _)| *known)
+        .map(|(capability, _, state)| json!({"capability": capability, "state": state}))
+        .collect();
+        let commands = vec![
+            QmpCommand { name: "migrate-set-capabilities", arguments: json!({"capabilities": capabilities}) },
+            QmpCommand { name, arguments: json!({"uri": format!("file:{}", path.display())}) },
+        ];
+        Self::new(commands, None)
+    }
+
+    fn new(commands: Vec<QmpCommand>, job: Option<String>) -> Self {
+        Self { commands: commands.into(), job, stage: Stage::Preparing, poll_ms: 0 }
+    }
+
+    pub(super) fn begin(&mut self, cx: &mut Context<'_>) -> Turn {
+        self.poll_ms = cx.core.settings.poll_min_ms;
+        self.prepare(cx)
+    }
+
+    pub(super) fn answer(&mut self, cx: &mut Context<'_>, answer: Answer) -> Turn {
+        match (&self.stage, answer) {
+            (Stage::Preparing, Answer::Returned(_)) => self.prepare(cx),
+            (Stage::Watching, Answer::Returned(value)) => self.judge(cx, &value),
+            (Stage::Watching, Answer::Elapsed) => self.look(cx),
+            (Stage::Dismissing(error), _) => match error {
+                None => Turn::Complete,
+                Some(error) => Turn::Failed(Refusal::new(Reason::QemuFailed, error.clone())),
+            },
+            (Stage::Preparing | Stage::Watching, Answer::Failed(refusal)) if is_unsure(&refusal) => {
+                // QEMU may be at it all the same: what it says of the job or migration decides.
+                self.commands.clear();
+                self.stage = Stage::Watching;
+                self.pause(cx)
+            }
+            (_, Answer::Failed(refusal)) => Turn::Failed(refusal),
+            (_, answer) => match out_of_place("moving the state", &answer) {
+                Flow::Done(Err(refusal)) => Turn::Failed(refusal),
+                _ => Turn::Wait,
+            },
+        }
+    }
+
+    fn prepare(&mut self, cx: &mut Context<'_>) -> Turn {
+        match self.commands.pop_front() {
+            Some(command) => {
+                cx.ask(|token| Action::Qmp(token, command));
+                Turn::Wait
+            }
+            None => {
+                self.stage = Stage::Watching;
+                self.look(cx)
+            }
+        }
+    }
+
+    fn look(&self, cx: &mut Context<'_>) -> Turn {
+        cx.query(if self.job.is_some() { "query-jobs" } else { "query-migrate" });
+        Turn::Wait
+    }
+
+    fn pause(&mut self, cx: &mut Context<'_>) -> Turn {
+        self.poll_ms = (self.poll_ms * 2).min(cx.core.settings.poll_max_ms);
+        cx.wait(self.poll_ms);
+        Turn::Wait
+    }
+
+    fn judge(&mut self, cx: &mut Context<'_>, value: &Value) -> Turn {
+        let Some(job) = self.job.clone() else { return self.judge_migration(cx, value) };
+        let jobs = value.as_array().map(Vec::as_slice).unwrap_or_default();
+        let Some(found) = jobs.iter().find(|candidate| candidate["id"] == job.as_str()) else {
+            return Turn::Failed(Refusal::new(Reason::QemuFailed, format!("QEMU knows no job {job}")));
+        };
+        let bytes = |field: &str| found[field].as_u64().unwrap_or(0);
+        cx.progress(bytes("current-progress"), bytes("total-progress"));
+        if found["status"] != "concluded" {
+            return self.pause(cx);
+        }
+        self.stage = Stage::Dismissing(found["error"].as_str().map(str::to_owned));
+        cx.qmp("job-dismiss", json!({"id": job}));
+        Turn::Wait
+    }
+
+    fn judge_migration(&mut self, cx: &mut Context<'_>, value: &Value) -> Turn {
+        let ram = |field: &str| value["ram"][field].as_u64().unwrap_or(0);
+        cx.progress(ram("transferred"), ram("total"));
+        match value["status"].as_str() {
+            Some("completed") => Turn::Complete,
+            Some("failed" | "cancelled") => {
+                let words = value["error-desc"].as_str().unwrap_or("the migration failed without a word");
+                Turn::Failed(Refusal::new(Reason::QemuFailed, words.to_owned()))
+            }
+            _ => self.pause(cx),
+        }
+    }
+}

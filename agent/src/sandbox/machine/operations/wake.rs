@@ -1,0 +1,247 @@
+//! Wake: check the snapshot, start its QEMU again, load, and continue the guest by our own `cont`.
+//!
+//! ```text
+//!   Verifying ─▶ Launching ─▶ Connecting ─▶ Loading ─▶ AskingMemory ─▶ Continuing ─▶ done
+//!       │            │            │            │            │              │
+//!       ▼            ▼            └────────────┴─ GivingUp ◀┴──────────────┘
+//!     failed      failed                            │ exit
+//!                                                   ▼
+//!                                     failed, hibernated as before
+//! ```
+//!
+//! Billing starts when the guest has been continued, with the memory that QEMU reports then.
+
+use dormouse_metering::{BillingState, Cause, Change};
+
+use super::transfer::{Transfer, Turn, internal_tag};
+use super::{Answer, Context, Flow, Procedure, done, failed, out_of_place, status_of};
+use crate::sandbox::command::Method;
+use crate::sandbox::facts::Survey;
+use crate::sandbox::machine::core::{Link, Phase};
+use crate::sandbox::machine::{Action, Launch, SnapshotRemoval};
+use crate::sandbox::refusal::{Reason, Refusal};
+use crate::sandbox::snapshot::Manifest;
+
+#[derive(Debug)]
+pub(super) struct Wake {
+    step: Step,
+    connect_until_ns: u64,
+}
+
+#[derive(Debug)]
+enum Step {
+    Verifying,
+    Launching,
+    Connecting,
+    Loading(Transfer),
+    AskingMemory,
+    Continuing,
+    Reclaiming(Refusal),
+    GivingUp(Refusal),
+}
+
+impl Wake {
+    pub(super) fn new() -> Self {
+        Self { step: Step::Verifying, connect_until_ns: 0 }
+    }
+
+    /// One that was interrupted: the QEMU that it may have started is looked for.
+    pub(super) fn to_reclaim(why: Refusal) -> Self {
+        Self { step: Step::Reclaiming(why), connect_until_ns: 0 }
+    }
+
+    fn launch(&mut self, cx: &mut Context<'_>, manifest: Box<Manifest>) -> Flow {
+        cx.observe(cx.now, Change::State(BillingState::Waking), Cause::Wake);
+        let arguments = match manifest.method {
+            Method::Internal => vec!["-S".to_owned()],
+            Method::Shared | Method::MappedRam => ["-S", "-incoming", "defer"].map(str::to_owned).to_vec(),
+        };
+        cx.core.snapshot = Some(*manifest.clone());
+        self.step = Step::Launching;
+        cx.ask(|token| Action::Launch(token, Box::new(Launch { manifest: *manifest, arguments })))
+    }
+
+    fn connect(&mut self, cx: &mut Context<'_>) -> Flow {
+        self.step = Step::Connecting;
+        cx.ask(|token| Action::Connect(token, 1))
+    }
+
+    fn load(&mut self, cx: &mut Context<'_>, survey: &Survey) -> Flow {
+        let Some(manifest) = cx.core.snapshot.clone() else {
+            return self.give_up(cx, Refusal::new(Reason::Bug, "the snapshot is gone from memory"));
+        };
+        if let Some(refusal) = mismatch(&manifest, survey) {
+            return self.give_up(cx, refusal);
+        }
+        let tag = internal_tag(cx.core.generation, manifest.ordinal);
+        let mut transfer = Transfer::load(manifest.method, survey, &manifest.state_path(), &tag);
+        let turn = transfer.begin(cx);
+        self.step = Step::Loading(transfer);
+        self.loaded(cx, turn)
+    }
+
+    fn loaded(&mut self, cx: &mut Context<'_>, turn: Turn) -> Flow {
+        match turn {
+            Turn::Wait => Flow::Wait,
+            Turn::Failed(refusal) => self.give_up(cx, refusal),
+            Turn::Complete => {
+                self.step = Step::AskingMemory;
+                cx.query("query-memory-devices")
+            }
+        }
+    }
+
+    /// The guest runs: the snapshot is no longer what it was.
+    fn awake(&mut self, cx: &mut Context<'_>) -> Flow {
+        cx.core.phase = Phase::Attached;
+        if let Some(manifest) = cx.core.snapshot.clone() {
+            let removal = SnapshotRemoval::Consumed(Box::new(manifest));
+            cx.actions.push(Action::RemoveSnapshot(removal));
+        }
+        done(format!("{} runs again", cx.core.key))
+    }
+
+    /// The QEMU that was started goes; the snapshot stays, and the sandbox is hibernated as before.
+    fn give_up(&mut self, cx: &mut Context<'_>, refusal: Refusal) -> Flow {
+        let Some(process) = cx.core.process else { return hibernated_again(cx, refusal) };
+        self.step = Step::GivingUp(refusal);
+        cx.actions.extend([Action::Disconnect, Action::Kill(process)]);
+        Flow::Wait
+    }
+}
+
+/// Billing goes back to what it was before the wake.
+fn hibernated_again(cx: &mut Context<'_>, refusal: Refusal) -> Flow {
+    cx.core.link = Link::None;
+    cx.observe(cx.now, Change::State(BillingState::Hibernated), Cause::WakeFailed);
+    failed(refusal)
+}
+
+fn mismatch(manifest: &Manifest, survey: &Survey) -> Option<Refusal> {
+    let saved_by = manifest.qemu_version.as_str();
+    let found = survey.version.to_string();
+    (saved_by != found).then(|| {
+        let message = format!(
+            "the snapshot was saved by QEMU {saved_by}, and {} is {found} now; install {saved_by} to wake it",
+            manifest.command_line.exe.display()
+        );
+        Refusal::new(Reason::QemuMismatch, message).with("saved_by", saved_by).with("found", found)
+    })
+}
+
+impl Procedure for Wake {
+    fn step(&self) -> &'static str {
+        match self.step {
+            Step::Verifying => "checking the snapshot",
+            Step::Launching => "starting QEMU",
+            Step::Connecting => "connecting",
+            Step::Loading(_) => "loading",
+            Step::AskingMemory => "asking for the memory",
+            Step::Continuing => "cont",
+            Step::Reclaiming(_) => "looking for the QEMU that was started",
+            Step::GivingUp(_) => "ending the QEMU that could not wake",
+        }
+    }
+
+    fn begin(&mut self, cx: &mut Context<'_>) -> Flow {
+        if let Step::Reclaiming(_) = self.step {
+            return cx.ask(|token| Action::Connect(token, 0));
+        }
+        let Some(manifest) = cx.core.snapshot.clone() else {
+            return failed(Refusal::new(
+                Reason::SnapshotDamaged,
+                "the ledger has no snapshot of this sandbox",
+            ));
+        };
+        cx.ask(|token| Action::VerifySnapshot(token, Box::new(manifest)))
+    }
+
+    fn answer(&mut self, cx: &mut Context<'_>, answer: Answer) -> Flow {
+        match (std::mem::replace(&mut self.step, Step::Verifying), answer) {
+            (Step::Verifying, Answer::SnapshotVerified(manifest)) => self.launch(cx, manifest),
+            (Step::Verifying, Answer::Failed(refusal)) => failed(refusal),
+            (Step::Launching, Answer::Launched(process)) => {
+                cx.core.process = Some(process);
+                let launch_ns = cx.core.settings.launch_ms.saturating_mul(1_000_000);
+                self.connect_until_ns = cx.now.boottime_ns.saturating_add(launch_ns);
+                self.connect(cx)
+            }
+            (Step::Connecting, Answer::Surveyed(survey, process)) => {
+                cx.core.found(cx.now, *survey.clone(), process);
+                self.load(cx, &survey)
+            }
+            (Step::Connecting, Answer::Failed(refusal)) => {
+                let keeps_trying = cx.now.boottime_ns < self.connect_until_ns;
+                if keeps_trying { self.connect(cx) } else { self.give_up(cx, refusal) }
+            }
+            (Step::Reclaiming(why), Answer::Surveyed(survey, process)) => {
+                let runs = survey.folded().map(dormouse_metering::RunState::billing_state);
+                cx.core.found(cx.now, *survey, process);
+                if runs == Some(BillingState::Running) {
+                    // When it continued is known only to within the time that nobody looked.
+                    let shape = cx.core.survey.as_ref().map_or(cx.core.shape, Survey::shape);
+                    cx.observe(cx.now, Change::Holds(shape, BillingState::Running), Cause::Wake);
+                    return self.awake(cx);
+                }
+                self.give_up(cx, why)
+            }
+            (Step::Reclaiming(why), Answer::Failed(_)) => hibernated_again(cx, why),
+            (Step::Loading(mut transfer), answer) => {
+                let turn = transfer.answer(cx, answer);
+                self.step = Step::Loading(transfer);
+                self.loaded(cx, turn)
+            }
+            (Step::AskingMemory, Answer::Returned(devices)) => {
+                // Nothing is billed yet, so that what was plugged before costs nothing until the guest goes on.
+                cx.core.learn_memory(cx.now, &devices, cx.actions);
+                self.step = Step::Continuing;
+                cx.query("cont")
+            }
+            (Step::Continuing, Answer::Returned(value)) if value.get("status").is_some() => {
+                match status_of(&value) {
+                    Some(BillingState::Running) => {
+                        cx.observe(cx.now, Change::State(BillingState::Running), Cause::Wake);
+                        self.awake(cx)
+                    }
+                    _ => self.give_up(cx, Refusal::new(Reason::QemuFailed, "the guest did not continue")),
+                }
+            }
+            (Step::Continuing, Answer::Returned(_)) if cx.core.state == BillingState::Running => {
+                self.awake(cx)
+            }
+            (Step::Continuing, Answer::Returned(_)) => {
+                self.step = Step::Continuing;
+                cx.query("query-status")
+            }
+            (_, Answer::Failed(refusal)) => self.give_up(cx, refusal),
+            (step, answer) => {
+                self.step = step;
+                out_of_place(self.step(), &answer)
+            }
+        }
+    }
+
+    fn claim(&self, event: &str) -> Option<(Cause, BillingState)> {
+        match (event, &self.step) {
+            ("RESUME", Step::Continuing) => Some((Cause::Wake, BillingState::Running)),
+            // Loading stops and continues by itself; the guest does not run until we say so.
+            ("STOP" | "RESUME", _) => Some((Cause::Wake, BillingState::Waking)),
+            _ => None,
+        }
+    }
+
+    fn expects_exit(&self) -> bool {
+        !matches!(self.step, Step::Continuing)
+    }
+
+    fn exited(&mut self, cx: &mut Context<'_>) -> Flow {
+        match std::mem::replace(&mut self.step, Step::Verifying) {
+            Step::GivingUp(refusal) => hibernated_again(cx, refusal),
+            _ => {
+                let message =
+                    "QEMU ended while it was loading; its log says why; the snapshot stays as it was";
+                hibernated_again(cx, Refusal::new(Reason::LaunchFailed, message))
+            }
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! What became of a command whose intent is in the ledger and whose outcome is not, because the agent was
+//! restarted in between. Each is resolved by evidence.
+//!
+//! | command | QEMU lives | QEMU is gone | hibernated |
+//! |---|---|---|---|
+//! | scale | done or partial, by what is plugged | died | - |
+//! | pause, resume | done if the guest is so, else interrupted | died | - |
+//! | reboot | unknown: a reset leaves no trace | died | - |
+//! | hibernate | called off, the guest goes on | done if the snapshot is recorded, else died | done |
+//! | wake | done if the guest runs, else its QEMU is ended | - | interrupted |
+//! | destroy, detach | begun again | done | begun again |
+
+use dormouse_metering::{BillingState, Cause, Change, CommandId, Stamp};
+
+use super::core::{Core, Link, Phase};
+use super::operations::{self, Operation};
+use super::{Action, Notice, Sandbox, SnapshotRemoval, Stage, Underway};
+use crate::sandbox::command::{Command, CommandResult, Outcome, Request};
+use crate::sandbox::refusal::{Reason, Refusal};
+use crate::sandbox::snapshot::Manifest;
+
+/// What the ledger says of a sandbox when the agent starts.
+#[derive(Debug)]
+pub struct Recovered {
+    /// What is known of it; its phase is that of its open slice.
+    pub core: Core,
+    /// The command that has an intent and no outcome.
+    pub unfinished: Option<Command>,
+    /// A snapshot that is complete though the sandbox is not hibernated.
+    pub saved: Option<Manifest>,
+    /// Whether the guest ran when the unfinished command began.
+    pub ran: bool,
+    /// Through when the process is known to have lived, where it is gone now.
+    pub last_proof: Option<Stamp>,
+}
+
+/// How an unfinished command goes on.
+enum Resolution {
+    Concluded(Result<Outcome, Refusal>),
+    GoesOn(Operation),
+}
+
+impl Sandbox {
+    /// Takes up a sandbox where the ledger left it.
+    pub fn recover_from(recovered: Recovered, now: Stamp, process_lives: bool) -> (Self, Vec<Action>) {
+        let mut actions = Vec::new();
+        let underway =
+            recovered.unfinished.map(|command| Underway { command, stage: Stage::Recovering, waiting: None });
+        let mut sandbox = Self { core: recovered.core, underway, saved: recovered.saved, ran: recovered.ran };
+        match (sandbox.core.phase, process_lives) {
+            (Phase::Attached, true) => sandbox.core.connect(0, &mut actions),
+            (Phase::Attached, false) => {
+                sandbox.core.last_proof = recovered.last_proof;
+                actions.extend(sandbox.step(now, super::Input::Exited));
+            }
+            _ => sandbox.recover(now, &mut actions),
+        }
+        (sandbox, actions)
+    }
+
+    /// QEMU is found, or there is none to be found: resolves the unfinished command.
+    pub(super) fn recover(&mut self, now: Stamp, actions: &mut Vec<Action>) {
+        let Some(Underway { command, stage: Stage::Recovering, .. }) = self.underway.as_ref() else {
+            return self.forget_saved(actions);
+        };
+        let resolution = self.resolve(&command.request);
+        match resolution {
+            Resolution::Concluded(result) => self.conclude(now, result, actions),
+            Resolution::GoesOn(operation) => {
+                if let Some(underway) = self.underway.as_mut() {
+                    underway.stage = Stage::Working(operation);
+                }
+                self.work(now, actions, |operation, cx| operation.begin(cx));
+            }
+        }
+        self.forget_saved(actions);
+    }
+
+    /// QEMU is gone: was that the end of an unfinished hibernation or destroy? True when it was.
+    pub(super) fn recover_without_process(&mut self, now: Stamp, actions: &mut Vec<Action>) -> bool {
+        let Some(Underway { command, stage: Stage::Recovering, .. }) = self.underway.as_ref() else {
+            return false;
+        };
+        let cause = |cause| (cause, Some(CommandId::new(&command.request_id)));
+        let request = command.request.clone();
+        match (&request, self.saved.take()) {
+            (Request::Hibernate { .. }, Some(manifest)) => {
+                let change = Change::State(BillingState::Hibernated);
+                self.core.observe(now, change, cause(Cause::Hibernate), actions);
+                self.core.phase = Phase::Hibernated;
+                self.core.snapshot = Some(manifest);
+                self.conclude(now, done("hibernated before the agent was restarted"), actions);
+            }
+            (Request::Destroy | Request::Detach, _) => {
+                let cause = cause(if request == Request::Destroy { Cause::Destroy } else { Cause::Detach });
+                self.core.died_unseen(now, cause, actions);
+                self.conclude(now, done("its QEMU is gone"), actions);
+            }
+            _ => {
+                self.core.died_unseen(now, (Cause::Death, None), actions);
+                let refusal = Refusal::new(Reason::QemuDied, "QEMU ended while the agent was not there");
+                self.conclude(now, Err(refusal), actions);
+            }
+        }
+        true
+    }
+
+    fn resolve(&self, request: &Request) -> Resolution {
+        let core = &self.core;
+        let interrupted = || {
+            let message =
+                format!("the agent was restarted; {} is {} and nothing was changed", core.key, core.state);
+            Refusal::new(Reason::Interrupted, message)
+        };
+        let reached = |state| if core.state == state { done("it is so") } else { Err(interrupted()) };
+        Resolution::Concluded(match request {
+            Request::Scale { memory_bytes } => Ok(scaled(core, *memory_bytes)),
+            Request::Pause => reached(BillingState::Paused),
+            Request::Resume => reached(BillingState::Running),
+            Request::Reboot => Err(Refusal::new(
+                Reason::OutcomeUnknown,
+                "the agent was restarted; whether the guest was reset before that is not known",
+            )),
+            Request::Hibernate { .. } if core.phase == Phase::Hibernated => done("it is hibernated"),
+            Request::Hibernate { .. } => {
+                return Resolution::GoesOn(operations::undo_hibernation(self.ran, interrupted()));
+            }
+            Request::Wake if core.phase == Phase::Attached => done("it runs"),
+            Request::Wake => return Resolution::GoesOn(operations::reclaim_wake(interrupted())),
+            Request::Attach { .. } => done("it is attached"),
+            Request::Detach | Request::Destroy => return Resolution::GoesOn(operations::of(request)),
+        })
+    }
+
+    /// A snapshot whose guest has gone on is no longer what it was.
+    fn forget_saved(&mut self, actions: &mut Vec<Action>) {
+        if let Some(manifest) = self.saved.take() {
+            self.core.snapshot = Some(manifest.clone());
+            actions.push(Action::RemoveSnapshot(SnapshotRemoval::Consumed(Box::new(manifest))));
+        }
+    }
+}
+
+impl Core {
+    /// The process ended while nobody looked: what comes after the last proof of its life is lost, not billed.
+    pub(super) fn died_unseen(
+        &mut self,
+        now: Stamp,
+        cause: (Cause, Option<CommandId>),
+        actions: &mut Vec<Action>,
+    ) {
+        let proof = self.last_proof.take().unwrap_or(now);
+        self.link = Link::None;
+        self.observe(proof, Change::State(BillingState::Lost), (Cause::ProofEnded, None), actions);
+        self.observe(now, Change::Ended, cause, actions);
+        self.phase = Phase::Ended;
+        actions.push(Action::Publish(Notice::Changed("proof_ended")));
+    }
+}
+
+fn done(message: &str) -> Result<Outcome, Refusal> {
+    Ok(Outcome { result: CommandResult::Done, message: message.to_owned() })
+}
+
+fn scaled(core: &Core, memory_bytes: u64) -> Outcome {
+    let memory = core.shape.memory_base_bytes + core.shape.memory_plugged_bytes;
+    let result = if memory == memory_bytes {
+        CommandResult::Done
+    } else {
+        CommandResult::Partial { achieved_bytes: memory }
+    };
+    Outcome { result, message: format!("the agent was restarted; memory is {}", crate::size::Size(memory)) }
+}
