@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 /// One text file of the project.
 pub(crate) struct File {
@@ -9,6 +10,7 @@ pub(crate) struct File {
     pub(crate) path: String,
     /// Its text.
     pub(crate) text: String,
+    code: OnceLock<String>,
 }
 
 impl File {
@@ -28,19 +30,19 @@ impl File {
         name.split('.').next().unwrap_or(name)
     }
 
-    pub(crate) fn is_rust(&self) -> bool {
-        Path::new(&self.path).extension().is_some_and(|extension| extension == "rs")
+    pub(crate) fn has_extension(&self, wanted: &str) -> bool {
+        Path::new(&self.path).extension().is_some_and(|extension| extension == wanted)
     }
 
     /// Rust code alone: comments and the insides of strings are blanks, lines stay where they are.
-    pub(crate) fn code(&self) -> String {
-        blank_all_but_code(&self.text)
+    pub(crate) fn code(&self) -> &str {
+        self.code.get_or_init(|| blank_all_but_code(&self.text))
     }
 
     /// Code without the `#[cfg(test)]` modules in it, which come last in a file.
     pub(crate) fn code_without_tests(&self) -> String {
         let mut code = String::new();
-        let mut lines = self.code().lines().map(str::to_owned).collect::<Vec<_>>().into_iter().peekable();
+        let mut lines = self.code().lines().peekable();
         while let Some(line) = lines.next() {
             let module = lines.peek().is_some_and(|next| next.starts_with("mod ") && next.ends_with('{'));
             if line == "#[cfg(test)]" && module {
@@ -52,7 +54,7 @@ impl File {
                     }
                 }
             } else {
-                code.push_str(&line);
+                code.push_str(line);
                 code.push('\n');
             }
         }
@@ -65,29 +67,31 @@ pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// Every text file of the project, what is built and what is hidden left out, sorted by path.
-pub(crate) fn files() -> Vec<File> {
-    let mut files = Vec::new();
-    collect(&root(), "", &mut files);
-    files.sort_by(|a, b| a.path.cmp(&b.path));
-    files
+/// Every text file of the project, what is built left out, sorted by path. Read once.
+pub(crate) fn files() -> &'static [File] {
+    static FILES: OnceLock<Vec<File>> = OnceLock::new();
+    FILES.get_or_init(|| {
+        let mut files = Vec::new();
+        collect(&root(), "", &mut files);
+        files.sort_by(|a, b| a.path.cmp(&b.path));
+        files
+    })
 }
 
 /// The Rust files under a folder.
-pub(crate) fn rust_files(folder: &str) -> Vec<File> {
-    files().into_iter().filter(|file| file.is_rust() && file.path.starts_with(folder)).collect()
+pub(crate) fn rust_files(folder: &str) -> impl Iterator<Item = &'static File> {
+    files().iter().filter(move |file| file.has_extension("rs") && file.path.starts_with(folder))
 }
 
 /// One file by its path.
-pub(crate) fn file(path: &str) -> File {
-    let text = fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"));
-    File { path: path.to_owned(), text }
+pub(crate) fn file(path: &str) -> &'static File {
+    files().iter().find(|file| file.path == path).unwrap_or_else(|| panic!("there is no file {path}"))
 }
 
 fn collect(folder: &Path, prefix: &str, files: &mut Vec<File>) {
     const LEFT_OUT: [&str; 5] = ["target", ".git", "Cargo.lock", "LICENSE", "corpus"];
-    for entry in fs::read_dir(folder).expect("a folder of the project") {
-        let entry = entry.expect("an entry of a folder of the project");
+    let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    for entry in entries.filter_map(Result::ok) {
         let name = entry.file_name().to_string_lossy().into_owned();
         if LEFT_OUT.contains(&name.as_str()) {
             continue;
@@ -96,7 +100,7 @@ fn collect(folder: &Path, prefix: &str, files: &mut Vec<File>) {
         if entry.path().is_dir() {
             collect(&entry.path(), &format!("{path}/"), files);
         } else if let Ok(text) = fs::read_to_string(entry.path()) {
-            files.push(File { path, text });
+            files.push(File { path, text, code: OnceLock::new() });
         }
     }
 }
@@ -143,7 +147,9 @@ fn step(within: Within, rest: &[char], before: Option<char>) -> (Within, usize) 
             }
         }
         // A character literal may be a quote; a lifetime may not.
-        Within::Code if begins("'\\") => (Within::Code, rest.iter().skip(3).take_while(|c| **c != '\'').count() + 4),
+        Within::Code if begins("'\\") => {
+            (Within::Code, rest.iter().skip(3).take_while(|c| **c != '\'').count() + 4)
+        }
         Within::Code if begins("'") && rest.get(2) == Some(&'\'') => (Within::Code, 3),
         Within::LineComment if begins("\n") => (Within::Code, 1),
         Within::BlockComment { depth } if begins("/*") => (Within::BlockComment { depth: depth + 1 }, 2),
@@ -151,7 +157,9 @@ fn step(within: Within, rest: &[char], before: Option<char>) -> (Within, usize) 
         Within::BlockComment { depth } if begins("*/") => (Within::BlockComment { depth: depth - 1 }, 2),
         Within::Text if begins("\\") => (Within::Text, 2.min(rest.len())),
         Within::Text if begins("\"") => (Within::Code, 1),
-        Within::RawText { hashes } if begins("\"") && rest[1..].iter().take_while(|c| **c == '#').count() >= hashes => {
+        Within::RawText { hashes }
+            if begins("\"") && rest[1..].iter().take_while(|c| **c == '#').count() >= hashes =>
+        {
             (Within::Code, hashes + 1)
         }
         same => (same, 1),
