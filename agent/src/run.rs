@@ -1,7 +1,7 @@
 //! The agent, from its start to its end.
 //!
 //! ```text
-//!   configuration -> log -> socket -> ledger -> host -> control service -> READY
+//!   configuration -> log -> ledger -> socket -> host -> control service -> READY
 //!   SIGTERM or SIGINT -> STOPPING -> no more commands -> answers to those under way -> host lets go -> ledger closes
 //! ```
 //!
@@ -69,9 +69,10 @@ pub async fn agent(config: Config) -> Result<(), RunError> {
     for folder in [Some(config.state_dir.as_path()), config.socket.parent()].into_iter().flatten() {
         fs::create_dir_all(folder).map_err(|source| RunError::Folder { path: folder.to_owned(), source })?;
     }
+    // The ledger first: whoever holds it may put its socket in place, and takes it away before letting go.
+    let ledger = Ledger::open(&config.ledger_path(), &name)?;
     let listener = control::bind(&config.socket, config.socket_mode).await?;
     let _socket = SocketFile(&config.socket);
-    let ledger = Ledger::open(&config.ledger_path(), &name)?;
     let host = host::start(&config, &ledger).await?;
     let serving = Serving {
         host: host.handle.clone(),

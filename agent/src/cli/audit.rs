@@ -53,7 +53,7 @@ fn describe(reply: &AuditReply) -> String {
         return format!("{checked}: everything holds\n");
     }
     let rows: Vec<_> = violations.iter().map(row).collect();
-    format!("{}{checked}: {} violations\n", render(COLUMNS, &rows, terminal_width()), violations.len())
+    format!("{}{checked}: {} do not hold\n", render(COLUMNS, &rows, terminal_width()), violations.len())
 }
 
 fn row(violation: &Violation) -> [String; 5] {
@@ -91,6 +91,6 @@ mod tests {
         assert_eq!(verdict(&reply), Exit::Anomaly);
         let text = describe(&reply);
         assert!(text.contains("AUDIT_GAP  default/sb1"), "{text}");
-        assert!(text.ends_with("1 violations\n"), "{text}");
+        assert!(text.ends_with(": 1 do not hold\n"), "{text}");
     }
 }

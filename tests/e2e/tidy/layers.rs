@@ -12,10 +12,11 @@ const MODULES: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "clock", "config", "control", "host", "http", "ids", "metering", "proto", "publish", "sandbox",
-            "size",
+            "clock", "config", "control", "host", "http", "ids", "metering", "proto", "publish", "run",
+            "sandbox", "size",
         ],
     ),
+    ("run", &["clock", "config", "control", "host", "http", "publish"]),
     ("control", &["clock", "config", "host", "ids", "metering", "proto", "sandbox", "size"]),
     ("http", &["clock", "config", "host", "ids", "metering", "sandbox", "size"]),
     ("publish", &["clock", "config", "host", "ids", "metering", "sandbox"]),
