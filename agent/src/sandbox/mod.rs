@@ -2,4 +2,5 @@
 
 pub mod command;
 pub mod refusal;
+pub mod snapshot;
 pub mod view;
