@@ -2,5 +2,6 @@
 
 pub mod discovery;
 mod handle;
+pub mod memory;
 
 pub use handle::{Executed, HostHandle};
