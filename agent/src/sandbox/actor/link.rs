@@ -67,7 +67,8 @@ pub(super) async fn connect(
     let Connection { client, events, peer, version } =
         Connection::connect(&path, environment.qmp.clone()).await.map_err(|error| refusal(&error))?;
     let process = Process::open(peer.pid).map_err(|error| unreachable(&error))?;
-    let command_line = CommandLine::of(peer.pid).map_err(|error| unreachable(&error))?;
+    // Another user's QEMU can be driven and billed without it; it cannot be hibernated.
+    let command_line = CommandLine::of(peer.pid).map_err(|error| super::act::with_cause(&error));
     if !process.is_alive() {
         return Err(Refusal::new(Reason::QmpUnreachable, "QEMU ended while it was being connected to"));
     }
@@ -132,7 +133,7 @@ struct Asker {
     client: Client,
     version: Version,
     process: Process,
-    command_line: CommandLine,
+    command_line: Result<CommandLine, String>,
     schemas: super::SchemaCache,
 }
 
