@@ -1,4 +1,74 @@
 //! Observations of one sandbox in, slices out.
+//!
+//! An observation stays *pending* until everything up to its stamp is sealed, so that one which QEMU delivers
+//! late, and out of order with others, still places its cut where QEMU stamped it (M9). What is pending is
+//! nothing but a sorted list: slices follow from the open slice and that list alone, whatever the order of
+//! arrival, and a recovery that has both goes on as if nothing had happened. What is final never changes.
+//!
+//! ```text
+//!                 Began                        seal, not over the end
+//!                   |                              +---------+
+//!                   v                              v         |
+//!  NotBegun ---------------------------------->  Open -------+
+//!                                                 |  ^  observe: into pending, emits nothing
+//!                                                 |  |  (65th pending: the oldest becomes final)
+//!                                                 |  +--+
+//!                                                 |
+//!                                                 |  seal, over a pending Ended
+//!                                                 v
+//!                                               Ended ---> every observation is refused
+//!
+//!   last final cut                                          through
+//!        |  open slice                                         |
+//!  ------+-----------x--------x---------[window]--------x------+------[   window   ]---x----->
+//!  final |            pending, final with this seal            | pending: still waits
+//!                                                a window that reaches behind `through` holds it back
+//! ```
+//!
+//! # What cuts, where, and under which name
+//!
+//! The truth of an observation lies in its window `[at - u, at]`, where `u` is its uncertainty. Each component
+//! of what is held (state, vCPUs, base, plugged and requested memory, disk) is looked at by itself, and an
+//! uncertain change counts from that end of its window which bills less: nothing is ever billed that was not
+//! held. More billed is `running`, less is `lost`, and all other states are alike, as in the default policy.
+//!
+//! | observation | cut | its uncertainty |
+//! |---|---|---|
+//! | exact (`u` = 0), changes something | at its stamp | 0 |
+//! | uncertain, more is held or billed | at `at` | `u` |
+//! | uncertain, less is held or billed | at `at - u`; not before the last final cut, nor before the last pending stamp that speaks of the same component | `u` |
+//! | uncertain, more of one and less of another | both of these cuts | `u` |
+//! | changes nothing | none | |
+//! | [`Change::Mark`] | at its stamp, always | its own |
+//! | [`Change::Ended`] | at `at - u`; not before the last final cut, nor before the last pending stamp but a mark's. What is stamped after it is dropped or refused | `u` |
+//! | the first of a new boot, changes nothing | at its stamp, cause [`HostBoot`](crate::Cause::HostBoot) | its own |
+//! | stamped before the last final cut | there; the slice that is open takes the change over, its first boundary stays | `u` and what was clamped |
+//! | exact, in the window of an uncertain one that says the same | one cut, at the exact stamp; the uncertain one's cause and command where the exact one has no command | 0 |
+//! | several at one stamp | one cut, named by a command's before another change's before a mark's | the greatest |
+//! | nothing, at a full UTC hour | at the hour, cause [`Hour`](crate::Cause::Hour) | 0 |
+//!
+//! The order of arrival of the exact and the uncertain one does not matter, unless a seal came in between.
+//! A change that is clamped, or whose window reaches back, to the last final cut has no boundary of its own,
+//! because no slice is empty: its command names none. Whoever seals only what can no longer change avoids both.
+//!
+//! # Where the wall clock puts it
+//!
+//! Durations are differences of boottime (M8). Let `p` be the wall position of the last cut, `w` the wall time
+//! of the next stamp (at least `p`) and `d` the boottime between them:
+//!
+//! | | slices |
+//! |---|---|
+//! | `w - p = d` | `[p, w)` lasting `d` |
+//! | `w - p > d`: the clock was set forward | `[p, p + d)` lasting `d`, then `[p + d, w)` lasting 0 |
+//! | `w - p < d`: the clock was set back | `[p, p)` lasting `d - (w - p)`, then `[p, w)` lasting `w - p` |
+//! | another boot: boottime does not compare | `[p, w)` lasting `w - p` |
+//!
+//! The boundary inside has cause [`ClockStep`](crate::Cause::ClockStep). Every slice with an extent is split at
+//! every full UTC hour inside it. Whoever notices a step gives a `Mark` with the new wall time, so that the
+//! step is placed where it happened; whoever finds the host booted again gives what is true of the time
+//! between (`lost`, `hibernated`) with the last stamp of the old boot, before anything of the new one.
+//! Hours that were sealed before a step back was known stay where the clock then was: sealed later, the same
+//! time is placed elsewhere, and lasts as long.
 
 use std::cmp::min;
 
@@ -81,17 +151,7 @@ impl Meter {
     /// everything behind it.
     pub fn seal(&mut self, through: Stamp, emit: &mut impl FnMut(Slice)) {
         let Life::Open(open) = &mut self.life else { return };
-        let pending = self.pending.as_slice();
-        let Some(reached) = reached(open, pending, &through) else { return };
-        let reached = &pending[..reached];
-        let until_ns = until_ns(reached, &through);
-        let limit_ns = |boot| if boot == through.boot { until_ns } else { u64::MAX };
-        let (consumed, ended) = sweep_boots(open, reached, limit_ns, emit);
-        if let Some(last_ns) = until_ns.checked_sub(1).filter(|_| !ended) {
-            let last = through.earlier_by(through.boottime_ns - last_ns);
-            let last = Point { boot: last.boot, boottime_ns: last.boottime_ns, wall_ns: last.wall_ns };
-            place::close_hours(open, &last, emit);
-        }
+        let (consumed, ended) = seal_through(open, self.pending.as_slice(), &through, emit);
         self.settle(consumed, ended);
     }
 
@@ -113,11 +173,12 @@ impl Meter {
         self.settle(consumed, ended);
     }
 
-    /// Emits the slices as they would be if everything pending were final, and returns the open slice that
-    /// would follow them: `None` before a life and after its end.
+    /// Emits the slices as they would be if everything were sealed through the last pending stamp, and returns
+    /// the open slice that would follow them: `None` before a life and after its end.
     pub fn provisional(&self, emit: &mut impl FnMut(Slice)) -> Option<OpenSlice> {
         let mut open = self.open()?.clone();
-        let (_, ended) = sweep_boots(&mut open, self.pending(), |_| u64::MAX, emit);
+        let Some(last) = self.pending().last() else { return Some(open) };
+        let (_, ended) = seal_through(&mut open, self.pending(), &last.at, emit);
         (!ended).then_some(open)
     }
 
@@ -168,6 +229,26 @@ fn first_slice(began: Observation, shape: Shape, state: BillingState) -> OpenSli
         boot: began.at.boot,
         start_boottime_ns: began.at.boottime_ns,
     }
+}
+
+/// Seals an open slice, and says how many of the pending observations are final, and whether the life is.
+fn seal_through(
+    open: &mut OpenSlice,
+    pending: &[Observation],
+    through: &Stamp,
+    emit: &mut impl FnMut(Slice),
+) -> (usize, bool) {
+    let Some(reached) = reached(open, pending, through) else { return (0, false) };
+    let reached = &pending[..reached];
+    let until_ns = until_ns(reached, through);
+    let limit_ns = |boot| if boot == through.boot { until_ns } else { u64::MAX };
+    let (consumed, ended) = sweep_boots(open, reached, limit_ns, emit);
+    if let Some(last_ns) = until_ns.checked_sub(1).filter(|_| !ended) {
+        let last = through.earlier_by(through.boottime_ns.saturating_sub(last_ns));
+        let last = Point { boot: last.boot, boottime_ns: last.boottime_ns, wall_ns: last.wall_ns };
+        place::close_hours(open, &last, emit);
+    }
+    (consumed, ended)
 }
 
 /// How many of the pending observations are of the stamp's boot or an older one; `None` if that boot is over.

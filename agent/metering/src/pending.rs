@@ -1,10 +1,12 @@
 //! The observations that are not final yet, in order.
 
 use crate::sweep::window_start_ns;
-use crate::{BootId, Change, Observation, OpenSlice, Placed, Refused, Stamp};
+use crate::{Change, Observation, OpenSlice, Placed, Refused, Stamp};
 
-/// Observations in order of their stamps; of equal stamps, in order of arrival. Those of an older boot come
-/// before those of a newer one. An end, if there is one, is the last.
+/// Observations in order of their stamps. Of equal stamps, the exact one comes before the uncertain one, whose
+/// window it ends; but where everything that came too late was clamped to, the more uncertain comes first, for
+/// what was clamped is uncertainty. The rest is in order of arrival. Those of an older boot come before those
+/// of a newer one. An end, if there is one, is the last.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Pending(Vec<Observation>);
 
@@ -22,7 +24,7 @@ impl Pending {
     pub(crate) fn insert(&mut self, mut new: Observation, open: &OpenSlice) -> Result<Placed, Refused> {
         let clamped_ns = clamp(&mut new.at, open);
         let placed = if clamped_ns > 0 { Placed::Clamped { by_ns: clamped_ns } } else { Placed::AsStamped };
-        let index = self.position(&new.at, open.boot);
+        let index = self.position(&new, open);
         if new.change == Change::Ended {
             return self
                 .insert_end(index, new)
@@ -59,19 +61,30 @@ impl Pending {
         Ok(false)
     }
 
-    /// Where a stamp belongs: behind everything of its boot that is not later. A boot that is not known here
-    /// is the newest.
-    fn position(&self, at: &Stamp, oldest: BootId) -> usize {
-        let same_boot = self.0.iter().rposition(|pending| pending.at.boot == at.boot);
-        match same_boot {
-            Some(last) => self.0[..=last]
-                .iter()
-                .rposition(|pending| pending.at.boot != at.boot || pending.at.boottime_ns <= at.boottime_ns)
-                .map_or(0, |before| before + 1),
-            None if at.boot == oldest => 0,
-            None => self.0.len(),
-        }
+    /// Where an observation belongs: behind everything of its boot that is not later. A boot that is not known
+    /// here is the newest.
+    fn position(&self, new: &Observation, open: &OpenSlice) -> usize {
+        let boot = new.at.boot;
+        let Some(last) = self.0.iter().rposition(|pending| pending.at.boot == boot) else {
+            return if boot == open.boot { 0 } else { self.0.len() };
+        };
+        self.0[..=last]
+            .iter()
+            .rposition(|pending| pending.at.boot != boot || order(pending, open) <= order(new, open))
+            .map_or(0, |before| before + 1)
     }
+}
+
+/// The order within one boot.
+fn order(observation: &Observation, open: &OpenSlice) -> (u64, u64) {
+    let at = &observation.at;
+    let clamped = at.boot == open.boot && at.boottime_ns == open.start_boottime_ns;
+    let behind = match observation.change {
+        Change::Ended => u64::MAX,
+        _ if clamped => u64::MAX - at.uncertainty_ns,
+        _ => at.uncertainty_ns,
+    };
+    (at.boottime_ns, behind)
 }
 
 /// Moves a stamp before the last final cut onto it, and says by how much. What was clamped is uncertainty.

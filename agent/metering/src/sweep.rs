@@ -4,12 +4,16 @@
 //! its window `[at - uncertainty, at]` they have the values it names. Up to `at` of the one before it that
 //! speaks of a component, that one is believed; from there, as soon as the window has begun, the lesser of the
 //! two values; from `at` on, its own. The sweep walks the instants at which any of this can change anything.
+//! [`author`] says under which name a cut is made.
 
 use std::cmp::max;
 
+use self::author::boundary;
 use crate::holding::{Components, Holding};
 use crate::place::{self, Point};
-use crate::{Boundary, Cause, Change, Observation, OpenSlice, Slice};
+use crate::{Change, Observation, OpenSlice, Slice};
+
+mod author;
 
 /// Where the window of an observation begins, in boottime of its boot.
 pub(crate) fn window_start_ns(observation: &Observation) -> u64 {
@@ -67,16 +71,6 @@ fn point(observation: &Observation, boottime_ns: u64) -> Point {
     }
 }
 
-/// The boundary that one observation makes, under the name of another (or of itself).
-fn boundary(made_by: &Observation, named_by: &Observation) -> Boundary {
-    Boundary {
-        unix_ns: made_by.at.wall_ns,
-        uncertainty_ns: made_by.at.uncertainty_ns,
-        cause: named_by.cause,
-        command: named_by.command.clone(),
-    }
-}
-
 struct Sweep<'a> {
     open: &'a mut OpenSlice,
     items: &'a [Observation],
@@ -129,7 +123,7 @@ impl<'a> Sweep<'a> {
             self.index += 1;
         }
         self.reached_ns = Some(at_ns);
-        let held = self.least_ns(at_ns);
+        let held = if self.windows { self.least(at_ns) } else { self.known };
         let was = Holding { shape: self.open.shape, state: self.open.state };
         let now = &items[first..self.index];
         let marked = now.iter().any(|item| item.change == Change::Mark);
@@ -147,7 +141,7 @@ impl<'a> Sweep<'a> {
     }
 
     /// What may be billed from an instant on: what is known, lowered by every window that has begun.
-    fn least_ns(&self, at_ns: u64) -> Holding {
+    fn least(&self, at_ns: u64) -> Holding {
         let mut held = self.known;
         for (item, next) in self.next_speakers() {
             if window_start_ns(item) <= at_ns {
@@ -166,69 +160,6 @@ impl<'a> Sweep<'a> {
             seen = seen.or(next);
             (!next.is_empty()).then_some((item, next))
         })
-    }
-
-    /// The boundary at an instant: made by the observations whose values changed what is held there, named by
-    /// a command if one of them has one.
-    fn author(&self, now: &[Observation], at_ns: u64, was: &Holding, held: &Holding) -> Boundary {
-        let changed = held.differs(was);
-        let lowered = held.differs(&self.known);
-        let mut best: Option<(u8, Boundary)> = None;
-        let mut offer = |made_by: &Observation, spoken: Components, behind: &[Observation]| {
-            let named_by = self.name(made_by, spoken, at_ns, behind);
-            let rank = if named_by.command.is_some() { 2 } else { u8::from(!spoken.is_empty()) };
-            let candidate = boundary(made_by, named_by);
-            match &mut best {
-                Some((best_rank, known)) if *best_rank >= rank => {
-                    known.uncertainty_ns = max(known.uncertainty_ns, candidate.uncertainty_ns);
-                }
-                Some((best_rank, known)) => {
-                    let uncertainty_ns = max(known.uncertainty_ns, candidate.uncertainty_ns);
-                    (*best_rank, *known) = (rank, Boundary { uncertainty_ns, ..candidate });
-                }
-                None => best = Some((rank, candidate)),
-            }
-        };
-        for (position, item) in now.iter().enumerate() {
-            let spoken = Components::spoken_of(&item.change).and(changed).without(lowered);
-            if item.change == Change::Mark || !spoken.is_empty() {
-                offer(item, spoken, &now[position + 1..]);
-            }
-        }
-        for (item, next) in self.next_speakers() {
-            let spoken = next.and(changed).and(lowered);
-            if window_start_ns(item) <= at_ns && !spoken.is_empty() {
-                offer(item, spoken, &[]);
-            }
-        }
-        let uncertainty_ns = now.first().map_or(0, |item| item.at.uncertainty_ns);
-        best.map_or(
-            Boundary { unix_ns: 0, uncertainty_ns, cause: Cause::HostBoot, command: None },
-            |(_, boundary)| boundary,
-        )
-    }
-
-    /// The observation whose cause and command name a cut: its maker, unless a later one says the same of a
-    /// window in which the cut lies, and knows the command.
-    fn name<'b>(
-        &'b self,
-        made_by: &'b Observation,
-        spoken: Components,
-        at_ns: u64,
-        behind: &'b [Observation],
-    ) -> &'b Observation {
-        if made_by.command.is_some() || spoken.is_empty() {
-            return made_by;
-        }
-        let says = self.known.after(&made_by.change);
-        let ahead: &[Observation] = if self.windows { &self.items[self.index..] } else { &[] };
-        behind
-            .iter()
-            .chain(ahead)
-            .filter(|item| !Components::spoken_of(&item.change).and(spoken).is_empty())
-            .take_while(|item| says.after(&item.change).differs(&says).and(spoken).is_empty())
-            .find(|item| item.command.is_some() && window_start_ns(item) <= at_ns)
-            .unwrap_or(made_by)
     }
 }
 

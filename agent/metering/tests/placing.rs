@@ -1,0 +1,209 @@
+//! Where cuts are placed and how they are named, case by case.
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    reason = "a test's name says what it proves, and a panic that it does not"
+)]
+
+mod support;
+
+use dormouse_metering::meter::PENDING_MAX;
+use dormouse_metering::{BillingState, Cause, Change, Observation, Placed, Slice};
+use support::*;
+
+/// The cuts that are made of observations: nanoseconds after the beginning, cause, command, uncertainty.
+fn cuts(observations: impl IntoIterator<Item = Observation>) -> Vec<(i64, Cause, String, u64)> {
+    let mut meter = begun();
+    for observation in observations {
+        meter.observe(observation, &mut |_| {}).unwrap();
+    }
+    let (slices, _) = provisional(&meter);
+    let cut = |slice: Slice| {
+        let command = slice.end.command.map(|command| command.to_string()).unwrap_or_default();
+        let after_ns = slice.end.unix_ns - at(BEGAN).wall_ns;
+        (after_ns, slice.end.cause, command, slice.end.uncertainty_ns)
+    };
+    slices.into_iter().map(cut).collect()
+}
+
+fn event(ns: u64, plugged: u64) -> Observation {
+    seen(at(BEGAN + ns), Change::Plugged(plugged), Cause::Resize)
+}
+
+fn answer(ns: u64, uncertainty_ns: u64, plugged: u64) -> Observation {
+    let at = at(BEGAN + ns).uncertain_by(uncertainty_ns);
+    commanded(at, Change::Plugged(plugged), Cause::Scale, "scale-1")
+}
+
+fn named(ns: i64, uncertainty_ns: u64) -> (i64, Cause, String, u64) {
+    (ns, Cause::Scale, "scale-1".to_owned(), uncertainty_ns)
+}
+
+#[test]
+fn an_answer_that_more_is_held_counts_from_the_end_of_its_window() {
+    assert_eq!(cuts([answer(30, 20, 5)]), [named(30, 20)]);
+}
+
+#[test]
+fn an_answer_that_less_is_held_counts_from_the_start_of_its_window() {
+    assert_eq!(cuts([event(5, 9), answer(30, 20, 5)])[1..], [named(10, 20)]);
+    let stopped = Change::State(BillingState::Paused);
+    let stopped = seen(at(BEGAN + 30).uncertain_by(20), stopped, Cause::Resync);
+    assert_eq!(cuts([stopped])[0].0, 10);
+}
+
+#[test]
+fn an_answer_reaches_behind_an_event_of_another_kind_but_not_behind_one_of_its_own() {
+    let vcpus = seen(at(BEGAN + 20), Change::Vcpus(1000), Cause::Resize);
+    let places =
+        |observations: Vec<Observation>| cuts(observations).iter().map(|cut| cut.0).collect::<Vec<_>>();
+    assert_eq!(places(vec![event(5, 9), vcpus.clone(), answer(30, 25, 5)]), [5, 20]);
+    assert_eq!(places(vec![event(5, 9), vcpus, answer(30, 24, 5)]), [5, 6, 20]);
+    assert_eq!(places(vec![event(5, 9), event(20, 8), answer(30, 25, 5)]), [5, 20]);
+}
+
+#[test]
+fn the_exact_event_moves_the_cut_and_keeps_the_command_in_either_order() {
+    let expected = [named(15, 0)];
+    assert_eq!(cuts([answer(30, 20, 5), event(15, 5)]), expected);
+    assert_eq!(cuts([event(15, 5), answer(30, 20, 5)]), expected);
+    assert_eq!(cuts([event(30, 5), answer(30, 20, 5)]), [named(30, 0)]);
+    assert_eq!(cuts([answer(30, 20, 5), event(30, 5)]), [named(30, 0)]);
+}
+
+#[test]
+fn an_event_outside_the_window_or_of_another_value_keeps_its_own_name() {
+    let resize = |ns| (ns, Cause::Resize, String::new(), 0);
+    assert_eq!(cuts([event(9, 5), answer(30, 20, 5)]), [resize(9)]);
+    assert_eq!(cuts([event(15, 4), answer(30, 20, 5)]), [resize(15), named(30, 20)]);
+}
+
+#[test]
+fn what_changes_nothing_cuts_nothing_but_a_mark_always_cuts() {
+    let mark = seen(at(BEGAN + 7), Change::Mark, Cause::Tick);
+    assert_eq!(cuts([event(3, 0), answer(6, 5, 0)]), []);
+    assert_eq!(cuts([mark.clone()]), [(7, Cause::Tick, String::new(), 0)]);
+    assert_eq!(cuts([mark, answer(7, 0, 5)]), [named(7, 0)]);
+    assert_eq!(cuts([seen(at(BEGAN), Change::Mark, Cause::Tick)]), []);
+}
+
+#[test]
+fn an_end_counts_from_the_last_thing_the_sandbox_was_seen_to_do() {
+    let end = seen(at(BEGAN + 30).uncertain_by(20), Change::Ended, Cause::Death);
+    let mark = seen(at(BEGAN + 25), Change::Mark, Cause::Tick);
+    assert_eq!(cuts([mark.clone(), end.clone()]), [(10, Cause::Death, String::new(), 20)]);
+    assert_eq!(cuts([event(15, 0), mark, end]), [(15, Cause::Death, String::new(), 20)]);
+}
+
+#[test]
+fn an_exact_end_replaces_an_uncertain_one_and_keeps_the_command() {
+    let gone = commanded(at(BEGAN + 30).uncertain_by(20), Change::Ended, Cause::Destroy, "destroy-1");
+    let shutdown = seen(at(BEGAN + 15), Change::Ended, Cause::Shutdown);
+    let expected = [(15, Cause::Destroy, "destroy-1".to_owned(), 0)];
+    assert_eq!(cuts([gone.clone(), event(20, 3), shutdown.clone()]), expected);
+    assert_eq!(cuts([shutdown.clone(), gone.clone()]), expected);
+    let mut meter = begun();
+    meter.observe(shutdown, &mut |_| {}).unwrap();
+    assert_eq!(meter.observe(gone, &mut |_| {}), Ok(Placed::Repeated));
+}
+
+#[test]
+fn m9_what_comes_after_the_last_final_cut_is_clamped_to_it_and_changes_nothing_final() {
+    let mut meter = begun();
+    meter.observe(event(20, 5), &mut |_| {}).unwrap();
+    let mut slices = Vec::new();
+    meter.seal(at(BEGAN + 40), &mut |slice| slices.push(slice));
+    let placed = meter.observe(event(5, 7), &mut |_| {});
+    assert_eq!(placed, Ok(Placed::Clamped { by_ns: 15 }));
+    assert_eq!(meter.observe(event(8, 6), &mut |_| {}), Ok(Placed::Clamped { by_ns: 12 }));
+    assert_eq!(meter.pending()[0].at, at(BEGAN + 20).uncertain_by(15));
+    meter.seal(at(BEGAN + 50), &mut |slice| slices.push(slice));
+    assert_eq!(slices.len(), 1);
+    assert_eq!(meter.open().unwrap().shape, shape_with_plugged(6));
+    assert_eq!(meter.open().unwrap().start, slices[0].end);
+}
+
+fn shape_with_plugged(bytes: u64) -> dormouse_metering::Shape {
+    dormouse_metering::Shape { memory_plugged_bytes: bytes, ..shape(0) }
+}
+
+#[test]
+fn m9_a_seal_waits_for_a_window_that_reaches_behind_it() {
+    let mut meter = begun();
+    let mut slices = Vec::new();
+    meter.observe(event(10, 9), &mut |_| {}).unwrap();
+    meter.observe(event(40, 8), &mut |_| {}).unwrap();
+    meter.observe(answer(90, 60, 1), &mut |_| {}).unwrap();
+    meter.seal(at(BEGAN + 50), &mut |slice| slices.push(slice));
+    assert_eq!((slices.len(), meter.pending().len()), (1, 2));
+    meter.seal(at(BEGAN + 90), &mut |slice| slices.push(slice));
+    assert_eq!((slices.len(), meter.pending().len()), (2, 0));
+}
+
+#[test]
+fn hours_are_cut_to_the_nanosecond_after_a_gap_of_days() {
+    let mut meter = begun();
+    let mut slices = Vec::new();
+    meter.seal(at(BEGAN + 50 * HOUR), &mut |slice| slices.push(slice));
+    assert_eq!(slices.len(), 50);
+    let hour = i64::try_from(HOUR).unwrap();
+    assert!(slices.iter().all(|slice| slice.end.unix_ns % hour == 0 && slice.end.cause == Cause::Hour));
+    let mut often = begun();
+    let mut again = Vec::new();
+    for minute in 0..=50 * 60 {
+        often.seal(at(BEGAN + minute * HOUR / 60), &mut |slice| again.push(slice));
+    }
+    assert_eq!((slices, meter), (again, often));
+}
+
+#[test]
+fn a_clock_set_forward_is_bridged_and_one_set_back_stands_still() {
+    let hour = i64::try_from(HOUR).unwrap();
+    let step = |ns: i64| {
+        let mut stamp = at(BEGAN + HOUR / 10);
+        stamp.wall_ns += ns;
+        let mut meter = begun();
+        meter.observe(seen(stamp, Change::Mark, Cause::ClockStep), &mut |_| {}).unwrap();
+        let slices = provisional(&meter).0;
+        let form = |s: &Slice| (s.duration_ns, s.end.unix_ns - s.start.unix_ns);
+        slices.iter().map(form).collect::<Vec<_>>()
+    };
+    // The life begins at 00:46:40, the step comes 6 minutes later.
+    let six = hour / 10;
+    assert_eq!(step(0), [(HOUR / 10, six)]);
+    assert_eq!(step(5), [(HOUR / 10, six), (0, 5)]);
+    assert_eq!(step(hour), [(HOUR / 10, six), (0, 440_000_000_000), (0, hour - 440_000_000_000)]);
+    assert_eq!(step(-5), [(5, 0), (HOUR / 10 - 5, six - 5)]);
+    assert_eq!(step(-hour), [(HOUR / 10, 0)]);
+}
+
+#[test]
+fn hours_after_a_clock_that_was_set_back_begin_where_it_stood_still() {
+    let mut meter = begun();
+    let mut slices = Vec::new();
+    // 00:46:40 plus 6 minutes is set back by 20 minutes: the cut stays at 00:46:40 for 14 minutes more.
+    let behind = |ns: u64| {
+        let mut stamp = at(BEGAN + ns);
+        stamp.wall_ns -= HOUR.cast_signed() / 3;
+        stamp
+    };
+    meter.observe(seen(behind(HOUR / 10), Change::Mark, Cause::ClockStep), &mut |_| {}).unwrap();
+    meter.seal(behind(2 * HOUR), &mut |slice| slices.push(slice));
+    let form = |s: &Slice| (s.duration_ns, s.end.unix_ns - s.start.unix_ns);
+    let to_the_hour = HOUR / 3 * 2 / 3; // 13 minutes and 20 seconds
+    let expected = [(HOUR / 10, 0), (HOUR / 30 * 7, 0), (to_the_hour, to_the_hour.cast_signed())];
+    assert_eq!(slices[..3].iter().map(form).collect::<Vec<_>>(), expected);
+    let covered_ns: u64 = slices.iter().map(|slice| slice.duration_ns).sum();
+    assert_eq!(meter.open().unwrap().start_boottime_ns, BEGAN + covered_ns);
+}
+
+#[test]
+fn more_than_the_limit_pending_makes_the_oldest_final() {
+    let mut meter = begun();
+    let mut emitted = 0;
+    for ns in 1..=PENDING_MAX as u64 + 10 {
+        meter.observe(event(ns, ns), &mut |_| emitted += 1).unwrap();
+    }
+    assert_eq!((meter.pending().len(), emitted), (PENDING_MAX, 10));
+    assert_eq!(meter.holding().unwrap().0.memory_plugged_bytes, PENDING_MAX as u64 + 10);
+}
