@@ -178,6 +178,26 @@ fn a_clock_set_forward_is_bridged_and_one_set_back_stands_still() {
 }
 
 #[test]
+fn hours_after_a_clock_that_was_set_back_begin_where_it_stood_still() {
+    let mut meter = begun();
+    let mut slices = Vec::new();
+    // 00:46:40 plus 6 minutes is set back by 20 minutes: the cut stays at 00:46:40 for 14 minutes more.
+    let behind = |ns: u64| {
+        let mut stamp = at(BEGAN + ns);
+        stamp.wall_ns -= HOUR.cast_signed() / 3;
+        stamp
+    };
+    meter.observe(seen(behind(HOUR / 10), Change::Mark, Cause::ClockStep), &mut |_| {}).unwrap();
+    meter.seal(behind(2 * HOUR), &mut |slice| slices.push(slice));
+    let form = |s: &Slice| (s.duration_ns, s.end.unix_ns - s.start.unix_ns);
+    let to_the_hour = HOUR / 3 * 2 / 3; // 13 minutes and 20 seconds
+    let expected = [(HOUR / 10, 0), (HOUR / 30 * 7, 0), (to_the_hour, to_the_hour.cast_signed())];
+    assert_eq!(slices[..3].iter().map(form).collect::<Vec<_>>(), expected);
+    let covered_ns: u64 = slices.iter().map(|slice| slice.duration_ns).sum();
+    assert_eq!(meter.open().unwrap().start_boottime_ns, BEGAN + covered_ns);
+}
+
+#[test]
 fn more_than_the_limit_pending_makes_the_oldest_final() {
     let mut meter = begun();
     let mut emitted = 0;
