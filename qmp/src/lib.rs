@@ -66,5 +66,5 @@ pub use qapi_qmp;
 pub use qapi_spec::ErrorClass;
 pub use schema::Schema;
 pub use session::{Anomaly, AnomalyCounts, CloseReason};
-pub use transport::{Client, Connection, EventStream, Incoming, Peer};
+pub use transport::{Client, Connection, EventStream, Incoming, Peer, Position};
 pub use version::Version;

@@ -127,18 +127,17 @@ CREATE TABLE slices (
 
 CREATE TRIGGER slices_tile BEFORE INSERT ON slices
 BEGIN
+    SELECT RAISE(ABORT, 'dormouse: a slice has the number after its predecessor''s, the first has 1')
+    WHERE NEW.seq <> coalesce((SELECT max(seq) FROM slices WHERE sandbox_pk = NEW.sandbox_pk), 0) + 1;
     SELECT CASE
-        WHEN NEW.seq <> coalesce(p.seq, 0) + 1
-            THEN RAISE(ABORT, 'dormouse: a slice has the number after its predecessor''s, the first has 1')
         WHEN p.end_unix_ns <> NEW.start_unix_ns OR p.end_uncertainty_ns <> NEW.start_uncertainty_ns
             THEN RAISE(ABORT, 'dormouse: a slice begins where its predecessor ended')
-        WHEN p.closed_by <> NEW.opened_by OR p.closed_command IS NOT iif(p.seq IS NULL, NULL, NEW.opened_command)
+        WHEN p.closed_by <> NEW.opened_by OR p.closed_command IS NOT NEW.opened_command
             THEN RAISE(ABORT, 'dormouse: a slice is opened by what closed its predecessor')
-        WHEN (SELECT ended_unix_ns FROM sandboxes WHERE pk = NEW.sandbox_pk) IS NOT NULL
-            THEN RAISE(ABORT, 'dormouse: a life that has ended has no more slices')
         END
-    FROM (SELECT (SELECT max(seq) FROM slices WHERE sandbox_pk = NEW.sandbox_pk) AS seq) AS last
-    LEFT JOIN slices p ON p.sandbox_pk = NEW.sandbox_pk AND p.seq = last.seq;
+    FROM slices p WHERE p.sandbox_pk = NEW.sandbox_pk AND p.seq = NEW.seq - 1;
+    SELECT RAISE(ABORT, 'dormouse: a life that has ended has no more slices')
+    FROM sandboxes WHERE pk = NEW.sandbox_pk AND ended_unix_ns IS NOT NULL;
 END;
 
 CREATE TRIGGER slices_stay BEFORE UPDATE ON slices
@@ -150,21 +149,21 @@ CREATE TRIGGER sandboxes_open_follows
 AFTER UPDATE OF open_seq, open_start_unix_ns, open_start_uncertainty_ns, open_opened_by, open_opened_command,
     ended_unix_ns ON sandboxes
 BEGIN
+    SELECT RAISE(ABORT, 'dormouse: the open slice has the number after the last closed one''s')
+    WHERE NEW.open_seq <> coalesce((SELECT max(seq) FROM slices WHERE sandbox_pk = NEW.pk), 0) + 1;
     SELECT CASE
-        WHEN NEW.open_seq <> coalesce(p.seq, 0) + 1
-            THEN RAISE(ABORT, 'dormouse: the open slice has the number after the last closed one''s')
-        WHEN NEW.open_seq IS NULL AND NEW.ended_unix_ns IS NULL AND p.seq IS NOT NULL
+        WHEN NEW.open_seq IS NULL AND NEW.ended_unix_ns IS NULL
             THEN RAISE(ABORT, 'dormouse: a life that has begun is open or ended')
         WHEN NEW.open_start_unix_ns <> p.end_unix_ns OR NEW.open_start_uncertainty_ns <> p.end_uncertainty_ns
             THEN RAISE(ABORT, 'dormouse: the open slice begins where the last closed one ended')
         WHEN NEW.open_opened_by <> p.closed_by
-            OR (NEW.open_seq > 1 AND NEW.open_opened_command IS NOT p.closed_command)
+            OR (NEW.open_seq IS NOT NULL AND NEW.open_opened_command IS NOT p.closed_command)
             THEN RAISE(ABORT, 'dormouse: the open slice is opened by what closed the last one')
         WHEN NEW.ended_unix_ns <> p.end_unix_ns
             THEN RAISE(ABORT, 'dormouse: a life ends where its last slice does')
         END
-    FROM (SELECT (SELECT max(seq) FROM slices WHERE sandbox_pk = NEW.pk) AS seq) AS last
-    LEFT JOIN slices p ON p.sandbox_pk = NEW.pk AND p.seq = last.seq;
+    FROM slices p
+    WHERE p.sandbox_pk = NEW.pk AND p.seq = (SELECT max(seq) FROM slices WHERE sandbox_pk = NEW.pk);
 END;
 
 -- What was observed and may still be overtaken by a late event. Replaced as a whole.
@@ -273,14 +272,11 @@ CREATE TABLE outbox (
 
 CREATE TRIGGER outbox_chains BEFORE INSERT ON outbox
 BEGIN
-    SELECT CASE
-        WHEN NEW.host_seq <> coalesce(p.host_seq, 0) + 1
-            THEN RAISE(ABORT, 'dormouse: an event has the number after its predecessor''s')
-        WHEN NEW.prev_hash <> coalesce(p.payload_hash, zeroblob(32))
-            THEN RAISE(ABORT, 'dormouse: an event carries its predecessor''s hash')
-        END
-    FROM (SELECT (SELECT max(host_seq) FROM outbox) AS host_seq) AS last
-    LEFT JOIN outbox p ON p.host_seq = last.host_seq;
+    SELECT RAISE(ABORT, 'dormouse: an event has the number after its predecessor''s')
+    WHERE NEW.host_seq <> coalesce((SELECT max(host_seq) FROM outbox), 0) + 1;
+    SELECT RAISE(ABORT, 'dormouse: an event carries its predecessor''s hash')
+    WHERE NEW.prev_hash
+        <> coalesce((SELECT payload_hash FROM outbox WHERE host_seq = NEW.host_seq - 1), zeroblob(32));
 END;
 
 CREATE TRIGGER outbox_stays BEFORE UPDATE ON outbox

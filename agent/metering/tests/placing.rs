@@ -8,7 +8,7 @@
 mod support;
 
 use dormouse_metering::meter::PENDING_MAX;
-use dormouse_metering::{BillingState, Cause, Change, Observation, Placed, Slice};
+use dormouse_metering::{BillingState, BootId, Cause, Change, Observation, Placed, Slice, Stamp};
 use support::*;
 
 /// The cuts that are made of observations: nanoseconds after the beginning, cause, command, uncertainty.
@@ -178,6 +178,26 @@ fn a_clock_set_forward_is_bridged_and_one_set_back_stands_still() {
 }
 
 #[test]
+fn hours_after_a_clock_that_was_set_back_begin_where_it_stood_still() {
+    let mut meter = begun();
+    let mut slices = Vec::new();
+    // 00:46:40 plus 6 minutes is set back by 20 minutes: the cut stays at 00:46:40 for 14 minutes more.
+    let behind = |ns: u64| {
+        let mut stamp = at(BEGAN + ns);
+        stamp.wall_ns -= HOUR.cast_signed() / 3;
+        stamp
+    };
+    meter.observe(seen(behind(HOUR / 10), Change::Mark, Cause::ClockStep), &mut |_| {}).unwrap();
+    meter.seal(behind(2 * HOUR), &mut |slice| slices.push(slice));
+    let form = |s: &Slice| (s.duration_ns, s.end.unix_ns - s.start.unix_ns);
+    let to_the_hour = HOUR / 3 * 2 / 3; // 13 minutes and 20 seconds
+    let expected = [(HOUR / 10, 0), (HOUR / 30 * 7, 0), (to_the_hour, to_the_hour.cast_signed())];
+    assert_eq!(slices[..3].iter().map(form).collect::<Vec<_>>(), expected);
+    let covered_ns: u64 = slices.iter().map(|slice| slice.duration_ns).sum();
+    assert_eq!(meter.open().unwrap().start_boottime_ns, BEGAN + covered_ns);
+}
+
+#[test]
 fn more_than_the_limit_pending_makes_the_oldest_final() {
     let mut meter = begun();
     let mut emitted = 0;
@@ -186,4 +206,47 @@ fn more_than_the_limit_pending_makes_the_oldest_final() {
     }
     assert_eq!((meter.pending().len(), emitted), (PENDING_MAX, 10));
     assert_eq!(meter.holding().unwrap().0.memory_plugged_bytes, PENDING_MAX as u64 + 10);
+}
+
+#[test]
+fn a_seal_takes_all_of_an_older_boot_and_nothing_of_a_newer_one() {
+    let booted = |ns: u64, plugged| {
+        let wall_ns = at(BEGAN + 1000).wall_ns.saturating_add_unsigned(ns);
+        let at = Stamp { boot: BootId([2; 16]), boottime_ns: ns, wall_ns, uncertainty_ns: 0 };
+        seen(at, Change::Plugged(plugged), Cause::Resize)
+    };
+    let mut meter = begun();
+    for observation in [booted(7, 2), event(20, 1), booted(9, 3)] {
+        meter.observe(observation, &mut |_| {}).unwrap();
+    }
+    let mut sealed = |through| {
+        let mut count = 0;
+        meter.seal(through, &mut |_| count += 1);
+        (count, meter.pending().len())
+    };
+    let over = Stamp { boot: BootId([3; 16]), ..at(BEGAN - 1) };
+    assert_eq!(sealed(over), (0, 3));
+    assert_eq!(sealed(at(BEGAN + 10)), (0, 3));
+    assert_eq!(sealed(at(u64::MAX / 4)).1, 2);
+    let mut meter = begun();
+    for observation in [booted(7, 2), event(20, 1), booted(9, 3)] {
+        meter.observe(observation, &mut |_| {}).unwrap();
+    }
+    let mut slices = Vec::new();
+    meter.seal(booted(7, 0).at, &mut |slice| slices.push(slice));
+    assert_eq!((slices.len(), meter.pending().len()), (2, 1));
+    assert_eq!(slices[1].duration_ns, 1000 + 7 - 20);
+}
+
+#[test]
+fn an_hour_inside_a_window_waits_with_it() {
+    let mut meter = begun();
+    let mut slices = Vec::new();
+    let to_the_hour = 800_000_000_000;
+    let query = |ns, uncertainty_ns| answer(to_the_hour + ns, uncertainty_ns, 5);
+    meter.observe(query(50, 60), &mut |_| {}).unwrap();
+    meter.seal(at(BEGAN + to_the_hour + 40), &mut |slice| slices.push(slice));
+    assert_eq!(slices.len(), 0);
+    meter.seal(at(BEGAN + to_the_hour + 50), &mut |slice| slices.push(slice));
+    assert_eq!(slices.iter().map(|slice| slice.end.cause).collect::<Vec<_>>(), [Cause::Hour, Cause::Scale]);
 }

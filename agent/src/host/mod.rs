@@ -13,6 +13,7 @@ mod actor;
 mod directory;
 pub mod discovery;
 mod handle;
+pub mod memory;
 mod recover;
 mod start;
 mod watch;

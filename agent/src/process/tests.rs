@@ -1,6 +1,7 @@
 //! On real processes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -106,15 +107,18 @@ async fn a_death_is_known_within_10_ms() {
 async fn how_a_process_was_started_is_read_from_proc() {
     let dir = tempfile::tempdir().unwrap();
     let mut child = Command::new("/bin/sh")
-        .args(["-c", "read line", "a b", ""])
+        .args(["-c", "echo; read line", "a b", ""])
         .current_dir(dir.path())
         .env("LD_LIBRARY_PATH", "/none")
         .env("DORMOUSE_TOKEN", "secret")
         .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
         .spawn()
         .unwrap();
+    // While a process is being replaced by exec, /proc has no arguments of it.
+    child.stdout.take().unwrap().read_exact(&mut [0]).unwrap();
     let line = CommandLine::of(pid(&child)).unwrap();
-    assert_eq!(line.argv, ["/bin/sh", "-c", "read line", "a b", ""]);
+    assert_eq!(line.argv, ["/bin/sh", "-c", "echo; read line", "a b", ""]);
     assert_eq!(line.cwd, dir.path().canonicalize().unwrap());
     assert_eq!(line.exe, PathBuf::from("/bin/sh").canonicalize().unwrap());
     assert_eq!((line.uid, line.gid), (getuid().as_raw(), getgid().as_raw()));
@@ -132,25 +136,27 @@ async fn a_launched_process_has_a_session_of_its_own_and_nothing_of_the_agent_s(
     let dir = tempfile::tempdir().unwrap();
     // A descriptor that is not close-on-exec, as the agent may have been started with.
     let leaked = nix::unistd::dup(std::io::stderr()).unwrap();
-    let spec = LaunchSpec {
-        command: CommandLine {
-            exe: PathBuf::from("/bin/sleep"),
-            argv: vec!["sleep".to_owned(), "1000".to_owned()],
-            ..shell("")
-        },
-        log_path: dir.path().join("log"),
-    };
-    let launched = launch(&spec).unwrap();
+    for fifo in ["ready", "hold"] {
+        nix::unistd::mkfifo(&dir.path().join(fifo), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    }
+    let command = CommandLine { cwd: dir.path().to_owned(), ..shell("echo >ready; read line <hold") };
+    let launched = launch(&LaunchSpec { command, log_path: dir.path().join("log") }).unwrap();
+    // From here on the shell waits at the other pipe.
+    assert_eq!(std::fs::read_to_string(dir.path().join("ready")).unwrap(), "\n");
     let pid = launched.process.pid();
-    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+    // The shell may hold its own descriptors twice, so what they lead to counts.
+    let open: BTreeSet<PathBuf> = std::fs::read_dir(format!("/proc/{pid}/fd"))
+        .unwrap()
+        .filter_map(|fd| std::fs::read_link(fd.unwrap().path()).ok())
+        .collect();
     let session = getsid(Some(Pid::from_raw(pid))).unwrap();
     let environ = std::fs::read(format!("/proc/{pid}/environ")).unwrap();
     let oom = std::fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap();
     launched.process.kill().unwrap();
     drop(leaked);
-    assert_eq!(open, 3);
+    assert_eq!(open, BTreeSet::from([PathBuf::from("/dev/null"), dir.path().join("log")]));
     assert_eq!(session.as_raw(), pid);
-    assert_eq!(environ, b"PATH=/usr/bin:/bin\0");
+    assert_eq!(environ, b"PATH=/usr/bin:/bin\0", "the agent's environment may hold secrets");
     assert_eq!(oom.trim(), "0");
     let ended = timeout(LONG, launched.ended()).await.unwrap();
     assert!(matches!(ended, LaunchError::Ended { status, .. } if status.code().is_none()));

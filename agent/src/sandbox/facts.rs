@@ -27,8 +27,8 @@ pub struct Survey {
     pub disks: Vec<Disk>,
     /// What this QEMU binary can do.
     pub capabilities: Capabilities,
-    /// How the process was started.
-    pub command_line: CommandLine,
+    /// How the process was started, or why the agent may not know.
+    pub command_line: Result<CommandLine, String>,
 }
 
 /// A version of QEMU. Ordered as versions are.

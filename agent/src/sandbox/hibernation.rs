@@ -22,8 +22,12 @@ pub const CHEAPEST_FIRST: [Method; 3] = [Method::Shared, Method::MappedRam, Meth
 
 /// Chooses a method, and says in a sentence why.
 pub fn choose(survey: &Survey, choice: MethodChoice, order: &[Method]) -> Result<(Method, String), Refusal> {
-    if let Err(why) = process::repeatable(&survey.command_line.argv) {
-        let message = format!("its QEMU could not be started again: {}", why.join("; "));
+    let again = match &survey.command_line {
+        Ok(command_line) => process::repeatable(&command_line.argv).map_err(|why| why.join("; ")),
+        Err(why) => Err(why.clone()),
+    };
+    if let Err(why) = again {
+        let message = format!("its QEMU could not be started again: {why}");
         return Err(Refusal::new(Reason::MethodUnsuitable, message));
     }
     match choice {

@@ -8,6 +8,7 @@ use serde_json::Value;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
+use super::events::Position;
 use super::shared::Shared;
 use crate::error::QmpError;
 use crate::session::{AnomalyCounts, CloseReason};
@@ -29,7 +30,7 @@ pub(super) struct Request {
     pub(super) command: String,
     pub(super) arguments: Value,
     pub(super) reply_deadline: Duration,
-    pub(super) reply: oneshot::Sender<Result<Value, QmpError>>,
+    pub(super) reply: oneshot::Sender<(Result<Value, QmpError>, Position)>,
 }
 
 impl Client {
@@ -58,18 +59,31 @@ impl Client {
 
     /// Carries out a command by name, for what the schema does not have. `arguments` is an object, or `Null`.
     pub async fn execute_raw(&self, command: &str, arguments: Value) -> Result<Value, QmpError> {
+        self.execute_placed(command, arguments).await.0
+    }
+
+    /// Like [`Client::execute_raw`], and says where among the events the reply came: what
+    /// [`EventStream::next_before`](super::EventStream::next_before) that position returns, QEMU sent before it.
+    pub async fn execute_placed(
+        &self,
+        command: &str,
+        arguments: Value,
+    ) -> (Result<Value, QmpError>, Position) {
         let (reply, answer) = oneshot::channel();
         let command = command.to_owned();
         let request =
             Request { command: command.clone(), arguments, reply_deadline: self.reply_deadline, reply };
         match self.requests.try_send(request) {
             Ok(()) => {}
-            Err(TrySendError::Full(_)) => return Err(QmpError::QueueFull { command }),
-            Err(TrySendError::Closed(_)) => return Err(self.closed(false)),
+            Err(TrySendError::Full(_)) => return (Err(QmpError::QueueFull { command }), Position::default()),
+            Err(TrySendError::Closed(_)) => return (Err(self.closed(false)), Position::default()),
         }
         // The driver answers everything it took before it ends. What it had not taken was never written, unless
         // the runtime itself is shutting down and took the driver away.
-        answer.await.unwrap_or_else(|_| Err(self.closed(self.shared.close.get().is_none())))
+        answer.await.unwrap_or_else(|_| {
+            let in_flight = self.shared.close.get().is_none();
+            (Err(self.closed(in_flight)), Position::default())
+        })
     }
 
     /// Why the session ended; `None` while it lasts.

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Duration, Instant, sleep_until};
 
 use super::client::{Client, Request};
-use super::events::{EventStream, Incoming};
+use super::events::{EventStream, Incoming, Position};
 use super::shared::Shared;
 use crate::config::Config;
 use crate::error::QmpError;
@@ -30,8 +30,10 @@ pub(super) struct Driver {
     write_deadline: Duration,
     requests: mpsc::Receiver<Request>,
     clients_gone: bool,
-    replies: HashMap<u64, oneshot::Sender<Result<Value, QmpError>>>,
+    replies: HashMap<u64, oneshot::Sender<(Result<Value, QmpError>, Position)>>,
     events: mpsc::Sender<Incoming>,
+    /// Where in the stream of events the next one comes.
+    position: Position,
     /// Events dropped since the last one that found room.
     missed: u64,
     version: Option<Version>,
@@ -57,6 +59,7 @@ impl Driver {
             clients_gone: false,
             replies: HashMap::new(),
             events,
+            position: Position::default(),
             missed: 0,
             version: None,
             shared: Arc::clone(&shared),
@@ -146,7 +149,7 @@ impl Driver {
                 self.replies.insert(id, reply);
             }
             // A caller that has gone away needs no answer.
-            Err(error) => drop(reply.send(Err(error))),
+            Err(error) => drop(reply.send((Err(error), self.position))),
         }
     }
 
@@ -202,7 +205,7 @@ impl Driver {
                 Output::Reply { id, reply } => {
                     if let Some(caller) = self.replies.remove(&id) {
                         // A caller that has gone away needs no answer.
-                        drop(caller.send(reply));
+                        drop(caller.send((reply, self.position)));
                     }
                 }
                 Output::Event(event) => self.forward(Incoming::Event(event)),
@@ -224,14 +227,20 @@ impl Driver {
         }
         if self.missed > 0 || self.events.try_send(incoming).is_err() {
             self.missed += 1;
+        } else {
+            self.position.0 += 1;
         }
     }
 
     fn report_gap(&mut self) {
         match self.events.try_send(Incoming::Gap { missed: self.missed }) {
             Err(TrySendError::Full(_)) => {}
+            Ok(()) => {
+                self.missed = 0;
+                self.position.0 += 1;
+            }
             // Without a consumer nobody misses anything.
-            Ok(()) | Err(TrySendError::Closed(_)) => self.missed = 0,
+            Err(TrySendError::Closed(_)) => self.missed = 0,
         }
     }
 }

@@ -25,23 +25,36 @@ pub enum Incoming {
     Closed(CloseReason),
 }
 
+/// A place in the stream of events of one connection. The default is its beginning.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position(pub(super) u64);
+
 /// Receives what comes in, in the order in which QEMU sent it.
 #[derive(Debug)]
 pub struct EventStream {
     incoming: mpsc::Receiver<Incoming>,
+    taken: u64,
     shared: Arc<Shared>,
 }
 
 impl EventStream {
     pub(super) fn new(incoming: mpsc::Receiver<Incoming>, shared: Arc<Shared>) -> Self {
-        Self { incoming, shared }
+        Self { incoming, taken: 0, shared }
     }
 
     /// Waits for the next item; after [`Incoming::Closed`] it is returned again and again. Cancel-safe.
     pub async fn next(&mut self) -> Incoming {
         match self.incoming.recv().await {
-            Some(incoming) => incoming,
+            Some(incoming) => {
+                self.taken += 1;
+                incoming
+            }
             None => Incoming::Closed(self.shared.close.get().cloned().unwrap_or(CloseReason::Released)),
         }
+    }
+
+    /// The next item that came before `position`, and `None` once all of them are taken. Never waits for QEMU.
+    pub async fn next_before(&mut self, position: Position) -> Option<Incoming> {
+        if Position(self.taken) < position { Some(self.next().await) } else { None }
     }
 }

@@ -27,7 +27,7 @@ use crate::version::Version;
 use driver::Driver;
 
 pub use client::Client;
-pub use events::{EventStream, Incoming};
+pub use events::{EventStream, Incoming, Position};
 
 /// A negotiated connection to one QEMU. Take it apart; dropping the client (with its clones) and the events
 /// closes the socket.

@@ -346,3 +346,19 @@ async fn hundreds_of_qemus_fit_into_one_process() {
         assert!(is_running(&connection.client).await);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_came_before_a_reply_can_be_told_from_what_came_after() {
+    let line = |name: &str| {
+        let event = json!({ "event": name, "timestamp": { "seconds": 1, "microseconds": 0 } });
+        Step::Raw(format!("{event}\r\n").into_bytes())
+    };
+    let qemu = qemu_that("stop", vec![line("BEFORE"), Step::returns(json!({})), line("AFTER")]);
+    let Connection { client, mut events, .. } = connect(&qemu).await;
+    let (returned, position) = client.execute_placed("stop", Value::Null).await;
+    returned.unwrap();
+    let Some(Incoming::Event(before)) = events.next_before(position).await else { panic!() };
+    assert_eq!(before.name, "BEFORE");
+    assert_eq!(events.next_before(position).await, None);
+    assert_eq!(next_event(&mut events).await, "AFTER");
+}

@@ -10,19 +10,17 @@ use nix::libc;
 use nix::unistd::Uid;
 
 use super::SandboxFile;
+use crate::ids::check_id;
 
 /// How long a `<sandbox>.toml` may be, in bytes.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
-
-/// How long an id may be, in bytes.
-const ID_BYTES_MAX: usize = 128;
 
 /// Why something is not taken as a sandbox.
 #[derive(Debug, thiserror::Error)]
 pub enum Rejection {
     /// Its name is no id.
-    #[error("the name is no sandbox id: 1 to 128 of A-Z a-z 0-9 . _ - and not beginning with . or -")]
-    Name,
+    #[error("the name is no sandbox id: it {0}")]
+    Name(&'static str),
     /// It is a symbolic link, behind which anything may come to lie.
     #[error("it is a symbolic link")]
     Symlink,
@@ -54,10 +52,12 @@ pub enum Rejection {
     #[error("{0}")]
     Toml(String),
     /// The org in it is no id.
-    #[error("org {org:?} is no id: 1 to 128 of A-Z a-z 0-9 . _ - and not beginning with . or -")]
+    #[error("the org {org:?} {why}")]
     Org {
         /// What it says.
         org: String,
+        /// What is wrong with it.
+        why: &'static str,
     },
     /// It names another org than when the sandbox appeared.
     #[error("org {org:?} is not the sandbox's, which is {was:?}; an org cannot change while QEMU lives")]
@@ -70,13 +70,6 @@ pub enum Rejection {
     /// It cannot be read.
     #[error("it cannot be read: {0}")]
     Io(io::Error),
-}
-
-/// Whether `id` may name a sandbox or an org: 1 to 128 of `A-Z a-z 0-9 . _ -`, not beginning with `.` or
-/// `-`. Such an id is safe as a part of a path and as an argument.
-pub fn is_valid_id(id: &str) -> bool {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    (1..=ID_BYTES_MAX).contains(&id.len()) && !id.starts_with(['.', '-']) && id.bytes().all(allowed)
 }
 
 /// Whose sockets and files are taken.
@@ -140,10 +133,10 @@ pub(super) fn sandbox_file(path: &Path, owners: Owners) -> Result<Option<Sandbox
     };
     let file: SandboxFile =
         toml::from_str(&text).map_err(|error| refused(Rejection::Toml(error.to_string())))?;
-    match &file.org {
-        Some(org) if !is_valid_id(org) => Err(refused(Rejection::Org { org: org.clone() })),
-        _ => Ok(Some(file)),
+    if let Some(org) = &file.org {
+        check_id(org).map_err(|why| refused(Rejection::Org { org: org.clone(), why }))?;
     }
+    Ok(Some(file))
 }
 
 fn read(path: &Path, owners: Owners) -> Result<Option<String>, Rejection> {

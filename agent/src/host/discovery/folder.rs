@@ -6,8 +6,9 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::examine::{self, Owners, Refused, Rejection, SocketId, is_valid_id};
+use super::examine::{self, Owners, Refused, Rejection, SocketId};
 use super::{Discovered, DiscoveryError, SandboxFile};
+use crate::ids::check_id;
 
 /// What happened to one name in the folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,14 +79,15 @@ impl Folder {
             self.rejected.remove(&path);
         }
         let name_path = Path::new(name);
-        let id = name_path.file_stem().and_then(OsStr::to_str).filter(|id| is_valid_id(id));
+        let stem = name_path.file_stem().and_then(OsStr::to_str).unwrap_or_default();
+        let id = check_id(stem).map(|()| stem);
         match (name_path.extension().and_then(OsStr::to_str), id) {
-            (Some("qmp"), Some(id)) => self.look_at_sandbox(id, happening == Happening::Removed),
-            (Some("qmp"), None) if happening != Happening::Removed => {
-                self.reject((path, Rejection::Name)).into_iter().collect()
+            (Some("qmp"), Ok(id)) => self.look_at_sandbox(id, happening == Happening::Removed),
+            (Some("qmp"), Err(why)) if happening != Happening::Removed => {
+                self.reject((path, Rejection::Name(why))).into_iter().collect()
             }
             // A file that goes away, or that is only begun, says nothing new of a sandbox.
-            (Some("toml"), Some(id)) if happening == Happening::Completed => self.look_at_sandbox(id, false),
+            (Some("toml"), Ok(id)) if happening == Happening::Completed => self.look_at_sandbox(id, false),
             _ => Vec::new(),
         }
     }

@@ -19,7 +19,7 @@ use serde::Deserialize;
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
 
-pub use examine::{Rejection, is_valid_id};
+pub use examine::Rejection;
 
 use folder::{Folder, Happening};
 

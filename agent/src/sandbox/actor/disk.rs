@@ -15,7 +15,7 @@ use crate::sandbox::command::Method;
 use crate::sandbox::facts::Survey;
 use crate::sandbox::machine::{Answer, SnapshotRemoval, Token, internal_tag};
 use crate::sandbox::refusal::{Reason, Refusal};
-use crate::sandbox::snapshot::{Contents, Damaged, DraftSpec, Manifest, MemoryDevice, SnapshotError};
+use crate::sandbox::snapshot::{Contents, Damaged, DraftSpec, Manifest, SnapshotError};
 
 /// Between two looks at a job that nobody waits for.
 const POLL_MIN: Duration = Duration::from_millis(10);
@@ -24,8 +24,11 @@ const POLL_MAX: Duration = Duration::from_millis(500);
 /// Makes a place for a snapshot. Creating an empty file is quick enough to be done here.
 pub(super) fn prepare(state: &mut State, token: Token, method: Method, myself: &ActorRef<Message>) {
     let core = state.machine.core();
-    let owner = core.survey.as_ref().map(|survey| (survey.command_line.uid, survey.command_line.gid));
-    let (uid, gid) = owner.unwrap_or_default();
+    let Some(Ok(command_line)) = core.survey.as_ref().map(|survey| &survey.command_line) else {
+        let refusal = Refusal::new(Reason::Bug, "a sandbox without a command line cannot be saved");
+        return answer_to(token, myself)(Answer::Failed(refusal));
+    };
+    let (uid, gid) = (command_line.uid, command_line.gid);
     let ordinal_min = core.snapshot.as_ref().map_or(1, |last| last.ordinal + 1);
     let spec = DraftSpec { key: &core.key, generation: core.generation, ordinal_min, method, uid, gid };
     let answer = match state.environment.snapshots.begin(spec) {
@@ -42,10 +45,10 @@ pub(super) fn prepare(state: &mut State, token: Token, method: Method, myself: &
 pub(super) fn write(state: &mut State, token: Token, method: Method, now: Stamp, myself: &ActorRef<Message>) {
     let reply = answer_to(token, myself);
     let core = state.machine.core();
-    let (Some(draft), Some(survey)) = (state.draft.clone(), core.survey.as_ref()) else {
+    let contents = core.survey.as_ref().and_then(|survey| contents(survey, method, now));
+    let (Some(draft), Some(contents)) = (state.draft.clone(), contents) else {
         return reply(Answer::Failed(Refusal::new(Reason::Bug, "there is no draft to complete")));
     };
-    let contents = contents(survey, method, now);
     blocking(reply, move || match draft.complete(contents) {
         Ok(manifest) => Answer::SnapshotWritten(Box::new(manifest)),
         Err(error) => Answer::Failed(not_written(&error)),
@@ -114,30 +117,21 @@ fn nodes(state: &State) -> Vec<String> {
     disks.iter().filter(|disk| !disk.read_only).map(|disk| disk.node.clone()).collect()
 }
 
-fn contents(survey: &Survey, method: Method, now: Stamp) -> Contents {
+fn contents(survey: &Survey, method: Method, now: Stamp) -> Option<Contents> {
     let in_files = survey.backends.iter().filter_map(|backend| backend.path.as_ref());
     let ram_paths = match method {
         Method::Shared => in_files.map(PathBuf::from).collect(),
         Method::MappedRam | Method::Internal => Vec::new(),
     };
-    let memory_devices = survey.memory_devices.iter().map(|device| MemoryDevice {
-        id: device.id.clone(),
-        size_bytes: device.size_bytes,
-        requested_bytes: device.requested_bytes,
-        max_bytes: device.max_bytes,
-        block_bytes: device.block_bytes,
-        address: device.address,
-        node: device.node,
-    });
-    Contents {
+    Some(Contents {
         created_unix_ns: now.wall_ns,
         ram_paths,
         qemu_version: survey.version.to_string(),
         machine_type: None,
-        command_line: survey.command_line.clone(),
-        memory_devices: memory_devices.collect(),
+        command_line: survey.command_line.clone().ok()?,
+        memory_devices: survey.memory_devices.clone(),
         shape: survey.shape(),
-    }
+    })
 }
 
 fn blocking(reply: Reply, work: impl FnOnce() -> Answer + Send + 'static) {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use dormouse_metering::Stamp;
 use dormouse_qmp::{
-    Anomaly, Client, CloseReason, Connection, Event, EventStream, Incoming, QmpError, Version,
+    Anomaly, Client, CloseReason, Connection, Event, EventStream, Incoming, Position, QmpError, Version,
 };
 use ractor::ActorRef;
 use tokio::sync::{Semaphore, mpsc};
@@ -55,7 +55,7 @@ pub(super) enum Ask {
     Survey,
 }
 
-type InFlight = Pin<Box<dyn Future<Output = (Token, Answer)> + Send>>;
+type InFlight = Pin<Box<dyn Future<Output = (Token, Answer, Position)> + Send>>;
 
 /// Connects after a while, takes hold of the process behind the socket, and surveys it.
 pub(super) async fn connect(
@@ -67,7 +67,8 @@ pub(super) async fn connect(
     let Connection { client, events, peer, version } =
         Connection::connect(&path, environment.qmp.clone()).await.map_err(|error| refusal(&error))?;
     let process = Process::open(peer.pid).map_err(|error| unreachable(&error))?;
-    let command_line = CommandLine::of(peer.pid).map_err(|error| unreachable(&error))?;
+    // Another user's QEMU can be driven and billed without it; it cannot be hibernated.
+    let command_line = CommandLine::of(peer.pid).map_err(|error| super::act::with_cause(&error));
     if !process.is_alive() {
         return Err(Refusal::new(Reason::QmpUnreachable, "QEMU ended while it was being connected to"));
     }
@@ -132,7 +133,7 @@ struct Asker {
     client: Client,
     version: Version,
     process: Process,
-    command_line: CommandLine,
+    command_line: Result<CommandLine, String>,
     schemas: super::SchemaCache,
 }
 
@@ -154,12 +155,9 @@ impl Keeper {
                         break;
                     }
                 }
-                (token, answer) = answer => {
+                (token, answer, position) = answer => {
                     in_flight = None;
-                    if !self.take_what_came_before(&mut events).await {
-                        self.hand_on(Input::Answer(token, answer)).await;
-                        break;
-                    }
+                    self.take_before(position, &mut events).await;
                     self.hand_on(Input::Answer(token, answer)).await;
                 }
                 asked = queue.recv(), if idle => match asked {
@@ -169,7 +167,7 @@ impl Keeper {
             }
         }
         if let Some(answer) = in_flight {
-            let (token, answer) = answer.await;
+            let (token, answer, _) = answer.await;
             self.hand_on(Input::Answer(token, answer)).await;
         }
         queue.close();
@@ -181,20 +179,14 @@ impl Keeper {
         let _ = self.actor.cast(Message::LinkClosed(self.number));
     }
 
-    /// False when the connection is gone.
-    async fn take_what_came_before(&self, events: &mut EventStream) -> bool {
-        loop {
-            let incoming = tokio::select! {
-                biased;
-                incoming = events.next() => incoming,
-                () = std::future::ready(()) => return true,
-            };
-            if !self.take(incoming).await {
-                return false;
-            }
+    /// Hands on what QEMU sent before a reply.
+    async fn take_before(&self, position: Position, events: &mut EventStream) {
+        while let Some(incoming) = events.next_before(position).await {
+            self.take(incoming).await;
         }
     }
 
+    /// Hands on one item. False when the connection is gone.
     async fn take(&self, incoming: Incoming) -> bool {
         match incoming {
             Incoming::Event(event) => {
@@ -235,20 +227,21 @@ impl Keeper {
 impl Asker {
     fn put(self, token: Token, ask: Ask) -> InFlight {
         Box::pin(async move {
-            let answer = match ask {
-                Ask::Command(command) => {
-                    self.client.execute_raw(command.name, command.arguments).await.map(Answer::Returned)
+            let (answer, position) = match ask {
+                Ask::Command(QmpCommand { name, arguments }) => {
+                    let (returned, position) = self.client.execute_placed(name, arguments).await;
+                    (returned.map(Answer::Returned), position)
                 }
-                Ask::Survey => {
-                    let pid = self.process.pid();
-                    let identity = self.process.identity();
-                    survey(&self.client, &self.version, pid, self.command_line, &self.schemas)
-                        .await
-                        .map(|survey| Answer::Surveyed(Box::new(survey), identity))
-                }
+                Ask::Survey => (self.survey().await, Position::default()),
             };
-            (token, answer.unwrap_or_else(|error| Answer::Failed(refusal(&error))))
+            (token, answer.unwrap_or_else(|error| Answer::Failed(refusal(&error))), position)
         })
+    }
+
+    async fn survey(self) -> Result<Answer, QmpError> {
+        let Self { client, version, process, command_line, schemas } = self;
+        let survey = survey(&client, &version, process.pid(), command_line, &schemas).await?;
+        Ok(Answer::Surveyed(Box::new(survey), process.identity()))
     }
 }
 

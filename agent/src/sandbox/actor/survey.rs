@@ -1,6 +1,6 @@
 //! Asks QEMU for everything: after connecting, and whenever events were missed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use dormouse_qmp::{Client, QmpError, Schema, Version};
 use serde_json::{Value, json};
@@ -14,7 +14,7 @@ pub(super) async fn survey(
     client: &Client,
     version: &Version,
     pid: i32,
-    command_line: CommandLine,
+    command_line: Result<CommandLine, String>,
     schemas: &SchemaCache,
 ) -> Result<Survey, QmpError> {
     let status = ask(client, "query-status").await?;
@@ -23,7 +23,9 @@ pub(super) async fn survey(
     let devices = ask(client, "query-memory-devices").await?;
     let backends = backends(client).await?;
     let block = ask(client, "query-block").await?;
-    let binary = (command_line.exe.clone(), version.to_string());
+    // Without a command line another user's QEMU is told apart by its version alone.
+    let exe = command_line.as_ref().map(|line| line.exe.clone()).unwrap_or_default();
+    let binary = (exe, version.to_string());
     let vcpus = u32::try_from(vcpus.as_array().map_or(0, Vec::len)).unwrap_or(u32::MAX);
     Ok(Survey {
         version: QemuVersion { major: version.major, minor: version.minor, micro: version.micro },
@@ -69,7 +71,8 @@ async fn backends(client: &Client) -> Result<Vec<MemoryBackend>, QmpError> {
         let share = backend["share"].as_bool().unwrap_or(false);
         let property = json!({"path": format!("/objects/{id}"), "property": "mem-path"});
         let path = match client.execute_raw("qom-get", property).await {
-            Ok(path) => path.as_str().map(str::to_owned),
+            // A folder (of huge pages, say) is where QEMU makes a file that goes with it.
+            Ok(path) => path.as_str().filter(|path| Path::new(path).is_file()).map(str::to_owned),
             // Only a backend in a file has the property.
             Err(QmpError::Refused { .. }) => None,
             Err(error) => return Err(error),

@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 
 use dormouse_metering::Shape;
 
-use super::manifest::{Manifest, MemoryDevice, RamFile, StateFile, VERSION};
+use super::manifest::{Manifest, RamFile, StateFile, VERSION};
 use super::store::DraftSpec;
 use super::{SnapshotError, files};
 use crate::process::CommandLine;
 use crate::sandbox::command::{Method, SandboxKey};
+use crate::sandbox::facts::MemoryDevice;
 
 /// A place where QEMU writes a state. Dropping it leaves what is there: see [`Draft::abandon`].
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -14,6 +14,7 @@ use super::verify::Damage;
 use super::{SnapshotError, files};
 use crate::process::CommandLine;
 use crate::sandbox::command::{Method, SandboxKey};
+use crate::sandbox::facts::MemoryDevice;
 
 /// The version of the manifest that is written and understood.
 pub(super) const VERSION: u32 = 1;
@@ -77,25 +78,6 @@ pub struct RamFile {
     pub modified_unix_ns: i64,
     /// Its inode.
     pub inode: u64,
-}
-
-/// A virtio-mem device.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MemoryDevice {
-    /// The device's id: its QOM path is `/machine/peripheral/<id>`.
-    pub id: String,
-    /// What is plugged, in bytes.
-    pub size_bytes: u64,
-    /// What the guest was asked to have plugged, in bytes.
-    pub requested_bytes: u64,
-    /// The most that can be plugged, in bytes.
-    pub max_bytes: u64,
-    /// What sizes must be a multiple of, in bytes.
-    pub block_bytes: u64,
-    /// Where it lies in the guest's address space.
-    pub address: u64,
-    /// The NUMA node.
-    pub node: u64,
 }
 
 /// The metering crate has no serde: it is std only.

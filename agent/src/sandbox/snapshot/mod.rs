@@ -32,7 +32,7 @@ use std::io;
 use std::path::PathBuf;
 
 pub use draft::{Contents, Draft};
-pub use manifest::{Manifest, MemoryDevice, RamFile, StateFile};
+pub use manifest::{Manifest, RamFile, StateFile};
 pub use store::{DraftSpec, SnapshotStore, StaleDraft};
 pub use verify::{Damage, Damaged, load_and_verify};
 

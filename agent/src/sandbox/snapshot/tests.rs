@@ -12,6 +12,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::process::CommandLine;
 use crate::sandbox::command::{Method, SandboxKey};
+use crate::sandbox::facts::MemoryDevice;
 
 struct Saved {
     dir: TempDir,

@@ -6,7 +6,7 @@
 
 use dormouse_metering::BillingState;
 
-use super::{Answer, Context, Flow, Procedure, done, failed, out_of_place};
+use super::{Answer, Context, Flow, Procedure, done, failed, out_of_place, unchanged};
 use crate::sandbox::machine::core::{Link, Phase};
 use crate::sandbox::machine::{Action, Announcement};
 
@@ -25,6 +25,9 @@ impl Procedure for Attach {
     }
 
     fn begin(&mut self, cx: &mut Context<'_>) -> Flow {
+        if cx.core.phase != Phase::New {
+            return unchanged(format!("{} is attached already", cx.core.key));
+        }
         cx.ask(|token| Action::Connect(token, 0))
     }
 
