@@ -20,7 +20,9 @@ pub(super) const fn advice(reason: Reason) -> &'static str {
         Reason::QemuMismatch => "install the QEMU that saved the snapshot, and wake again",
         Reason::OperationUnderWay => "`dormouse watch ID` follows it; try again when it is done, or destroy",
         Reason::Overtaken => "the sandbox was destroyed: there is nothing left to do",
-        Reason::Interrupted => "repeat it with the same --request-id; where that is refused as well, with a new one",
+        Reason::Interrupted => {
+            "repeat it with the same --request-id; where that is refused as well, with a new one"
+        }
         Reason::QueueFull => "try again in a moment",
         Reason::QmpUnreachable => {
             "see whether QEMU runs and listens there, and whether the agent may open the socket"
