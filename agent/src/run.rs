@@ -19,7 +19,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tracing_subscriber::EnvFilter;
 
-use crate::clock::{Clock, ClockError};
 use crate::config::{Config, ConfigError, Log, LogFormat};
 use crate::control::{self, Serving, SocketError};
 use crate::host::{self, HostHandle, StartError};
@@ -51,9 +50,6 @@ pub enum RunError {
     /// The host cannot be started.
     #[error("the host cannot be started: {0}")]
     Host(#[from] StartError),
-    /// The clock cannot be read.
-    #[error("the clock cannot be read: {0}")]
-    Clock(#[from] ClockError),
     /// Signals cannot be waited for.
     #[error("signals cannot be waited for: {0}")]
     Signal(io::Error),
@@ -77,7 +73,7 @@ pub async fn agent(config: Config) -> Result<(), RunError> {
     let serving = Serving {
         host: host.handle.clone(),
         config: Arc::new(config.clone()),
-        clock: clock_for_questions()?,
+        clock: host.clock.clone(),
     };
     let (stop, stopped) = oneshot::channel::<()>();
     let shutdown = async {
@@ -129,14 +125,6 @@ fn start_log(log: &Log) {
     };
     // Whoever embeds the agent may have a log of their own.
     let _ = started;
-}
-
-/// A clock that follows the steps of the wall clock, as the host's own does.
-fn clock_for_questions() -> Result<Clock, ClockError> {
-    let (clock, _) = Clock::start(None)?;
-    let mut steps = clock.steps()?;
-    tokio::spawn(async move { while steps.recv().await.is_some() {} });
-    Ok(clock)
 }
 
 async fn stop_signal() -> io::Result<()> {

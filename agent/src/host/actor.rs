@@ -152,7 +152,9 @@ pub(super) fn attach_command(
     plan: String,
     tags: std::collections::BTreeMap<String, String>,
     request_id: String,
+    deadline_ms: u64,
 ) -> Command {
     let request = Request::Attach { qmp_path, plan, tags };
-    Command { key, request_id, deadline_ms: None, asked_by: "discovery".to_owned(), request }
+    let deadline_ms = Some(deadline_ms);
+    Command { key, request_id, deadline_ms, asked_by: "discovery".to_owned(), request }
 }

@@ -30,6 +30,8 @@ const CHANGES_WAITING_MAX: usize = 4096;
 pub struct Running {
     /// For those who send it commands and questions.
     pub handle: HostHandle,
+    /// What time it is, by this host's one anchor.
+    pub clock: Clock,
     actor: ActorRef<Message>,
     metering: MeteringHandle,
     tasks: Vec<JoinHandle<()>>,
@@ -100,10 +102,9 @@ pub async fn start(config: &Config, ledger: &Ledger) -> Result<Running, StartErr
         actor: actor.clone(),
         changes: environment.changes.clone(),
         reader: Arc::new(Mutex::new(reader)),
-        deadlines: config.deadlines.clone(),
     };
     let tasks = tasks(config, &clock, &environment, &handle)?;
-    Ok(Running { handle, actor, metering, tasks })
+    Ok(Running { handle, clock, actor, metering, tasks })
 }
 
 impl Running {
