@@ -13,5 +13,6 @@ pub mod ids;
 pub mod metering;
 pub mod process;
 pub mod proto;
+pub mod run;
 pub mod sandbox;
 pub mod size;

@@ -1,2 +1,7 @@
-//! The dormouse command line.
-fn main() {}
+//! The `dormouse` program.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    dormouse::cli::main().into()
+}

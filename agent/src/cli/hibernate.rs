@@ -2,7 +2,11 @@
 
 use clap::ValueEnum;
 
+use super::context::{Agent, Context};
+use super::exit::Exit;
+use super::failure::Failure;
 use super::target::Asked;
+use crate::proto::{HibernateRequest, HibernationMethod};
 
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
@@ -24,4 +28,23 @@ enum Method {
     MappedRam,
     /// RAM is written into a qcow2 image
     Internal,
+}
+
+impl From<Method> for HibernationMethod {
+    fn from(method: Method) -> Self {
+        match method {
+            Method::Auto => Self::Auto,
+            Method::Shared => Self::Shared,
+            Method::MappedRam => Self::MappedRam,
+            Method::Internal => Self::Internal,
+        }
+    }
+}
+
+pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
+    let method = HibernationMethod::from(args.method).into();
+    let call = async |mut agent: Agent, header| {
+        agent.hibernate(HibernateRequest { header: Some(header), method }).await
+    };
+    context.carry_out_long(&args.asked, call).await
 }

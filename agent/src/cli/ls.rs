@@ -1,8 +1,59 @@
 //! `dormouse ls`: lists the sandboxes.
 
+use serde_json::Value;
+
+use super::context::Context;
+use super::exit::Exit;
+use super::failure::Failure;
+use super::table::{Column, render, terminal_width};
+use super::{json, output, show};
+use crate::proto::{ListRequest, Sandbox};
+use crate::size::Size;
+
+const COLUMNS: [Column; 8] = [
+    Column::long("ORG"),
+    Column::long("SANDBOX"),
+    Column::text("STATE"),
+    Column::number("MEMORY"),
+    Column::number("MAX"),
+    Column::number("VCPUS"),
+    Column::text("QMP"),
+    Column::long("TAGS"),
+];
+
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     /// Only this org's
     #[arg(long)]
     org: Option<String>,
+}
+
+pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
+    let request = ListRequest { org: args.org.unwrap_or_default() };
+    let reply = context.agent().await?.list(request).await.map_err(|status| Failure::of_status(&status))?;
+    let sandboxes = reply.into_inner().sandboxes;
+    if context.json {
+        output::print_json(&sandboxes.iter().map(json::sandbox).collect::<Value>())?;
+    } else if sandboxes.is_empty() {
+        eprintln!("no sandbox is attached");
+    } else {
+        let rows: Vec<_> = sandboxes.iter().map(row).collect();
+        output::print(&render(COLUMNS, &rows, terminal_width()))?;
+    }
+    Ok(Exit::Done)
+}
+
+fn row(sandbox: &Sandbox) -> [String; 8] {
+    let key = sandbox.key.clone().unwrap_or_default();
+    let shape = sandbox.shape.unwrap_or_default();
+    [
+        key.org,
+        key.sandbox,
+        show::state(sandbox),
+        Size(shape.memory_base_bytes + shape.memory_plugged_bytes).to_string(),
+        Size(sandbox.memory_max_bytes).to_string(),
+        show::vcpus(shape.vcpus_milli),
+        sandbox.connection.clone(),
+        show::tags(sandbox),
+    ]
 }

@@ -3,37 +3,50 @@
 //! Data goes to standard output, everything else to standard error. `--json` prints one JSON document, or one per
 //! line where there is no end to them.
 
+mod advice;
 mod agent;
 mod attach;
 mod audit;
 mod check_config;
 mod completions;
+mod context;
 mod destroy;
 mod detach;
 mod duration;
 mod exit;
+mod failure;
 mod hibernate;
+mod json;
+mod ledger;
 mod ls;
 mod man;
+mod output;
 mod pause;
+mod progress;
 mod reboot;
 mod resume;
 mod scale;
 mod show;
 mod slices;
+mod table;
 mod target;
+pub mod timeline;
 mod usage;
 mod wake;
 mod watch;
+mod when;
 
 use std::path::PathBuf;
 
 use clap::{CommandFactory, Parser, Subcommand};
+use tokio::runtime::Builder;
+
+use context::Context;
+use failure::Failure;
+
+use crate::config::Config;
 
 pub use exit::{EXIT_CODES, Exit};
-
-/// Where the agent listens when nobody says otherwise.
-const DEFAULT_SOCKET: &str = "/run/dormouse/control.sock";
 
 /// Drives the QEMU sandboxes of a KVM host and turns what happens to them into billing slices
 #[derive(Debug, Parser)]
@@ -95,31 +108,66 @@ enum Command {
     Man(man::Args),
 }
 
+/// Reads the command line, does what it says, and returns how the program ends.
+pub fn main() -> Exit {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nothing can be said where nothing can be written.
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage } else { Exit::Done };
+        }
+    };
+    let json = cli.json;
+    run(cli).unwrap_or_else(|failure| {
+        match serde_json::to_string(&failure) {
+            Ok(document) if json => eprintln!("{document}"),
+            _ => eprintln!("{failure}"),
+        }
+        failure.exit()
+    })
+}
+
+fn run(cli: Cli) -> Result<Exit, Failure> {
+    let Cli { socket, json, command } = cli;
+    // The agent serves many at once; a client asks one question.
+    let runtime = match &command {
+        Command::Agent(_) => Builder::new_multi_thread().enable_all().build(),
+        _ => Builder::new_current_thread().enable_all().build(),
+    };
+    let runtime = runtime.map_err(|error| Failure::new(format!("the runtime cannot start: {error}")))?;
+    runtime.block_on(dispatch(command, socket, json))
+}
+
+async fn dispatch(command: Command, socket: Option<PathBuf>, json: bool) -> Result<Exit, Failure> {
+    let context = Context { socket: socket.clone().unwrap_or_else(|| Config::default().socket), json };
+    match command {
+        Command::Agent(args) => agent::run(args, socket, json).await,
+        Command::CheckConfig(args) => check_config::run(&args, socket, json),
+        Command::Attach(args) => attach::run(args, &context).await,
+        Command::Detach(args) => detach::run(args, &context).await,
+        Command::Ls(args) => ls::run(args, &context).await,
+        Command::Show(args) => show::run(args, &context).await,
+        Command::Scale(args) => scale::run(args, &context).await,
+        Command::Pause(args) => pause::run(args, &context).await,
+        Command::Resume(args) => resume::run(args, &context).await,
+        Command::Hibernate(args) => hibernate::run(args, &context).await,
+        Command::Wake(args) => wake::run(args, &context).await,
+        Command::Reboot(args) => reboot::run(args, &context).await,
+        Command::Destroy(args) => destroy::run(args, &context).await,
+        Command::Watch(args) => watch::run(args, &context).await,
+        Command::Slices(args) => slices::run(args, &context).await,
+        Command::Usage(args) => usage::run(args, &context).await,
+        Command::Audit(args) => audit::run(args, &context).await,
+        Command::Completions(args) => completions::run(&args),
+        Command::Man(args) => man::run(&args),
+    }
+}
+
 /// The definition of the command line, from which completions and man pages are made.
 pub fn command() -> clap::Command {
     Cli::command()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_definition_of_the_command_line_is_sound() {
-        command().debug_assert();
-    }
-
-    #[test]
-    fn every_command_takes_the_socket_and_json() {
-        for line in ["ls", "agent", "check-config", "pause a", "usage --from -2h", "audit"] {
-            let words = ["dormouse"].into_iter().chain(line.split(' ')).chain(["--socket", "/s", "--json"]);
-            let cli = Cli::try_parse_from(words).expect(line);
-            assert!(cli.json && cli.socket.is_some(), "{line}");
-        }
-    }
-
-    #[test]
-    fn the_help_ends_with_the_exit_codes() {
-        assert!(command().render_help().to_string().trim_end().ends_with("the configuration is wrong"));
-    }
-}
+mod tests;

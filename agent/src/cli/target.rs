@@ -1,9 +1,10 @@
 //! What the commands for one sandbox have in common.
 
 use clap::Args;
+use dormouse_ledger::SandboxFilter;
 
 use super::duration;
-use crate::proto::{CommandHeader, SandboxKey};
+use crate::proto::SandboxKey;
 
 // No doc comments on these structures: clap would show them as the description of the commands that use them.
 
@@ -38,12 +39,18 @@ pub(super) struct Asked {
     pub(super) deadline: Option<u64>,
 }
 
-impl Asked {
-    pub(super) fn header(&self) -> CommandHeader {
-        CommandHeader {
-            key: Some(self.target.key()),
-            request_id: self.request_id.clone().unwrap_or_default(),
-            deadline_ms: self.deadline.unwrap_or_default(),
-        }
+/// The org by which a question is narrowed: a sandbox without an org is one of `default`, no sandbox and no org is
+/// everything.
+pub(super) fn org_of(org: Option<String>, sandbox: Option<&String>) -> String {
+    match (org, sandbox) {
+        (Some(org), _) => org,
+        (None, Some(_)) => "default".to_owned(),
+        (None, None) => String::new(),
     }
+}
+
+/// The same, for a ledger: what is empty matches all.
+pub(super) fn sandbox_filter(org: &str, sandbox: &str) -> SandboxFilter {
+    let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    SandboxFilter { org: some(org), sandbox: some(sandbox), ..SandboxFilter::default() }
 }

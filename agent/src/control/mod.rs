@@ -18,23 +18,21 @@ mod watch;
 use std::future::Future;
 use std::sync::Arc;
 
-use dormouse_metering::Stamp;
 use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
 pub use client::{channel, client};
+pub(crate) use convert::{audit, slice_row, usage};
 pub use host::Host;
 pub use questions::Questions;
 pub use socket::{SocketError, bind};
 pub use status::{ERROR_DOMAIN, status_of};
 
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::proto;
 use crate::proto::control_server::ControlServer;
-
-/// What time it is: time is an argument.
-pub type Now = Arc<dyn Fn() -> Stamp + Send + Sync>;
 
 /// What the service answers with.
 pub struct Serving<H> {
@@ -43,7 +41,7 @@ pub struct Serving<H> {
     /// Default deadlines, plans, the billing policy, and the place of the ledger.
     pub config: Arc<Config>,
     /// The host's clock.
-    pub now: Now,
+    pub clock: Clock,
 }
 
 /// Serves commands and questions on `listener` until `shutdown` completes; then takes no more, ends the streams,

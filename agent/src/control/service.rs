@@ -12,7 +12,8 @@ use super::host::Host;
 use super::questions::Questions;
 use super::status::{status_of, status_of_ledger};
 use super::watch::{Watch, Watched};
-use super::{Now, Serving, convert, validate};
+use super::{Serving, convert, validate};
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::proto::control_server::Control;
 use crate::proto::{self, CommandHeader, CommandReply};
@@ -27,16 +28,16 @@ pub(super) struct Service<H> {
     host: H,
     config: Arc<Config>,
     questions: Questions,
-    now: Now,
+    clock: Clock,
     stopped: watch::Receiver<bool>,
 }
 
 impl<H: Host> Service<H> {
     /// The service; its streams end when `stopped` turns true.
     pub(super) fn new(serving: Serving<H>, stopped: watch::Receiver<bool>) -> Self {
-        let Serving { host, config, now } = serving;
+        let Serving { host, config, clock } = serving;
         let questions = Questions::new(config.ledger_path(), Arc::clone(&config));
-        Self { host, config, questions, now, stopped }
+        Self { host, config, questions, clock, stopped }
     }
 
     async fn execute(
@@ -45,11 +46,14 @@ impl<H: Host> Service<H> {
         header: Option<CommandHeader>,
         request: Result<command::Request, Refusal>,
     ) -> Result<Response<CommandReply>, Status> {
-        let arrived = (self.now)();
+        let arrived = self.clock.now();
         let CommandHeader { key, request_id, deadline_ms } = header.unwrap_or_default();
         let command = || {
             let key = validate::key(key)?;
-            let request_id = validate::request_id(request_id)?.map_or_else(made_up_request_id, Ok)?;
+            let request_id = match validate::request_id(request_id)? {
+                Some(request_id) => request_id,
+                None => made_up_request_id()?,
+            };
             let request = request?;
             let deadline_ms = Some(validate::deadline_ms(deadline_ms, &request, &self.config.deadlines));
             Ok(Command { key, request_id, deadline_ms, asked_by, request })
@@ -57,7 +61,7 @@ impl<H: Host> Service<H> {
         let command = command().map_err(status_of)?;
         let request_id = command.request_id.clone();
         let executed = self.host.execute(command).await.map_err(status_of)?;
-        let duration_ns = (self.now)().boottime_ns.saturating_sub(arrived.boottime_ns);
+        let duration_ns = self.clock.now().boottime_ns.saturating_sub(arrived.boottime_ns);
         Ok(Response::new(convert::reply(request_id, executed, duration_ns)))
     }
 
@@ -191,7 +195,7 @@ impl<H: Host> Control for Service<H> {
             // Subscribed before the sandboxes are listed: what changes in between is told.
             changes: self.host.watch(),
             host: self.host.clone(),
-            now: Arc::clone(&self.now),
+            clock: self.clock.clone(),
             watched: filter,
             watcher,
             stopped: self.stopped.clone(),
@@ -207,7 +211,7 @@ impl<H: Host> Control for Service<H> {
         let proto::SlicesRequest { org, sandbox } = request.into_inner();
         let filter = sandbox_filter(org, sandbox)?;
         let (reader, slices) = mpsc::channel(STREAM_BACKLOG);
-        let (questions, now) = (self.questions.clone(), (self.now)());
+        let (questions, now) = (self.questions.clone(), self.clock.now());
         tokio::task::spawn_blocking(move || {
             let send = |slice| reader.blocking_send(Ok(convert::slice(slice))).is_ok();
             if let Err(error) = questions.slices(filter, Some(now), send) {
@@ -224,8 +228,7 @@ impl<H: Host> Control for Service<H> {
     ) -> Result<Response<proto::UsageReply>, Status> {
         let proto::UsageRequest { org, sandbox, from_unix_ns, to_unix_ns } = request.into_inner();
         let filter = sandbox_filter(org, sandbox)?;
-        let now = (self.now)();
-        let from_unix_ns = if from_unix_ns == 0 { i64::MIN } else { from_unix_ns };
+        let now = self.clock.now();
         let to_unix_ns = if to_unix_ns == 0 { now.wall_ns } else { to_unix_ns };
         let usage = self.ask(move |ledger| ledger.usage(filter, from_unix_ns..to_unix_ns, Some(now))).await?;
         Ok(Response::new(convert::usage(usage, from_unix_ns, to_unix_ns)))

@@ -4,21 +4,21 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use dormouse_metering::{BillingState, BootId, Shape, Stamp};
+use dormouse_metering::{BillingState, BootId, Shape};
 use tempfile::TempDir;
 use tokio::sync::{broadcast, oneshot};
 use tokio::task::JoinHandle;
 
-use super::{Host, Now, Serving, bind, serve};
+use super::{Host, Serving, bind, serve};
+use crate::clock::Clock;
 use crate::config::{Config, FileMode};
 use crate::host::Executed;
 use crate::sandbox::command::{Command, CommandResult, Outcome, SandboxKey};
 use crate::sandbox::refusal::{Reason, Refusal};
 use crate::sandbox::view::{ConnectionView, SandboxView, WatchEvent, WatchKind};
 
-/// A second after the epoch, in every test.
-pub(crate) const NOW: Stamp =
-    Stamp { boot: BootId([1; 16]), boottime_ns: 5_000, wall_ns: 1_000_000_000, uncertainty_ns: 0 };
+/// What the wall clock says in every test, in nanoseconds since the Unix epoch.
+pub(crate) const NOW_UNIX_NS: i64 = 1_000_000_000;
 
 #[derive(Clone)]
 pub(crate) struct StandIn {
@@ -120,8 +120,8 @@ impl Agent {
         let (socket, state_dir) = (folder.path().join("control.sock"), folder.path().to_owned());
         let host = StandIn::new();
         let config = Config { state_dir: state_dir.clone(), ..Config::default() };
-        let now: Now = Arc::new(|| NOW);
-        let serving = Serving { host: host.clone(), config: Arc::new(config), now };
+        let (clock, _) = Clock::simulated(BootId([1; 16]), NOW_UNIX_NS);
+        let serving = Serving { host: host.clone(), config: Arc::new(config), clock };
         let listener = bind(&socket, FileMode(0o600)).await.expect("a socket");
         let (stop, stopped) = oneshot::channel();
         let shutdown = async { stopped.await.unwrap_or_default() };

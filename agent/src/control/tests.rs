@@ -7,16 +7,16 @@ use tonic_health::pb::health_client::HealthClient;
 use tonic_types::StatusExt;
 
 use super::client;
-use super::stand_in::{Agent, NOW, change};
+use super::stand_in::{Agent, NOW_UNIX_NS, change};
 use crate::config::Deadlines;
 use crate::proto::{self, CommandHeader, SandboxKey, SandboxRequest};
 use crate::sandbox::command::{CommandResult, Method, MethodChoice, Request};
 use crate::sandbox::refusal::{Reason, Refusal};
 use crate::sandbox::view::WatchKind;
 
-fn header(sandbox: &str) -> Option<CommandHeader> {
+fn header(sandbox: &str) -> CommandHeader {
     let key = SandboxKey { org: "default".to_owned(), sandbox: sandbox.to_owned() };
-    Some(CommandHeader { key: Some(key), ..CommandHeader::default() })
+    CommandHeader { key: Some(key), ..CommandHeader::default() }
 }
 
 fn reason(status: &Status) -> String {
@@ -28,7 +28,7 @@ async fn a_command_arrives_with_its_asker_its_deadline_and_a_request_id() {
     let agent = Agent::start().await;
     agent.host.answers(Ok(CommandResult::Done));
     let mut client = client(&agent.socket).await.expect("the agent");
-    let request = proto::HibernateRequest { header: header("sb1"), method: 1 };
+    let request = proto::HibernateRequest { header: Some(header("sb1")), method: 1 };
     let reply = client.hibernate(request).await.expect("a reply").into_inner();
     let command = agent.host.last_command();
     assert_eq!(command.key.to_string(), "default/sb1");
@@ -47,11 +47,7 @@ async fn what_the_caller_says_is_passed_on() {
     let agent = Agent::start().await;
     agent.host.answers(Ok(CommandResult::Partial { achieved_bytes: 1 }));
     let mut client = client(&agent.socket).await.expect("the agent");
-    let header = header("sb1").map(|header| CommandHeader {
-        request_id: "mine".to_owned(),
-        deadline_ms: 123,
-        ..header
-    });
+    let header = Some(CommandHeader { request_id: "mine".to_owned(), deadline_ms: 123, ..header("sb1") });
     let reply = client.scale(proto::ScaleRequest { header, memory_bytes: 42 }).await.expect("a reply");
     let command = agent.host.last_command();
     assert_eq!(command.request, Request::Scale { memory_bytes: 42 });
@@ -63,12 +59,15 @@ async fn what_the_caller_says_is_passed_on() {
 async fn bad_input_is_refused_before_the_host_hears_of_it() {
     let agent = Agent::start().await;
     let mut client = client(&agent.socket).await.expect("the agent");
-    let slash = client.pause(SandboxRequest { header: header("a/b") }).await.unwrap_err();
+    let slash = client.pause(SandboxRequest { header: Some(header("a/b")) }).await.unwrap_err();
     assert_eq!((slash.code(), reason(&slash).as_str()), (Code::InvalidArgument, "INVALID_ID"));
     let nothing = client.pause(SandboxRequest { header: None }).await.unwrap_err();
     assert_eq!(reason(&nothing), "INVALID_ID");
-    let attach =
-        proto::AttachRequest { header: header("sb1"), qmp_path: "a.qmp".to_owned(), ..Default::default() };
+    let attach = proto::AttachRequest {
+        header: Some(header("sb1")),
+        qmp_path: "a.qmp".to_owned(),
+        ..Default::default()
+    };
     assert_eq!(reason(&client.attach(attach).await.unwrap_err()), "INVALID_QMP_PATH");
     let list = client.list(proto::ListRequest { org: "a b".to_owned() }).await.unwrap_err();
     assert_eq!(reason(&list), "INVALID_ID");
@@ -80,7 +79,7 @@ async fn a_refusal_of_the_host_reaches_the_caller_whole() {
     let agent = Agent::start().await;
     agent.host.answers(Err(Refusal::new(Reason::WrongState, "it is paused").with("state", "paused")));
     let mut client = client(&agent.socket).await.expect("the agent");
-    let status = client.pause(SandboxRequest { header: header("sb1") }).await.unwrap_err();
+    let status = client.pause(SandboxRequest { header: Some(header("sb1")) }).await.unwrap_err();
     assert_eq!((status.code(), status.message()), (Code::FailedPrecondition, "it is paused"));
     assert_eq!(status.get_details_error_info().expect("an ErrorInfo").metadata["state"], "paused");
 }
@@ -92,7 +91,7 @@ async fn a_watch_begins_with_what_is_and_goes_on_with_what_changes() {
     let watch = proto::WatchRequest { org: "default".to_owned(), sandbox: "sb2".to_owned() };
     let mut events = client.watch(watch).await.expect("a stream").into_inner();
     let snapshot = events.message().await.expect("no error").expect("an event");
-    assert_eq!((snapshot.kind.as_str(), snapshot.unix_ns), ("snapshot", NOW.wall_ns));
+    assert_eq!((snapshot.kind.as_str(), snapshot.unix_ns), ("snapshot", NOW_UNIX_NS));
     assert_eq!(snapshot.sandbox.and_then(|sandbox| sandbox.key).expect("a key").sandbox, "sb2");
     agent.host.changes.send(change("sb1", WatchKind::After)).expect("a watcher");
     agent.host.changes.send(change("sb2", WatchKind::Progress)).expect("a watcher");
@@ -149,7 +148,7 @@ async fn questions_about_the_past_are_answered_from_the_ledger() {
     assert_eq!((audit.slices_checked, audit.violations.len()), (0, 0));
     let usage = client.usage(proto::UsageRequest::default()).await.expect("usage").into_inner();
     assert_eq!(usage.total.expect("a total").memory_byte_nanoseconds, "0");
-    assert_eq!(usage.to_unix_ns, NOW.wall_ns);
+    assert_eq!(usage.to_unix_ns, NOW_UNIX_NS);
     let mut slices = client.slices(proto::SlicesRequest::default()).await.expect("a stream").into_inner();
     assert_eq!(slices.message().await.expect("no error"), None);
 }

@@ -124,8 +124,8 @@ pub(super) fn method(method: i32) -> Result<MethodChoice, Refusal> {
 mod tests {
     use super::*;
 
-    fn named(org: &str, sandbox: &str) -> Option<proto::SandboxKey> {
-        Some(proto::SandboxKey { org: org.to_owned(), sandbox: sandbox.to_owned() })
+    fn named(org: &str, sandbox: &str) -> proto::SandboxKey {
+        proto::SandboxKey { org: org.to_owned(), sandbox: sandbox.to_owned() }
     }
 
     fn attach_of(qmp_path: &str, plan: &str, tag: &str) -> Result<Request, Refusal> {
@@ -140,11 +140,12 @@ mod tests {
 
     #[test]
     fn a_sandbox_is_named_by_org_and_id() {
-        assert!(key(named("org", "sb")).is_ok());
-        for wrong in [None, named("", "sb"), named("org", ""), named("org", "a/b"), named("o/rg", "sb")] {
-            assert_eq!(key(wrong).unwrap_err().reason, Reason::InvalidId);
+        assert!(key(Some(named("org", "sb"))).is_ok());
+        assert_eq!(key(None).unwrap_err().reason, Reason::InvalidId);
+        for wrong in [named("", "sb"), named("org", ""), named("org", "a/b"), named("o/rg", "sb")] {
+            assert_eq!(key(Some(wrong)).unwrap_err().reason, Reason::InvalidId);
         }
-        let refusal = key(named("org", "../x")).unwrap_err();
+        let refusal = key(Some(named("org", "../x"))).unwrap_err();
         assert_eq!(refusal.metadata["field"], "sandbox");
         assert!(refusal.message.contains("use letters"), "{}", refusal.message);
     }

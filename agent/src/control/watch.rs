@@ -5,10 +5,10 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, mpsc, watch};
 use tonic::Status;
 
-use super::Now;
 use super::convert;
 use super::host::Host;
 use super::status::status_of;
+use crate::clock::Clock;
 use crate::proto;
 use crate::sandbox::command::SandboxKey;
 use crate::sandbox::refusal::{Reason, Refusal};
@@ -33,7 +33,7 @@ pub(super) type Watcher = mpsc::Sender<Result<proto::WatchEvent, Status>>;
 /// One watch, from its subscription to its end.
 pub(super) struct Watch<H> {
     pub(super) host: H,
-    pub(super) now: Now,
+    pub(super) clock: Clock,
     pub(super) watched: Watched,
     pub(super) changes: broadcast::Receiver<WatchEvent>,
     pub(super) watcher: Watcher,
@@ -88,7 +88,7 @@ impl<H: Host> Watch<H> {
     fn event(&self, kind: WatchKind, sandbox: Option<proto::Sandbox>, message: String) -> proto::WatchEvent {
         proto::WatchEvent {
             kind: kind.as_str().to_owned(),
-            unix_ns: (self.now)().wall_ns,
+            unix_ns: self.clock.now().wall_ns,
             sandbox,
             cause: String::new(),
             message,

@@ -170,7 +170,7 @@ fn environment(config: &Config, clock: Clock, metering: MeteringHandle) -> Resul
         changes: broadcast::Sender::new(CHANGES_WAITING_MAX),
         watch_list: WatchList::default(),
         schemas: SchemaCache::default(),
-        snapshots: SnapshotStore::new(snapshots),
+        snapshots: SnapshotStore::new(&snapshots),
         qmp,
         log_dir,
         prepaid_plans: config.metering.prepaid_plans.clone().into(),

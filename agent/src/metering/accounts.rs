@@ -109,12 +109,8 @@ impl Accounts {
         let running = |account: &Account| {
             account.prepaid && matches!(account.meter.holding(), Some((_, BillingState::Running)))
         };
-        let keys: Vec<SandboxKey> = self
-            .by_key
-            .iter()
-            .filter(|(_, account)| running(account))
-            .map(|(key, _)| key.clone())
-            .collect();
+        let keys: Vec<SandboxKey> =
+            self.by_key.iter().filter(|(_, account)| running(account)).map(|(key, _)| key.clone()).collect();
         self.mark(&keys, now, Cause::Tick)
     }
 

@@ -26,6 +26,7 @@
 //! # }
 //! ```
 
+mod machine;
 mod model;
 mod server;
 
@@ -42,6 +43,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Duration, Instant};
 
 use crate::event::Event;
+use machine::Machine;
 
 pub use model::{Model, Reply, VirtioMem};
 
@@ -131,7 +133,7 @@ impl ScriptedQemu {
 
     /// Sends an event, stamped now. False if nobody is connected: then it is gone.
     pub fn emit(&self, name: &str, data: Value) -> bool {
-        let timestamp_unix_ns = self.shared.lock().model.unix_ns(self.shared.now());
+        let timestamp_unix_ns = self.shared.lock().machine.unix_ns(self.shared.now());
         self.emit_event(Event { name: name.to_owned(), timestamp_unix_ns: Some(timestamp_unix_ns), data })
     }
 
@@ -152,7 +154,7 @@ impl ScriptedQemu {
 
     /// Looks at the model, or changes it. Do not call it from a script.
     pub fn with_model<T>(&self, act: impl FnOnce(&mut Model) -> T) -> T {
-        let result = act(&mut self.shared.lock().model);
+        let result = act(&mut self.shared.lock().machine.model);
         self.shared.changed.notify_one();
         result
     }
@@ -214,7 +216,7 @@ impl Builder {
         });
         let listener = UnixListener::bind(&path)?;
         let state = State {
-            model: self.model,
+            machine: Machine::new(self.model),
             script: self.script,
             commands: VecDeque::new(),
             outbox: Vec::new(),
@@ -253,7 +255,7 @@ struct Shared {
 }
 
 struct State {
-    model: Model,
+    machine: Machine,
     script: Script,
     commands: VecDeque<Command>,
     outbox: Vec<Outgoing>,

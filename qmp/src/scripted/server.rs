@@ -10,15 +10,15 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::{Duration, sleep, sleep_until};
 
+use super::model::Reply;
 use super::{COMMANDS_KEPT, Command, Greeting, Outgoing, Shared, State, Step, encode_event, encode_line};
-use crate::scripted::model::Reply;
 
 /// Small, for thousands of instances in one process.
 const READ_BYTES: usize = 512;
 
-/// Serves until the model has quit.
+/// Serves until the machine has quit.
 pub(super) async fn serve(listener: UnixListener, shared: Arc<Shared>) {
-    while !shared.lock().model.has_quit() {
+    while !shared.lock().machine.has_quit() {
         let Ok((stream, _)) = listener.accept().await else { return };
         let mut connection = Connection::new(stream, Arc::clone(&shared));
         let Err(Closed) = connection.run().await;
@@ -51,7 +51,7 @@ impl Connection {
     async fn run(&mut self) -> Result<Infallible, Closed> {
         self.greet().await?;
         loop {
-            let due = self.shared.lock().model.next_deadline().map(|due| self.shared.started_at + due);
+            let due = self.shared.lock().machine.next_deadline().map(|due| self.shared.started_at + due);
             tokio::select! {
                 line = self.lines.next_segment() => self.on_line(&line?.ok_or(Closed)?).await?,
                 () = self.shared.changed.notified() => {}
@@ -63,7 +63,7 @@ impl Connection {
 
     async fn greet(&mut self) -> Result<(), Closed> {
         let greeting = match &self.shared.greeting {
-            Greeting::Normal => encode_line(&self.shared.lock().model.greeting()),
+            Greeting::Normal => encode_line(&self.shared.lock().machine.model.greeting()),
             Greeting::Never => std::future::pending().await,
             Greeting::Raw(bytes) => bytes.clone(),
         };
@@ -103,7 +103,7 @@ impl Connection {
             self.shared.lock().connected = true;
         }
         self.writer.write_all(&encode_reply(reply, id)).await?;
-        if self.shared.lock().model.has_quit() { Err(Closed) } else { Ok(()) }
+        if self.shared.lock().machine.has_quit() { Err(Closed) } else { Ok(()) }
     }
 
     async fn flush(&mut self) -> Result<(), Closed> {
@@ -140,14 +140,14 @@ impl State {
             (_, false) => {
                 Reply::error("CommandNotFound", "Expecting capabilities negotiation with 'qmp_capabilities'")
             }
-            (_, true) => self.model.execute(command, now),
+            (_, true) => self.machine.execute(command, now),
         }
     }
 
     /// What is to be sent by now; while nobody is connected it is gone.
     fn take_outbox(&mut self, now: Duration) -> Vec<Outgoing> {
-        self.model.advance(now);
-        let events = self.model.take_events().into_iter().map(Outgoing::Event);
+        self.machine.advance(now);
+        let events = self.machine.take_events().into_iter().map(Outgoing::Event);
         let outbox = events.chain(self.outbox.drain(..)).collect();
         if self.connected { outbox } else { Vec::new() }
     }

@@ -22,7 +22,7 @@
 //! reply that may have been lost in a bad line: then the wire is free at the deadline.
 //!
 //! This module never reads a clock and never enables out-of-band execution: only four commands may use it, and
-//! none of them is worth replies that overtake each other. The socket is in [`crate::transport`].
+//! none of them is worth replies that overtake each other. The socket is [`crate::Connection`]'s.
 
 mod types;
 

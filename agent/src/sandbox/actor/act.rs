@@ -36,7 +36,7 @@ impl State {
             }
             Action::WriteSnapshot(token, method) => disk::write(self, token, method, now, myself),
             Action::VerifySnapshot(token, manifest) => {
-                disk::verify(&self.environment.snapshots, *manifest, answer_to(token, myself));
+                disk::verify(*manifest, answer_to(token, myself));
             }
             Action::RemoveSnapshot(removal) => disk::remove(self, removal),
             Action::Launch(token, launch) => self.launch(&launch, token, myself),

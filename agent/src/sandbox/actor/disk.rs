@@ -1,10 +1,160 @@
-//! stub
-use super::*;
+//! Snapshots, as the machine wants them made, checked and removed. All of it blocks, and none of it here.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use dormouse_metering::Stamp;
+use dormouse_qmp::{Client, QmpError};
+use ractor::ActorRef;
+use serde_json::{Value, json};
+
+use super::act::{answer_to, with_cause};
+use super::{Message, State};
 use crate::metering::Reply;
 use crate::sandbox::command::Method;
-use crate::sandbox::machine::SnapshotRemoval;
-use crate::sandbox::snapshot::{Manifest, SnapshotStore};
-pub(super) fn prepare(_s: &mut State, _t: Token, _m: Method, _my: &ActorRef<Message>) {}
-pub(super) fn write(_s: &mut State, _t: Token, _m: Method, _n: Stamp, _my: &ActorRef<Message>) {}
-pub(super) fn verify(_s: &SnapshotStore, _m: Manifest, _r: Reply) {}
-pub(super) fn remove(_s: &mut State, _r: SnapshotRemoval) {}
+use crate::sandbox::facts::Survey;
+use crate::sandbox::machine::{Answer, SnapshotRemoval, Token, internal_tag};
+use crate::sandbox::refusal::{Reason, Refusal};
+use crate::sandbox::snapshot::{Contents, Damaged, DraftSpec, Manifest, MemoryDevice, SnapshotError};
+
+/// Between two looks at a job that nobody waits for.
+const POLL_MIN: Duration = Duration::from_millis(10);
+const POLL_MAX: Duration = Duration::from_millis(500);
+
+/// Makes a place for a snapshot. Creating an empty file is quick enough to be done here.
+pub(super) fn prepare(state: &mut State, token: Token, method: Method, myself: &ActorRef<Message>) {
+    let core = state.machine.core();
+    let owner = core.survey.as_ref().map(|survey| (survey.command_line.uid, survey.command_line.gid));
+    let (uid, gid) = owner.unwrap_or_default();
+    let ordinal_min = core.snapshot.as_ref().map_or(1, |last| last.ordinal + 1);
+    let spec = DraftSpec { key: &core.key, generation: core.generation, ordinal_min, method, uid, gid };
+    let answer = match state.environment.snapshots.begin(spec) {
+        Ok(draft) => {
+            state.draft = Some(draft.clone());
+            Answer::SnapshotPrepared(draft)
+        }
+        Err(error) => Answer::Failed(not_written(&error)),
+    };
+    answer_to(token, myself)(answer);
+}
+
+/// Makes the draft complete: syncs, digest, manifest, rename.
+pub(super) fn write(state: &mut State, token: Token, method: Method, now: Stamp, myself: &ActorRef<Message>) {
+    let reply = answer_to(token, myself);
+    let core = state.machine.core();
+    let (Some(draft), Some(survey)) = (state.draft.clone(), core.survey.as_ref()) else {
+        return reply(Answer::Failed(Refusal::new(Reason::Bug, "there is no draft to complete")));
+    };
+    let contents = contents(survey, method, now);
+    blocking(reply, move || match draft.complete(contents) {
+        Ok(manifest) => Answer::SnapshotWritten(Box::new(manifest)),
+        Err(error) => Answer::Failed(not_written(&error)),
+    });
+}
+
+/// Checks that a snapshot is what was written. Reads all of its state.
+pub(super) fn verify(manifest: Manifest, reply: Reply) {
+    blocking(reply, move || match manifest.verify() {
+        Ok(()) => Answer::SnapshotVerified(Box::new(manifest)),
+        Err(damaged) => Answer::Failed(damage(&damaged)),
+    });
+}
+
+/// Removes what is not needed any more. A failure costs disk, and is logged.
+pub(super) fn remove(state: &mut State, removal: SnapshotRemoval) {
+    match removal {
+        SnapshotRemoval::Draft => {
+            if let Some(draft) = state.draft.take() {
+                tokio::task::spawn_blocking(move || log_failure(draft.abandon()));
+            }
+        }
+        SnapshotRemoval::Consumed(manifest) => {
+            state.draft = None;
+            if manifest.method == Method::Internal
+                && let Some(link) = &state.link
+            {
+                let tag = internal_tag(manifest.generation, manifest.ordinal);
+                tokio::spawn(delete_internal(link.client(), tag, nodes(state)));
+            }
+            tokio::task::spawn_blocking(move || log_failure(manifest.remove()));
+        }
+    }
+}
+
+/// Removes a snapshot from inside the disks. A failure costs space in them, and is logged.
+async fn delete_internal(client: Client, tag: String, devices: Vec<String>) {
+    let deleted = async {
+        let job = format!("snapshot-delete-{tag}");
+        let arguments = json!({"job-id": job, "tag": tag, "devices": devices});
+        client.execute_raw("snapshot-delete", arguments).await?;
+        let mut pause = POLL_MIN;
+        loop {
+            let jobs = client.execute_raw("query-jobs", Value::Null).await?;
+            let jobs = jobs.as_array().map(Vec::as_slice).unwrap_or_default();
+            let Some(found) = jobs.iter().find(|found| found["id"] == job.as_str()) else { return Ok(()) };
+            if found["status"] == "concluded" {
+                if let Some(error) = found["error"].as_str() {
+                    tracing::warn!(tag, error, "an internal snapshot was not removed");
+                }
+                return client.execute_raw("job-dismiss", json!({"id": job})).await.map(drop);
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(POLL_MAX);
+        }
+    };
+    let deleted: Result<(), QmpError> = deleted.await;
+    if let Err(error) = deleted {
+        tracing::warn!(tag, %error, "an internal snapshot was not removed");
+    }
+}
+
+fn nodes(state: &State) -> Vec<String> {
+    let survey = state.machine.core().survey.as_ref();
+    let disks = survey.map(|survey| survey.disks.as_slice()).unwrap_or_default();
+    disks.iter().filter(|disk| !disk.read_only).map(|disk| disk.node.clone()).collect()
+}
+
+fn contents(survey: &Survey, method: Method, now: Stamp) -> Contents {
+    let in_files = survey.backends.iter().filter_map(|backend| backend.path.as_ref());
+    let ram_paths = match method {
+        Method::Shared => in_files.map(PathBuf::from).collect(),
+        Method::MappedRam | Method::Internal => Vec::new(),
+    };
+    let memory_devices = survey.memory_devices.iter().map(|device| MemoryDevice {
+        id: device.id.clone(),
+        size_bytes: device.size_bytes,
+        requested_bytes: device.requested_bytes,
+        max_bytes: device.max_bytes,
+        block_bytes: device.block_bytes,
+        address: device.address,
+        node: device.node,
+    });
+    Contents {
+        created_unix_ns: now.wall_ns,
+        ram_paths,
+        qemu_version: survey.version.to_string(),
+        machine_type: None,
+        command_line: survey.command_line.clone(),
+        memory_devices: memory_devices.collect(),
+        shape: survey.shape(),
+    }
+}
+
+fn blocking(reply: Reply, work: impl FnOnce() -> Answer + Send + 'static) {
+    tokio::task::spawn_blocking(move || reply(work()));
+}
+
+fn not_written(error: &SnapshotError) -> Refusal {
+    Refusal::new(Reason::SaveFailed, with_cause(error))
+}
+
+fn damage(damaged: &Damaged) -> Refusal {
+    let message = format!("{damaged}; it was not started and stays as it is");
+    Refusal::new(Reason::SnapshotDamaged, message).with("manifest", damaged.path.display())
+}
+
+fn log_failure(result: Result<(), SnapshotError>) {
+    if let Err(error) = result {
+        tracing::warn!(error = %with_cause(&error), "a snapshot was not removed");
+    }
+}

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dormouse_metering::Stamp;
-use dormouse_qmp::{Client, CloseReason, Connection, Event, EventStream, Incoming, QmpError, Version};
+use dormouse_qmp::{
+    Anomaly, Client, CloseReason, Connection, Event, EventStream, Incoming, QmpError, Version,
+};
 use ractor::ActorRef;
 use tokio::sync::{Semaphore, mpsc};
 
@@ -44,6 +46,7 @@ pub struct Contact {
 pub(super) struct Link {
     pub(super) number: u64,
     commands: mpsc::Sender<(Token, Ask)>,
+    client: Client,
 }
 
 /// What is asked of QEMU.
@@ -84,6 +87,7 @@ impl Link {
     ) -> Self {
         let (commands, queue) = mpsc::channel(COMMANDS_MAX);
         let since = environment.clock.now();
+        let client = contact.client.clone();
         let keeper = Keeper {
             number,
             asker: Asker {
@@ -99,7 +103,12 @@ impl Link {
             permits: Arc::new(Semaphore::new(FROM_QEMU_MAX)),
         };
         tokio::spawn(keeper.run(contact.events, queue));
-        Self { number, commands }
+        Self { number, commands, client }
+    }
+
+    /// For what is done beside the machine's own commands.
+    pub(super) fn client(&self) -> Client {
+        self.client.clone()
     }
 
     /// Sends a command. False when too many wait, or the connection is gone.
@@ -195,7 +204,10 @@ impl Keeper {
             }
             Incoming::Anomaly(anomaly) => {
                 tracing::warn!(pid = self.asker.process.pid(), %anomaly, "QMP is not as it should be");
-                self.hand_on(Input::Gap).await;
+                // A bad line may have been an event; a reply that nobody waits for was none.
+                if let Anomaly::BadLine(_) = anomaly {
+                    self.hand_on(Input::Gap).await;
+                }
             }
             Incoming::Gap { missed } => {
                 tracing::warn!(pid = self.asker.process.pid(), missed, "events were missed");

@@ -1,6 +1,6 @@
 //! Losing and finding QEMU: connection, resync, death.
 
-use dormouse_metering::{BillingState, Cause, Change, Stamp};
+use dormouse_metering::{BillingState, Cause, Change, RunState, Stamp};
 
 use super::core::{Core, Link, Phase};
 use super::{Action, Announcement, Answer, Notice, Token};
@@ -77,7 +77,10 @@ impl Core {
             actions.extend([Action::Disconnect, Action::Publish(Notice::Ended), Action::Retire]);
             return false;
         }
-        let state = survey.folded().map_or(self.state, |run_state| run_state.billing_state());
+        // While a state is being saved or loaded, what QEMU calls it is no news.
+        let owned = matches!(self.state, BillingState::Hibernating | BillingState::Waking);
+        let reported = survey.folded().map(RunState::billing_state).filter(|_| !owned);
+        let state = reported.unwrap_or(self.state);
         let since = self.contact_gap_ns(now);
         self.found(now, survey.clone(), process);
         let at = now.uncertain_by(since);

@@ -42,6 +42,7 @@ mod tests;
 pub use action::{Action, Announcement, Launch, Notice, QmpCommand, SnapshotRemoval, Token};
 pub use core::{Core, Link, Phase, Settings};
 pub use input::{Answer, Input, QemuEvent};
+pub(super) use operations::internal_tag;
 pub use recovery::Recovered;
 
 use dormouse_metering::{CommandId, Stamp};

@@ -1,42 +1,74 @@
-//! stub
-#![allow(missing_docs)]
-use crate::process::CommandLine;
-use crate::sandbox::command::Method;
-use std::path::{Path, PathBuf};
-#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
-pub struct Manifest {
-    pub method: Method,
-    pub qemu_version: String,
-    pub ordinal: u64,
-    pub command_line: CommandLine,
-    pub state: PathBuf,
-    pub created_unix_ns: i64,
+//! Snapshots on disk: what a hibernation leaves and a wake starts from.
+//!
+//! ```text
+//!   <dir>/<org>/<sandbox>/<generation>-<ordinal>.state.tmp    QEMU writes here: a draft
+//!                         <generation>-<ordinal>.state        complete (not for `internal`)
+//!                         <generation>-<ordinal>.json         its manifest
+//! ```
+//!
+//! A draft becomes a snapshot in this order, and QEMU may quit only after the last step:
+//!
+//! 1. every file of RAM is synced (`shared`), and its size, time and inode are noted;
+//! 2. the state file is synced, and its digest taken;
+//! 3. the manifest is written beside it and synced;
+//! 4. the state file is renamed, then the manifest;
+//! 5. the folder is synced.
+//!
+//! So whoever sees a manifest sees a whole snapshot, and what a crash leaves is a draft
+//! ([`SnapshotStore::stale_drafts`]). QEMU itself syncs nothing and checks nothing: a state file that was
+//! cut or changed would be loaded and run. That is what the digest is for. RAM files of gigabytes are not
+//! digested, which would cost more than the whole hibernation: they are held to size, time of change and
+//! inode, so a change that also forges the time goes unseen.
+//!
+//! Everything here blocks: run it where blocking is allowed. It never speaks to QEMU and knows no ledger.
+
+mod draft;
+mod files;
+mod manifest;
+mod store;
+mod verify;
+
+use std::io;
+use std::path::PathBuf;
+
+pub use draft::{Contents, Draft};
+pub use manifest::{Manifest, MemoryDevice, RamFile, StateFile};
+pub use store::{DraftSpec, SnapshotStore, StaleDraft};
+pub use verify::{Damage, Damaged, load_and_verify};
+
+/// Why a snapshot cannot be written or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// An org or sandbox that is no part of a path.
+    #[error("{part:?} cannot be the name of a folder")]
+    Name {
+        /// The org or sandbox.
+        part: String,
+    },
+    /// The file system refused.
+    #[error("cannot {doing} {}", path.display())]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// To which file or folder.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// RAM that is in no file of its own, and that goes with QEMU.
+    #[error("RAM at {} is in no plain file: it would not outlive QEMU", path.display())]
+    RamNotFile {
+        /// The path of the memory backend.
+        path: PathBuf,
+    },
+    /// QEMU said that it had saved, and there is nothing.
+    #[error("QEMU has written nothing to {}", path.display())]
+    StateEmpty {
+        /// The draft of the state file.
+        path: PathBuf,
+    },
 }
-impl Manifest {
-    pub fn state_path(&self) -> PathBuf {
-        self.state.clone()
-    }
-    pub fn path(&self) -> PathBuf {
-        self.state.clone()
-    }
-}
-#[derive(Clone, Debug, PartialEq)]
-pub struct Draft {
-    pub ordinal: u64,
-    pub state: PathBuf,
-}
-impl Draft {
-    pub fn ordinal(&self) -> u64 {
-        self.ordinal
-    }
-    pub fn state_path(&self) -> &Path {
-        &self.state
-    }
-}
-#[derive(Clone)]
-pub struct SnapshotStore(PathBuf);
-impl SnapshotStore {
-    pub fn new(p: PathBuf) -> Self {
-        Self(p)
-    }
-}
+
+#[cfg(test)]
+mod tests;

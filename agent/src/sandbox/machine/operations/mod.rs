@@ -15,6 +15,8 @@ mod wake;
 
 use std::fmt::Debug;
 
+pub(in crate::sandbox) use transfer::internal_tag;
+
 use dormouse_metering::{BillingState, Cause, Change, CommandId, RunState, Stamp};
 use serde_json::{Value, json};
 

@@ -73,26 +73,13 @@ impl Transfer {
         let job = format!("{name}-{tag}");
         let vmstate = writable.first().copied().unwrap_or_default();
         let arguments = json!({"job-id": job, "tag": tag, "vmstate": vmstate, "devices": writable});
-        Self::new(vec![QmpCommand { name, arguments }], Some(job))
+        let commands = vec![capabilities(survey, Method::Internal), QmpCommand { name, arguments }];
+        Self::new(commands, Some(job))
     }
 
     fn migration(name: &'static str, method: Method, survey: &Survey, path: &Path) -> Self {
-        // All that this QEMU has: one left on by an earlier save in the same process would apply here too.
-        let known = survey.capabilities;
-        let capabilities: Vec<Value> = [
-            ("events", true, true),
-            ("x-ignore-shared", known.ignore_shared, method == Method::Shared),
-            ("mapped-ram", known.mapped_ram, method == Method::MappedRam),
-        ]
-        .into_iter()
-        .filter(|(_, known, _)| *known)
-        .map(|(capability, _, state)| json!({"capability": capability, "state": state}))
-        .collect();
-        let commands = vec![
-            QmpCommand { name: "migrate-set-capabilities", arguments: json!({"capabilities": capabilities}) },
-            QmpCommand { name, arguments: json!({"uri": format!("file:{}", path.display())}) },
-        ];
-        Self::new(commands, None)
+        let arguments = json!({"uri": format!("file:{}", path.display())});
+        Self::new(vec![capabilities(survey, method), QmpCommand { name, arguments }], None)
     }
 
     fn new(commands: Vec<QmpCommand>, job: Option<String>) -> Self {
@@ -179,4 +166,20 @@ impl Transfer {
             _ => self.pause(cx),
         }
     }
+}
+
+/// Sets every capability that this QEMU has, on or off. They outlive the migration they were set for, and a
+/// snapshot job obeys them too: with `x-ignore-shared` left on it would save a guest without its memory.
+fn capabilities(survey: &Survey, method: Method) -> QmpCommand {
+    let known = survey.capabilities;
+    let capabilities: Vec<Value> = [
+        ("events", true, true),
+        ("x-ignore-shared", known.ignore_shared, method == Method::Shared),
+        ("mapped-ram", known.mapped_ram, method == Method::MappedRam),
+    ]
+    .into_iter()
+    .filter(|(_, known, _)| *known)
+    .map(|(capability, _, state)| json!({"capability": capability, "state": state}))
+    .collect();
+    QmpCommand { name: "migrate-set-capabilities", arguments: json!({"capabilities": capabilities}) }
 }

@@ -1,0 +1,42 @@
+//! What to do next, for each reason.
+
+use crate::sandbox::refusal::Reason;
+
+/// What a person at the command line does about a refusal.
+pub(super) const fn advice(reason: Reason) -> &'static str {
+    match reason {
+        Reason::InvalidId | Reason::InvalidRequestId | Reason::InvalidTag => "correct it and try again",
+        Reason::InvalidQmpPath => "give the full path of the socket that QEMU's -qmp option names",
+        Reason::SizeMisaligned => "choose a size that is the base memory and a multiple of the block size",
+        Reason::SizeOutOfBounds => "`dormouse show ID` says how far the memory reaches",
+        Reason::SandboxNotFound => "`dormouse ls` shows what is attached",
+        Reason::RequestIdReused => "choose a new --request-id, or leave it out",
+        Reason::SandboxExists => "choose another id, or detach the sandbox that has it",
+        Reason::WrongState => "`dormouse show ID` says what it is doing",
+        Reason::NoMemoryDevice => "start its QEMU with a virtio-mem device",
+        Reason::MethodUnsuitable => "use --method auto: it takes what suits the sandbox and says why",
+        Reason::QemuMismatch => "install the QEMU that saved the snapshot, and wake again",
+        Reason::OperationUnderWay => "`dormouse watch ID` follows it; try again when it is done, or destroy",
+        Reason::Overtaken => "the sandbox was destroyed: there is nothing left to do",
+        Reason::Interrupted => "repeat it with the same --request-id: nothing is done twice",
+        Reason::QueueFull => "try again in a moment",
+        Reason::QmpUnreachable => {
+            "see whether QEMU runs and listens there, and whether the agent may open the socket"
+        }
+        Reason::QmpBusy => "give the agent a -qmp socket of its own, or disconnect the other client",
+        Reason::QmpNotSpoken => "give the socket of QEMU's -qmp option",
+        Reason::LedgerUnwritable => "free space on the ledger's disk, or make it writable, and try again",
+        Reason::OutcomeUnknown => {
+            "repeat it with the same --request-id to learn the outcome: nothing is done twice"
+        }
+        Reason::AgentStopping => "repeat it with the same --request-id once the agent is back",
+        Reason::SnapshotDamaged => "keep the snapshot for inspection; the sandbox can only be destroyed",
+        Reason::QemuFailed => "the agent's log has what QEMU said",
+        Reason::LaunchFailed => {
+            "the agent's log has what QEMU said; the snapshot is as it was, and wake can be tried again"
+        }
+        Reason::QemuDied => "`dormouse show ID` says what became of the sandbox",
+        Reason::SaveFailed => "the guest runs on; free space for the snapshot, or try another --method",
+        Reason::Bug => "report it with the agent's log",
+    }
+}

@@ -1,0 +1,143 @@
+//! A snapshot that is being written.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use dormouse_metering::Shape;
+
+use super::manifest::{Manifest, MemoryDevice, RamFile, StateFile, VERSION};
+use super::store::DraftSpec;
+use super::{SnapshotError, files};
+use crate::process::CommandLine;
+use crate::sandbox::command::{Method, SandboxKey};
+
+/// A place where QEMU writes a state. Dropping it leaves what is there: see [`Draft::abandon`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Draft {
+    key: SandboxKey,
+    generation: i64,
+    ordinal: u64,
+    method: Method,
+    folder: PathBuf,
+    state_path: PathBuf,
+}
+
+/// What a snapshot is of, apart from where it is.
+#[derive(Clone, Debug)]
+pub struct Contents {
+    /// Now, in nanoseconds since the Unix epoch.
+    pub created_unix_ns: i64,
+    /// The files that hold the RAM; only `shared` has any.
+    pub ram_paths: Vec<PathBuf>,
+    /// The QEMU that saved it, `major.minor.micro`.
+    pub qemu_version: String,
+    /// The machine type with its version, where QEMU was asked for it.
+    pub machine_type: Option<String>,
+    /// How QEMU was started.
+    pub command_line: CommandLine,
+    /// The virtio-mem devices.
+    pub memory_devices: Vec<MemoryDevice>,
+    /// What the sandbox held.
+    pub shape: Shape,
+}
+
+impl Draft {
+    pub(super) fn new(folder: &Path, spec: DraftSpec<'_>, ordinal: u64) -> Self {
+        Self {
+            key: spec.key.clone(),
+            generation: spec.generation,
+            ordinal,
+            method: spec.method,
+            folder: folder.to_owned(),
+            state_path: folder.join(format!("{}-{ordinal}.state.tmp", spec.generation)),
+        }
+    }
+
+    /// Which of the sandbox's snapshots it will be.
+    pub fn ordinal(&self) -> u64 {
+        self.ordinal
+    }
+
+    /// Where QEMU is to write the state. With `internal` there is no such file.
+    pub fn state_path(&self) -> &Path {
+        &self.state_path
+    }
+
+    /// Makes it a snapshot, durably, in the order that the module describes. QEMU must have finished
+    /// writing, and the guest must stand still.
+    ///
+    /// After an error it is still a draft, and to be abandoned.
+    pub fn complete(&self, contents: Contents) -> Result<Manifest, SnapshotError> {
+        let ram = contents.ram_paths.iter().map(|path| synced_ram(path)).collect::<Result<_, _>>()?;
+        let state = if self.method == Method::Internal { None } else { Some(self.synced_state()?) };
+        let manifest = Manifest {
+            version: VERSION,
+            key: self.key.clone(),
+            generation: self.generation,
+            ordinal: self.ordinal,
+            folder: self.folder.clone(),
+            created_unix_ns: contents.created_unix_ns,
+            method: self.method,
+            state,
+            ram,
+            qemu_version: contents.qemu_version,
+            machine_type: contents.machine_type,
+            command_line: contents.command_line,
+            memory_devices: contents.memory_devices,
+            shape: contents.shape,
+        };
+        let manifest_tmp = self.file("json.tmp");
+        // Fails for a path that is not UTF-8, which JSON cannot hold.
+        let text = manifest
+            .to_file()
+            .map_err(|error| files::failed("put into JSON", &manifest.path())(error.into()))?;
+        files::write_synced(&manifest_tmp, &text)?;
+        if manifest.state.is_some() {
+            files::rename(&self.state_path, &manifest.state_path())?;
+        }
+        files::rename(&manifest_tmp, &manifest.path())?;
+        files::sync_folder(&self.folder)?;
+        Ok(manifest)
+    }
+
+    /// Removes everything of it, also what a completion that failed has left. What is not there is no error.
+    pub fn abandon(&self) -> Result<(), SnapshotError> {
+        // A manifest must not outlive its state file.
+        ["json", "json.tmp", "state.tmp", "state"].iter().try_for_each(|kind| files::remove(&self.file(kind)))
+    }
+
+    /// Whether anything of this name lies there, complete or not.
+    pub(super) fn is_taken(&self) -> bool {
+        let kinds = ["json", "json.tmp", "state.tmp", "state"];
+        kinds.iter().any(|kind| self.file(kind).symlink_metadata().is_ok())
+    }
+
+    fn file(&self, kind: &str) -> PathBuf {
+        self.folder.join(format!("{}-{}.{kind}", self.generation, self.ordinal))
+    }
+
+    fn synced_state(&self) -> Result<StateFile, SnapshotError> {
+        let path = &self.state_path;
+        let file = files::open(path).map_err(files::failed("open", path))?;
+        file.sync_all().map_err(files::failed("sync", path))?;
+        let bytes = file.metadata().map_err(files::failed("look at", path))?.len();
+        if bytes == 0 {
+            return Err(SnapshotError::StateEmpty { path: path.clone() });
+        }
+        let blake3 = files::digest(&file).map_err(files::failed("read", path))?;
+        Ok(StateFile { name: format!("{}-{}.state", self.generation, self.ordinal), bytes, blake3 })
+    }
+}
+
+/// Syncing a file syncs what was written to it through a mapping as well.
+fn synced_ram(path: &Path) -> Result<RamFile, SnapshotError> {
+    let file = File::open(path).map_err(files::failed("open", path))?;
+    let meta = file.metadata().map_err(files::failed("look at", path))?;
+    if !meta.is_file() {
+        // QEMU takes a folder for `mem-path`, and then removes its file's name at once.
+        return Err(SnapshotError::RamNotFile { path: path.to_owned() });
+    }
+    file.sync_all().map_err(files::failed("sync", path))?;
+    let meta = file.metadata().map_err(files::failed("look at", path))?;
+    Ok(RamFile::of(path, &meta))
+}

@@ -1,0 +1,59 @@
+//! Files, with what was being done to them in the error.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use nix::libc;
+
+use super::SnapshotError;
+
+/// Guest memory and command lines are nobody else's business.
+const MODE: u32 = 0o600;
+
+pub(super) fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SnapshotError {
+    move |source| SnapshotError::Io { doing, path: path.to_owned(), source }
+}
+
+/// Opens a file of the store to read. Nothing in it is a symbolic link, and nothing is waited for.
+pub(super) fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)
+}
+
+/// Makes an empty file that was not there.
+pub(super) fn create_new(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(MODE).open(path)
+}
+
+/// Writes a whole file and syncs it.
+pub(super) fn write_synced(path: &Path, text: &str) -> Result<(), SnapshotError> {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(MODE).custom_flags(libc::O_NOFOLLOW);
+    let mut file = options.open(path).map_err(failed("create", path))?;
+    file.write_all(text.as_bytes()).map_err(failed("write", path))?;
+    file.sync_all().map_err(failed("sync", path))
+}
+
+pub(super) fn rename(from: &Path, to: &Path) -> Result<(), SnapshotError> {
+    fs::rename(from, to).map_err(failed("rename", from))
+}
+
+/// Makes durable which names are in a folder.
+pub(super) fn sync_folder(path: &Path) -> Result<(), SnapshotError> {
+    let folder = File::open(path).map_err(failed("open", path))?;
+    folder.sync_all().map_err(failed("sync", path))
+}
+
+/// Removes a file. That it is not there is no error.
+pub(super) fn remove(path: &Path) -> Result<(), SnapshotError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// The BLAKE3 of what is left to read, in hexadecimal digits.
+pub(super) fn digest(file: &File) -> io::Result<String> {
+    Ok(blake3::Hasher::new().update_reader(file)?.finalize().to_hex().to_string())
+}

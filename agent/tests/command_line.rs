@@ -1,0 +1,125 @@
+//! The program as it is installed: exit codes, and what goes to which stream.
+
+#![allow(clippy::expect_used, reason = "a test may fail; the lint does not see helpers of tests")]
+
+use std::fs;
+use std::process::{Command, Output};
+
+use dormouse::config::Config;
+use dormouse_ledger::{HostName, Ledger};
+use serde_json::Value;
+
+fn dormouse(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_dormouse")).args(arguments).output().expect("the program runs")
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().expect("an exit code")
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn a_wrong_command_line_is_64_and_says_so_on_standard_error() {
+    for arguments in [&["fly"][..], &[], &["scale", "a", "--memory", "2GB"]] {
+        let output = dormouse(arguments);
+        assert_eq!(code(&output), 64, "{arguments:?}");
+        assert!(output.stdout.is_empty() && !output.stderr.is_empty());
+    }
+    assert!(
+        stderr(&dormouse(&["scale", "a", "--memory", "2GB"]))
+            .contains("write a number and a unit, such as 512MiB")
+    );
+}
+
+#[test]
+fn help_and_version_are_data() {
+    for argument in ["--help", "--version"] {
+        let output = dormouse(&[argument]);
+        assert_eq!(code(&output), 0);
+        assert!(output.stderr.is_empty());
+    }
+}
+
+#[test]
+fn an_agent_that_is_not_there_is_69() {
+    let output = dormouse(&["ls", "--socket", "/nowhere/control.sock", "--json"]);
+    assert_eq!(code(&output), 69);
+    assert!(output.stdout.is_empty());
+    let failure: Value = serde_json::from_slice(&output.stderr).expect("JSON on standard error");
+    assert!(failure["next"].as_str().is_some_and(|next| next.contains("dormouse agent")));
+}
+
+#[test]
+fn a_wrong_configuration_is_78_with_its_place() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("dormouse.toml");
+    fs::write(&path, "[metering]\ntick_sm = 1\n").expect("a file");
+    let path = path.to_str().expect("UTF-8");
+    for command in ["check-config", "agent"] {
+        let output = dormouse(&[command, "--config", path]);
+        assert_eq!(code(&output), 78, "{command}");
+        let expected =
+            format!("{path}:2:1: unknown key `metering.tick_sm`: did you mean `metering.tick_ms`?");
+        assert!(stderr(&output).contains(&expected), "{}", stderr(&output));
+    }
+    assert_eq!(code(&dormouse(&["check-config", "--config", "/nowhere.toml"])), 78);
+}
+
+#[test]
+fn a_right_configuration_is_shown_as_it_is_in_effect() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("dormouse.toml");
+    fs::write(&path, "[metering]\ntick_ms = 5000\n").expect("a file");
+    let arguments = ["check-config", "--config", path.to_str().expect("UTF-8")];
+    let output = dormouse(&arguments);
+    assert_eq!(code(&output), 0);
+    let shown = Config::parse(&String::from_utf8_lossy(&output.stdout)).expect("a right configuration");
+    assert_eq!(shown.metering.tick_ms, 5_000);
+    assert!(shown.host.is_some() && shown.hibernation.dir.is_some());
+    let output = dormouse(&[&arguments[..], &["--json"]].concat());
+    let shown: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(shown["metering"]["tick_ms"], 5_000);
+}
+
+#[test]
+fn a_ledger_is_read_without_an_agent() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("ledger.sqlite");
+    let host = HostName { cell: "cell".to_owned(), host: "host".to_owned() };
+    drop(Ledger::open(&path, &host).expect("a ledger"));
+    let path = path.to_str().expect("UTF-8");
+    let json = |command: &str| -> Value {
+        let output = dormouse(&[command, "--ledger", path, "--json"]);
+        assert_eq!(code(&output), 0, "{}", stderr(&output));
+        serde_json::from_slice(&output.stdout).expect("one JSON document")
+    };
+    assert_eq!(json("slices"), serde_json::json!([]));
+    assert_eq!(json("usage")["total"]["memory_byte_nanoseconds"], "0");
+    assert_eq!(json("audit")["clean"], true);
+    let missing = dormouse(&["audit", "--ledger", "/nowhere/ledger.sqlite"]);
+    assert_eq!(code(&missing), 1);
+    assert!(stderr(&missing).contains("[LEDGER_MISSING]"));
+}
+
+#[test]
+fn man_pages_and_completions_come_from_the_definition() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let output = dormouse(&["man", folder.path().to_str().expect("UTF-8")]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let page = fs::read_to_string(folder.path().join("dormouse-scale.1")).expect("a page");
+    assert!(
+        page.contains(".TH dormouse-scale 1")
+            && page.contains("EXIT STATUS")
+            && page.contains("the agent cannot be reached")
+    );
+    assert!(folder.path().join("dormouse.1").exists());
+    assert!(!folder.path().join("dormouse-man.1").exists(), "hidden commands have no page");
+    for shell in ["bash", "zsh", "fish"] {
+        let output = dormouse(&["completions", shell]);
+        assert_eq!(code(&output), 0);
+        assert!(String::from_utf8_lossy(&output.stdout).contains("hibernate"));
+    }
+}
