@@ -70,11 +70,8 @@ pub async fn agent(config: Config) -> Result<(), RunError> {
     let listener = control::bind(&config.socket, config.socket_mode).await?;
     let _socket = SocketFile(&config.socket);
     let host = host::start(&config, &ledger).await?;
-    let serving = Serving {
-        host: host.handle.clone(),
-        config: Arc::new(config.clone()),
-        clock: host.clock.clone(),
-    };
+    let serving =
+        Serving { host: host.handle.clone(), config: Arc::new(config.clone()), clock: host.clock.clone() };
     let (stop, stopped) = oneshot::channel::<()>();
     let shutdown = async {
         // A sender that is dropped means the end as well.

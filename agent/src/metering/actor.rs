@@ -242,7 +242,9 @@ impl State {
         let began = Observation { at, change, cause: Cause::Attach, command: id };
         let slices = match self.accounts.observe(&key, prepaid, began, at) {
             Ok(slices) => slices,
-            Err(refused) => return reply(Acknowledgement::Failed(Refusal::new(Reason::Bug, refused.to_string()))),
+            Err(refused) => {
+                return reply(Acknowledgement::Failed(Refusal::new(Reason::Bug, refused.to_string())));
+            }
         };
         let outcome = Ok(Outcome {
             result: crate::sandbox::command::CommandResult::Done,
@@ -285,7 +287,7 @@ impl State {
         match self.accounts.observe(key, false, observation, now) {
             Ok(record) => self.fact(record.into_iter().collect(), log_failure("slices")),
             Err(refused) => {
-                tracing::error!(sandbox = %key, %refused, "an observation does not fit the meter")
+                tracing::error!(sandbox = %key, %refused, "an observation does not fit the meter");
             }
         }
     }

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 
-use serde_json::Value;
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc::error::TrySendError;

@@ -27,13 +27,13 @@ impl Core {
             return false;
         }
         match self.link {
-            Link::Connecting(attempt, failed) if attempt == token => match answer {
-                Answer::Surveyed(survey, process) => self.reconnected(now, survey, *process, actions),
-                _ => {
-                    self.connect(failed + 1, actions);
-                    false
+            Link::Connecting(attempt, failed) if attempt == token => {
+                if let Answer::Surveyed(survey, process) = answer {
+                    return self.reconnected(now, survey, *process, actions);
                 }
-            },
+                self.connect(failed + 1, actions);
+                false
+            }
             _ => false,
         }
     }
