@@ -22,6 +22,8 @@ pub(super) enum Message {
     Attach(Command, oneshot::Sender<Answered>),
     /// Start the actor of a sandbox that the ledger knows.
     Recover(Box<recover::Found>),
+    /// Answer once everything before this is done.
+    Settle(oneshot::Sender<()>),
 }
 
 /// The host actor.
@@ -55,6 +57,11 @@ impl Actor for HostActor {
             Message::Attach(command, reply) => state.attach(command, reply, &myself).await,
             Message::Recover(found) => {
                 state.recover(*found, &myself).await;
+                Ok(())
+            }
+            Message::Settle(settled) => {
+                // Whoever waited may have given up.
+                let _ = settled.send(());
                 Ok(())
             }
         }

@@ -97,6 +97,10 @@ pub async fn start(config: &Config, ledger: &Ledger) -> Result<Running, StartErr
     for sandbox in found {
         actor.cast(Message::Recover(Box::new(sandbox))).map_err(not_started)?;
     }
+    // No proof of life may be written before the metering actor has heard who died while nobody looked.
+    let (settle, settled) = oneshot::channel();
+    actor.cast(Message::Settle(settle)).map_err(not_started)?;
+    settled.await.map_err(not_started)?;
     let handle = HostHandle {
         directory,
         actor: actor.clone(),

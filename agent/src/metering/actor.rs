@@ -99,6 +99,8 @@ pub enum Message {
     Forget(SandboxKey),
     /// Something was seen.
     Observe(SandboxKey, Observation),
+    /// The sandbox's QEMU can be asked, or cannot: while it cannot, nothing of the sandbox becomes final.
+    InSight(SandboxKey, bool),
     /// A snapshot is complete on disk.
     Saved(Snapshot, Reply),
     /// The sandbox's QEMU is found again in this way.
@@ -196,6 +198,7 @@ impl Actor for Metering {
                 state.fact(records, answer_durable(reply));
             }
             Message::Observe(key, observation) => state.observe(&key, observation),
+            Message::InSight(key, seen) => state.accounts.in_sight(&key, seen),
             Message::Saved(snapshot, reply) => state.intend(vec![Record::Snapshot(snapshot)], reply),
             Message::Attachment(key, attachment) => {
                 let update =

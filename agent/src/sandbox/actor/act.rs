@@ -84,7 +84,7 @@ impl State {
         self.tell_metering(message);
     }
 
-    fn tell_metering(&self, message: metering::Message) {
+    pub(super) fn tell_metering(&self, message: metering::Message) {
         if self.environment.metering.cast(message).is_err() {
             tracing::error!(sandbox = %self.machine.core().key, "the metering actor is gone");
         }
