@@ -122,6 +122,7 @@ impl Sandbox {
                 self.core.disconnected(&mut actions);
                 self.work(now, &mut actions, |operation, cx| operation.disconnected(cx));
             }
+            Input::LastWords(words) => self.core.last_words = Some(words),
             Input::Exited => self.exited(now, &mut actions),
         }
         actions

@@ -236,7 +236,11 @@ impl Procedure for Wake {
         if let Step::GivingUp(refusal) = std::mem::replace(&mut self.step, Step::Verifying) {
             return hibernated_again(cx, refusal);
         }
-        let message = "QEMU ended while it was loading; its log says why; the snapshot stays as it was";
+        let said = match cx.core.last_words.take() {
+            Some(words) if !words.trim().is_empty() => format!("; it said: {}", words.trim()),
+            _ => String::new(),
+        };
+        let message = format!("QEMU ended before the guest ran{said}; the snapshot stays as it was");
         hibernated_again(cx, Refusal::new(Reason::LaunchFailed, message))
     }
 }
