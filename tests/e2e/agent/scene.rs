@@ -92,13 +92,17 @@ impl Scene {
 
     /// Everything that a refused command must leave as it was.
     pub(crate) async fn shown(&self, id: &str) -> Shown {
+        let mut view = self.view(id).await;
         let mut slices = self.slices(id).await;
         for slice in &mut slices {
+            // What is open grows, and what is closed becomes final, by time alone.
+            slice["final"] = Value::Null;
             if slice["end_unix_ns"].is_null() {
                 slice["duration_ns"] = Value::Null;
             }
         }
-        Shown { view: self.view(id).await, slices }
+        view["slices"] = Value::Null;
+        Shown { view, slices }
     }
 
     /// Runs a command that must succeed, and returns its JSON.
