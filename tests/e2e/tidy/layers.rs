@@ -9,12 +9,10 @@ use crate::tree::{File, file, files, rust_files};
 /// there; none may name one that stands above it, except for modules of mere words, which import nothing themselves
 /// ([`WORDS`]).
 const MODULES: &[(&str, &[&str])] = &[
+    ("cli", &["clock", "config", "control", "host", "ids", "metering", "proto", "run", "sandbox", "size"]),
     (
-        "cli",
-        &[
-            "clock", "config", "control", "host", "http", "ids", "metering", "proto", "publish", "sandbox",
-            "size",
-        ],
+        "run",
+        &["clock", "config", "control", "host", "http", "ids", "metering", "process", "publish", "sandbox"],
     ),
     ("control", &["clock", "config", "host", "ids", "metering", "proto", "sandbox", "size"]),
     ("http", &["clock", "config", "host", "ids", "metering", "sandbox", "size"]),

@@ -84,6 +84,8 @@ pub struct Core {
     pub phase: Phase,
     /// Whether QMP answers.
     pub link: Link,
+    /// While the agent is trying: whether another client holds the socket.
+    pub busy: bool,
     /// What it holds.
     pub shape: Shape,
     /// What it is billed as.
@@ -120,6 +122,7 @@ impl Core {
             qmp_path,
             phase: Phase::New,
             link: Link::None,
+            busy: false,
             shape: Shape::default(),
             state: BillingState::Running,
             survey: None,
