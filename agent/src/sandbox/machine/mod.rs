@@ -50,7 +50,7 @@ use dormouse_metering::{CommandId, Stamp};
 use self::admission::Verdict;
 use self::events::Claim;
 use self::operations::{Context, Flow, Operation, Procedure};
-use super::command::{Command, Outcome, Request};
+use super::command::{Command, CommandResult, Outcome, Request};
 use super::refusal::{Reason, Refusal};
 use super::snapshot::Manifest;
 
@@ -185,6 +185,10 @@ impl Sandbox {
         };
         underway.waiting = None;
         match (&mut underway.stage, answer) {
+            (Stage::Intending(_), Answer::Durable) if self.core.phase == Phase::Ended => {
+                let result = ended_before(&underway.command.request);
+                self.conclude(now, result, actions);
+            }
             (Stage::Intending(operation), Answer::Durable) => {
                 let operation = std::mem::replace(operation, operations::none());
                 underway.stage = Stage::Working(operation);
@@ -275,5 +279,16 @@ impl Sandbox {
                 actions.push(Action::Retire);
             }
         }
+    }
+}
+
+/// What becomes of a command whose sandbox ended while its intent was being recorded.
+fn ended_before(request: &Request) -> Result<Outcome, Refusal> {
+    match request {
+        Request::Destroy | Request::Detach => {
+            let message = "its QEMU had ended by itself".to_owned();
+            Ok(Outcome { result: CommandResult::Done, message })
+        }
+        _ => Err(Refusal::new(Reason::QemuDied, "QEMU ended before the command began")),
     }
 }
