@@ -46,14 +46,28 @@ impl Agent {
 
     /// The same, with more lines of configuration (TOML) after the folders.
     pub async fn start_with(root: &Path, more: &str) -> Result<Self> {
+        let agent = Self::launch(root, more, None)?;
+        agent.answers().await?;
+        Ok(agent)
+    }
+
+    /// The same, but the agent kills itself at the n-th of the places that `dormouse::failpoint` counts; returns at once.
+    pub fn start_to_be_killed(root: &Path, place: u64) -> Result<Self> {
+        Self::launch(root, "", Some(place))
+    }
+
+    fn launch(root: &Path, more: &str, kill_at: Option<u64>) -> Result<Self> {
         for folder in [state_dir(root), run_dir(root)] {
             std::fs::create_dir_all(&folder).map_err(Error::io("creating", &folder))?;
         }
         let path = config_path(root);
         std::fs::write(&path, config(root) + more).map_err(Error::io("writing", &path))?;
-        let agent = Self { root: root.to_owned(), child: spawn(root)? };
-        agent.answers().await?;
-        Ok(agent)
+        Ok(Self { root: root.to_owned(), child: spawn(root, kill_at)? })
+    }
+
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(Some(_)))
     }
 
     /// Where guests put their QMP sockets to be discovered.
@@ -99,7 +113,7 @@ impl Agent {
 
     /// Starts the agent again on what the last one left; returns when it answers.
     pub async fn restart(&mut self) -> Result<()> {
-        self.child = spawn(&self.root)?;
+        self.child = spawn(&self.root, None)?;
         self.answers().await
     }
 
@@ -181,7 +195,7 @@ async fn run(arguments: &[&OsStr], root: &Path) -> Result<Output> {
     })
 }
 
-fn spawn(root: &Path) -> Result<Child> {
+fn spawn(root: &Path, kill_at: Option<u64>) -> Result<Child> {
     let program = paths::dormouse()?;
     let log_path = log_path(root);
     let log = OpenOptions::new()
@@ -190,6 +204,7 @@ fn spawn(root: &Path) -> Result<Child> {
         .open(&log_path)
         .map_err(Error::io("opening", &log_path))?;
     Command::new(&program)
+        .envs(kill_at.map(|place| ("DORMOUSE_KILL_AT", place.to_string())))
         .arg("agent")
         .arg("--config")
         .arg(config_path(root))
