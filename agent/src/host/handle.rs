@@ -9,6 +9,7 @@ use tokio::sync::{broadcast, oneshot};
 
 use super::actor::Message;
 use super::directory::{Directory, Entry};
+use super::handed_back;
 use crate::metering::stored_outcome;
 use crate::sandbox::actor::Answered;
 use crate::sandbox::command::{Command, Outcome, Request, SandboxKey};
@@ -87,6 +88,23 @@ impl HostHandle {
     /// Every change from now on. A receiver that lags is told how many it missed.
     pub fn watch(&self) -> broadcast::Receiver<WatchEvent> {
         self.changes.subscribe()
+    }
+
+    /// Whether discovery is to leave a sandbox alone, because it was handed back. What the ledger cannot tell is not so.
+    pub(super) async fn is_handed_back(&self, key: &SandboxKey) -> bool {
+        let (reader, key) = (self.reader.clone(), key.clone());
+        let look_up = move || {
+            let reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
+            handed_back::is_handed_back(&reader, &key)
+        };
+        match tokio::task::spawn_blocking(look_up).await {
+            Ok(Ok(handed_back)) => handed_back,
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "whether a sandbox was detached cannot be read");
+                false
+            }
+            Err(_) => false,
+        }
     }
 
     fn send(&self, command: Command) -> Result<oneshot::Receiver<Answered>, Refusal> {

@@ -151,11 +151,8 @@ async fn a_program_is_told_the_code_and_the_reason_by_grpc() {
     let mut client = control::client(&scene.agent.socket()).await.unwrap();
     let key = SandboxKey { org: "default".to_owned(), sandbox: "a/b".to_owned() };
     let header = CommandHeader { key: Some(key), ..CommandHeader::default() };
-    let request = AttachRequest {
-        header: Some(header),
-        qmp_path: "/run/a.qmp".to_owned(),
-        ..AttachRequest::default()
-    };
+    let request =
+        AttachRequest { header: Some(header), qmp_path: "/run/a.qmp".to_owned(), ..AttachRequest::default() };
     let status = client.attach(request).await.unwrap_err();
     let told = status.get_details_error_info().unwrap();
     assert_eq!(status.code(), Code::InvalidArgument);

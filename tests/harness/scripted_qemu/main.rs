@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use dormouse::clock::Clock;
-use dormouse_qmp::scripted::{Greeting, Model, ScriptedQemu, VirtioMem};
 use dormouse_qmp::Version;
+use dormouse_qmp::scripted::{Greeting, Model, ScriptedQemu, VirtioMem};
 use dormouse_tests::scripted::{Greets, Options, Order};
 use serde::Deserialize;
 use serde_json::{Value, json};
