@@ -2,4 +2,7 @@
 
 mod bad_input;
 mod detaching;
+mod misfortunes;
+mod requests;
+mod restarts;
 mod scene;
