@@ -190,6 +190,12 @@ impl Scripted {
             .map_err(|_| Error::Nonsense { from: "the scripted QEMU".to_owned(), answer })
     }
 
+    /// What the next process of this sandbox goes by, from its start: the one that a wake starts.
+    pub fn wakes_with(&self, rules: &[Rule]) -> Result<()> {
+        let path = self.control.with_extension("rules");
+        std::fs::write(&path, json!(rules).to_string()).map_err(Error::io("writing", &path))
+    }
+
     /// How often it was asked this.
     pub async fn times_asked(&self, command: &str) -> Result<usize> {
         let commands = self.order(&Order::Commands).await?;

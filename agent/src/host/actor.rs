@@ -100,7 +100,9 @@ impl State {
         myself: &ActorRef<Message>,
     ) -> Result<(), ActorProcessingErr> {
         let Request::Attach { qmp_path, plan, tags } = &command.request else { return Ok(()) };
-        if let Some(entry) = self.directory.get(&command.key) {
+        // One whose life has ended and that is about to go is as good as gone.
+        let ended = |entry: &Entry| entry.view.borrow().generation != 0 && !entry.view.borrow().lives();
+        if let Some(entry) = self.directory.get(&command.key).filter(|entry| !ended(entry)) {
             if let Err(ractor::MessagingErr::SendErr(SandboxMessage::Execute(_, reply))) =
                 entry.actor.cast(SandboxMessage::Execute(command, reply))
             {

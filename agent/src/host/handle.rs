@@ -8,7 +8,8 @@ use ractor::ActorRef;
 use tokio::sync::{broadcast, oneshot};
 
 use super::actor::Message;
-use super::directory::Directory;
+use super::directory::{Directory, Entry};
+use super::handed_back;
 use crate::metering::stored_outcome;
 use crate::sandbox::actor::Answered;
 use crate::sandbox::command::{Command, Outcome, Request, SandboxKey};
@@ -52,6 +53,8 @@ impl HostHandle {
         let answer = self.send(command)?;
         let outcome = match tokio::time::timeout(wait, answer).await {
             Ok(Ok(answered)) => answered?,
+            // The command came when the sandbox was about to leave the directory.
+            Ok(Err(_)) if before.as_ref().is_some_and(has_ended) => return Err(not_found(&key)),
             Ok(Err(_)) => {
                 let message = "the sandbox's actor was restarted; ask again with the same request id";
                 return Err(Refusal::new(Reason::Interrupted, message));
@@ -71,7 +74,7 @@ impl HostHandle {
     /// The sandboxes of an org, or of every org, by name.
     pub fn list(&self, org: Option<&str>) -> Vec<SandboxView> {
         let mut views = self.directory.views();
-        views.retain(|view| org.is_none_or(|org| view.key.org == org) && view.generation != 0);
+        views.retain(|view| org.is_none_or(|org| view.key.org == org) && view.lives());
         views
     }
 
@@ -79,12 +82,29 @@ impl HostHandle {
     pub fn get(&self, key: &SandboxKey) -> Result<SandboxView, Refusal> {
         let entry = self.directory.get(key).ok_or_else(|| not_found(key))?;
         let view = entry.view.borrow().clone();
-        if view.generation == 0 { Err(not_found(key)) } else { Ok(view) }
+        if view.lives() { Ok(view) } else { Err(not_found(key)) }
     }
 
     /// Every change from now on. A receiver that lags is told how many it missed.
     pub fn watch(&self) -> broadcast::Receiver<WatchEvent> {
         self.changes.subscribe()
+    }
+
+    /// Whether discovery is to leave a sandbox alone, because it was handed back. What the ledger cannot tell is not so.
+    pub(super) async fn is_handed_back(&self, key: &SandboxKey) -> bool {
+        let (reader, key) = (self.reader.clone(), key.clone());
+        let look_up = move || {
+            let reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
+            handed_back::is_handed_back(&reader, &key)
+        };
+        match tokio::task::spawn_blocking(look_up).await {
+            Ok(Ok(handed_back)) => handed_back,
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "whether a sandbox was detached cannot be read");
+                false
+            }
+            Err(_) => false,
+        }
     }
 
     fn send(&self, command: Command) -> Result<oneshot::Receiver<Answered>, Refusal> {
@@ -131,6 +151,11 @@ impl HostHandle {
 
 fn is_same(row: &CommandRow, command: &Command) -> bool {
     row.sandbox == command.key.sandbox && row.payload == crate::metering::payload(command)
+}
+
+fn has_ended(entry: &Entry) -> bool {
+    let view = entry.view.borrow();
+    view.generation != 0 && !view.lives()
 }
 
 fn not_found(key: &SandboxKey) -> Refusal {

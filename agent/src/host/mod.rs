@@ -12,6 +12,7 @@
 mod actor;
 mod directory;
 pub mod discovery;
+mod handed_back;
 mod handle;
 pub mod memory;
 mod recover;

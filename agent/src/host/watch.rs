@@ -104,6 +104,9 @@ async fn attach(
 ) {
     let mut pause = RETRY_MIN;
     loop {
+        if host.is_handed_back(&key).await {
+            return tracing::info!(sandbox = %key, "was detached and is left alone; `dormouse attach` takes it back");
+        }
         let request_id = match crate::ids::new_request_id() {
             Ok(request_id) => request_id,
             Err(error) => return tracing::error!(%error, "the kernel gives no random number"),

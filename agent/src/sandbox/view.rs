@@ -41,6 +41,11 @@ pub struct SandboxView {
 }
 
 impl SandboxView {
+    /// Whether it is there to be shown: its life has begun and has not ended.
+    pub fn lives(&self) -> bool {
+        self.generation != 0 && self.state.is_some()
+    }
+
     /// A sandbox of which nothing is known but its name, or of which nothing is left but that.
     pub fn gone(key: SandboxKey) -> Self {
         Self {

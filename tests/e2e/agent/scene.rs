@@ -80,6 +80,24 @@ impl Scene {
         awaited.await.unwrap_or_else(|error| panic!("{error}\n{}", self.agent.log()))
     }
 
+    /// Waits until the slices are as wanted, and returns them. What nobody commanded is in the ledger a moment after it is
+    /// seen.
+    pub(crate) async fn until_slices(&self, id: &str, wanted: impl Fn(&[Value]) -> bool) -> Vec<Value> {
+        let what = format!("the slices of {id} to be as wanted");
+        let awaited = wait::until(&what, DEADLINE, async || {
+            let slices = self.slices(id).await;
+            if wanted(&slices) { Ok(slices) } else { Err(format!("{slices:?}")) }
+        });
+        awaited.await.unwrap_or_else(|error| panic!("{error}\n{}", self.agent.log()))
+    }
+
+    /// Waits until the life of a sandbox has ended, and returns its last slice.
+    pub(crate) async fn last_slice(&self, id: &str) -> Value {
+        self.until_gone(id).await;
+        let ended = |slices: &[Value]| slices.last().is_some_and(|last| !last["closed_by"].is_null());
+        self.until_slices(id, ended).await.pop().unwrap()
+    }
+
     /// Waits until the agent knows the sandbox no more.
     pub(crate) async fn until_gone(&self, id: &str) {
         let what = format!("{id} to be gone");
@@ -122,6 +140,11 @@ impl Scene {
         let audit = self.does(&["audit"]).await;
         assert_eq!(audit["clean"], true, "{audit}");
     }
+}
+
+/// What opened each slice.
+pub(crate) fn causes(slices: &[Value]) -> Vec<&str> {
+    slices.iter().map(|slice| slice["opened_by"].as_str().unwrap()).collect()
 }
 
 /// The JSON of an error that must have this reason and this gRPC code.

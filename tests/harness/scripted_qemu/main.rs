@@ -44,7 +44,11 @@ async fn main() -> Result<(), Failure> {
     }
     let incoming = after("-incoming").is_some();
     let (notes, mut noted) = mpsc::unbounded_channel();
-    let rules: Rules = Arc::new(Mutex::new(script.options.rules.clone()));
+    let rules = match std::fs::read_to_string(script.control.with_extension("rules")) {
+        Ok(text) => serde_json::from_str(&text)?,
+        Err(_) => script.options.rules.clone(),
+    };
+    let rules: Rules = Arc::new(Mutex::new(rules));
     let qemu = ScriptedQemu::builder()
         .path(&script.qmp)
         .model(model(&script.options, incoming)?)

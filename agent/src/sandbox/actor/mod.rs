@@ -176,11 +176,12 @@ impl State {
     }
 
     fn carry_out(&mut self, actions: Vec<super::machine::Action>, now: Stamp, myself: &ActorRef<Message>) {
+        // Before anybody is answered: who has an answer sees the sandbox that it speaks of.
+        self.present();
         for action in actions {
             self.act(action, now, myself);
         }
         self.tell_sight();
-        self.present();
     }
 
     /// Tells the metering actor when QEMU is lost or found. It comes after what was observed in the same step.

@@ -12,7 +12,7 @@
 //! | reboot | - | begins | begins | begins | no | - |
 //! | destroy | - | begins | begins | begins | begins | - |
 //!
-//! One operation at a time; the same request again joins it; destroy overtakes any other.
+//! One operation at a time; the same request again joins it; destroy overtakes any other but an attach.
 
 use dormouse_metering::BillingState;
 
@@ -71,7 +71,9 @@ fn beside(other: &Command, command: &Command) -> Verdict {
     if other.request_id == command.request_id {
         return if other.request == command.request { Verdict::Join } else { Verdict::Deny(reused(command)) };
     }
-    if command.request == Request::Destroy && other.request != Request::Destroy {
+    // Until it is attached there is nothing to destroy.
+    let overtaken = !matches!(other.request, Request::Destroy | Request::Attach { .. });
+    if command.request == Request::Destroy && overtaken {
         return Verdict::Overtake;
     }
     Verdict::Deny(

@@ -2,9 +2,12 @@
 //!
 //! ```text
 //!   Connecting ── surveyed ─▶ Recording ── durable ─▶ done
+//!                                │ exit                  ▲
+//!                                ▼                       │
+//!                        RecordingTooLate ── durable, and ended
 //! ```
 
-use dormouse_metering::{BillingState, RunState};
+use dormouse_metering::{BillingState, Cause, Change, RunState, Stamp};
 
 use super::{Answer, Context, Flow, Procedure, done, failed, out_of_place, unchanged};
 use crate::sandbox::machine::core::{Link, Phase};
@@ -14,13 +17,15 @@ use crate::sandbox::machine::{Action, Announcement};
 pub(super) enum Attach {
     Connecting,
     Recording,
+    /// QEMU is gone, but its life is being recorded as begun: it has to be recorded as ended, too.
+    RecordingTooLate(Cause, Stamp),
 }
 
 impl Procedure for Attach {
     fn step(&self) -> &'static str {
         match self {
             Self::Connecting => "connecting",
-            Self::Recording => "recording the sandbox",
+            Self::Recording | Self::RecordingTooLate(..) => "recording the sandbox",
         }
     }
 
@@ -45,7 +50,17 @@ impl Procedure for Attach {
             (Self::Recording, Answer::Recorded(generation)) => {
                 cx.core.generation = generation;
                 cx.core.phase = Phase::Attached;
+                if cx.core.link != Link::Up {
+                    // QMP was lost meanwhile, when there was nothing yet to connect again for.
+                    cx.core.connect(0, cx.actions);
+                }
                 done(format!("{} is attached", cx.core.key))
+            }
+            (Self::RecordingTooLate(cause, at), Answer::Recorded(generation)) => {
+                cx.core.generation = generation;
+                cx.core.phase = Phase::Ended;
+                cx.core.observe(*at, Change::Ended, (*cause, None), cx.actions);
+                done(format!("{} was attached, and its QEMU ended at once", cx.core.key))
             }
             (_, Answer::Failed(refusal)) => {
                 cx.core.link = Link::None;
@@ -54,5 +69,15 @@ impl Procedure for Attach {
             }
             (_, answer) => out_of_place(self.step(), &answer),
         }
+    }
+
+    fn expects_exit(&self) -> bool {
+        true
+    }
+
+    fn exited(&mut self, cx: &mut Context<'_>) -> Flow {
+        let cause = if cx.core.shutdown.is_some() { Cause::Shutdown } else { Cause::Death };
+        *self = Self::RecordingTooLate(cause, cx.core.end_of_process(cx.now));
+        Flow::Wait
     }
 }

@@ -1,0 +1,119 @@
+//! What happens to a QEMU by itself or at somebody else's hand, while the agent watches.
+
+use dormouse_tests::scripted::{Options, Order};
+
+use crate::scene::{Scene, causes};
+
+fn become_(run_state: &str, event: &str) -> Order {
+    Order::Become { run_state: run_state.to_owned(), event: event.to_owned() }
+}
+
+#[tokio::test]
+async fn a_killed_qemu_ends_its_sandbox_within_milliseconds() {
+    let scene = Scene::new().await;
+    let qemu = scene.sandbox("s1", &Options::default()).await;
+    scene.does(&["scale", "s1", "--memory", "512MiB"]).await;
+    qemu.kill9().await.unwrap();
+    let last = scene.last_slice("s1").await;
+    assert_eq!((&last["closed_by"], &last["state"]), (&"death".into(), &"running".into()));
+    // The billing ends with the last sign of life, and says how long before the death that may have been.
+    assert!(last["uncertainty_ns"].as_u64().unwrap() <= 1_500_000_000, "{last}");
+    scene.audits_clean().await;
+}
+
+#[tokio::test]
+async fn a_qemu_that_somebody_else_quits_ends_by_its_own_word() {
+    let scene = Scene::new().await;
+    let qemu = scene.sandbox("s1", &Options::default()).await;
+    qemu.order(&Order::Quit).await.unwrap();
+    let last = scene.last_slice("s1").await;
+    assert_eq!(last["closed_by"], "shutdown");
+    assert!(last["uncertainty_ns"].as_u64().unwrap() < 100_000_000, "{last}");
+    scene.audits_clean().await;
+}
+
+#[tokio::test]
+async fn another_monitors_stop_and_cont_are_billed_as_what_they_are() {
+    let scene = Scene::new().await;
+    let qemu = scene.sandbox("s1", &Options::default()).await;
+    qemu.order(&become_("paused", "STOP")).await.unwrap();
+    scene.until("s1", |view| view["state"] == "paused").await;
+    qemu.order(&become_("running", "RESUME")).await.unwrap();
+    scene.until("s1", |view| view["state"] == "running").await;
+    let slices = scene.until_slices("s1", |slices| slices.len() == 3).await;
+    assert_eq!(causes(&slices), ["attach", "stop", "continue"]);
+    assert!(slices.iter().all(|slice| slice["command_id"].is_null()), "{slices:?}");
+    scene.audits_clean().await;
+}
+
+#[tokio::test]
+async fn a_guest_that_faults_is_shown_and_billed_as_faulted_with_the_reason() {
+    let scene = Scene::new().await;
+    let qemu = scene.sandbox("s1", &Options::default()).await;
+    qemu.order(&become_("io-error", "STOP")).await.unwrap();
+    let view = scene.until("s1", |view| view["state"] == "faulted").await;
+    assert_eq!(view["state_reason"], "io-error");
+    scene.refused(&["pause", "s1"], "WRONG_STATE", "FAILED_PRECONDITION").await;
+    scene.does(&["resume", "s1"]).await;
+    let slices = scene.slices("s1").await;
+    assert_eq!(causes(&slices), ["attach", "fault", "resume"]);
+    assert_eq!(slices[1]["reason"], "io-error");
+    scene.audits_clean().await;
+}
+
+#[tokio::test]
+async fn a_socket_closed_in_the_middle_of_a_line_is_connected_again_and_the_slice_goes_on() {
+    let scene = Scene::new().await;
+    let qemu = scene.sandbox("s1", &Options::default()).await;
+    let before = scene.slices("s1").await;
+    qemu.order(&Order::Raw("{\"timestamp\": {\"seconds\": 17".to_owned())).await.unwrap();
+    qemu.order(&Order::Disconnect).await.unwrap();
+    scene.until("s1", |view| view["connection"] == "connecting" || view["connection"] == "connected").await;
+    // What happened while nobody listened is found out.
+    scene.until("s1", |view| view["connection"] == "connected").await;
+    scene.does(&["pause", "s1"]).await;
+    let slices = scene.slices("s1").await;
+    assert_eq!(causes(&slices), ["attach", "pause"]);
+    assert_eq!(slices[0]["start_unix_ns"], before[0]["start_unix_ns"]);
+    assert_eq!(qemu.pids().len(), 1);
+    scene.audits_clean().await;
+}
+
+#[tokio::test]
+async fn a_stop_that_was_missed_shows_when_the_connection_is_back() {
+    let scene = Scene::new().await;
+    let qemu = scene.sandbox("s1", &Options::default()).await;
+    // Told in one breath: nobody is connected when it stops.
+    qemu.order(&Order::Disconnect).await.unwrap();
+    qemu.order(&become_("paused", "STOP")).await.unwrap();
+    scene.until("s1", |view| view["state"] == "paused").await;
+    scene.audits_clean().await;
+}
+
+#[tokio::test]
+async fn a_storm_of_events_loses_no_change_and_delays_nobody() {
+    let scene = Scene::new().await;
+    let qemu = scene.sandbox("s1", &Options::default()).await;
+    let _other = scene.sandbox("s2", &Options::default()).await;
+    let storm = |event: &str, count| Order::Storm { event: event.to_owned(), count };
+    qemu.order(&storm("RTC_CHANGE", 100_000)).await.unwrap();
+    scene.does(&["pause", "s2"]).await;
+    qemu.order(&storm("RESUME", 5_000)).await.unwrap();
+    qemu.order(&become_("paused", "STOP")).await.unwrap();
+    scene.does(&["resume", "s2"]).await;
+    scene.until("s1", |view| view["state"] == "paused").await;
+    scene.does(&["resume", "s1"]).await;
+    scene.audits_clean().await;
+}
+
+#[tokio::test]
+async fn another_client_on_the_socket_is_waited_for() {
+    let scene = Scene::new().await;
+    let qemu = scene.unattached("s1", &Options::default(), scene.folder()).await;
+    let other = tokio::net::UnixStream::connect(qemu.qmp()).await.unwrap();
+    let attach = ["attach", "s1", "--qmp", qemu.qmp().to_str().unwrap()];
+    scene.refused(&attach, "QMP_BUSY", "UNAVAILABLE").await;
+    drop(other);
+    scene.does(&attach).await;
+    scene.audits_clean().await;
+}
