@@ -21,6 +21,7 @@ const CLI_DEADLINE: Duration = Duration::from_mins(3);
 #[derive(Debug)]
 pub struct Agent {
     root: PathBuf,
+    sockets: PathBuf,
     child: Child,
 }
 
@@ -40,19 +41,24 @@ pub struct Output {
 impl Agent {
     /// Starts an agent whose state, watched folder, socket, configuration and log are in `root`; returns when it answers.
     pub async fn start(root: &Path) -> Result<Self> {
-        for folder in [state_dir(root), run_dir(root)] {
+        Self::start_with_sockets(root, root).await
+    }
+
+    /// The same, with watched folder and socket in `sockets`, for a `root` whose path is too long for a socket's.
+    pub async fn start_with_sockets(root: &Path, sockets: &Path) -> Result<Self> {
+        for folder in [state_dir(root), run_dir(sockets)] {
             std::fs::create_dir_all(&folder).map_err(Error::io("creating", &folder))?;
         }
         let path = config_path(root);
-        std::fs::write(&path, config(root)).map_err(Error::io("writing", &path))?;
-        let agent = Self { root: root.to_owned(), child: spawn(root)? };
+        std::fs::write(&path, config(root, sockets)).map_err(Error::io("writing", &path))?;
+        let agent = Self { root: root.to_owned(), sockets: sockets.to_owned(), child: spawn(root)? };
         agent.answers().await?;
         Ok(agent)
     }
 
     /// Where guests put their QMP sockets to be discovered.
     pub fn run_dir(&self) -> PathBuf {
-        run_dir(&self.root)
+        run_dir(&self.sockets)
     }
 
     /// Where the ledger is.
@@ -62,7 +68,7 @@ impl Agent {
 
     /// The agent's gRPC socket.
     pub fn socket(&self) -> PathBuf {
-        socket(&self.root)
+        socket(&self.sockets)
     }
 
     /// The agent's process, while it runs.
@@ -97,11 +103,16 @@ impl Agent {
         self.answers().await
     }
 
+    /// `dormouse <arguments> --socket <socket>`, to be run by the caller.
+    pub fn command(&self, arguments: &[&str]) -> Result<Command> {
+        let mut command = Command::new(paths::dormouse()?);
+        command.args(arguments).arg("--socket").arg(self.socket()).stdin(Stdio::null()).kill_on_drop(true);
+        Ok(command)
+    }
+
     /// Runs `dormouse <arguments> --socket <socket>` to its end, whatever that is.
     pub async fn cli(&self, arguments: &[&str]) -> Result<Output> {
-        let program = paths::dormouse()?;
-        let mut command = Command::new(&program);
-        command.args(arguments).arg("--socket").arg(self.socket()).stdin(Stdio::null()).kill_on_drop(true);
+        let mut command = self.command(arguments)?;
         let asked = format!("dormouse {}", arguments.join(" "));
         let output = tokio::time::timeout(CLI_DEADLINE, command.output()).await;
         let output = output
@@ -110,7 +121,7 @@ impl Agent {
                 after: CLI_DEADLINE,
                 last: process::tail(&log_path(&self.root)),
             })?
-            .map_err(Error::io("running", &program))?;
+            .map_err(Error::io("running", Path::new(&asked)))?;
         Ok(Output {
             asked,
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -174,13 +185,13 @@ fn spawn(root: &Path) -> Result<Child> {
 }
 
 /// The whole configuration of a test's agent; all that it leaves out is the default.
-fn config(root: &Path) -> String {
+fn config(root: &Path, sockets: &Path) -> String {
     let quoted = |path: PathBuf| Value::String(path.display().to_string());
     format!(
         "state_dir = {}\nrun_dir = {}\nsocket = {}\n",
         quoted(state_dir(root)),
-        quoted(run_dir(root)),
-        quoted(socket(root)),
+        quoted(run_dir(sockets)),
+        quoted(socket(sockets)),
     )
 }
 
