@@ -1,7 +1,7 @@
 //! The agent, from its start to its end.
 //!
 //! ```text
-//!   configuration -> log -> socket -> ledger -> host -> control service -> READY
+//!   configuration -> log -> ledger -> socket -> host -> control service -> READY
 //!   SIGTERM or SIGINT -> STOPPING -> no more commands -> answers to those under way -> host lets go -> ledger closes
 //! ```
 //!
@@ -19,7 +19,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tracing_subscriber::EnvFilter;
 
-use crate::clock::{Clock, ClockError};
 use crate::config::{Config, ConfigError, Log, LogFormat};
 use crate::control::{self, Serving, SocketError};
 use crate::host::{self, HostHandle, StartError};
@@ -51,9 +50,6 @@ pub enum RunError {
     /// The host cannot be started.
     #[error("the host cannot be started: {0}")]
     Host(#[from] StartError),
-    /// The clock cannot be read.
-    #[error("the clock cannot be read: {0}")]
-    Clock(#[from] ClockError),
     /// Signals cannot be waited for.
     #[error("signals cannot be waited for: {0}")]
     Signal(io::Error),
@@ -69,15 +65,13 @@ pub async fn agent(config: Config) -> Result<(), RunError> {
     for folder in [Some(config.state_dir.as_path()), config.socket.parent()].into_iter().flatten() {
         fs::create_dir_all(folder).map_err(|source| RunError::Folder { path: folder.to_owned(), source })?;
     }
+    // The ledger first: whoever holds it may put its socket in place, and takes it away before letting go.
+    let ledger = Ledger::open(&config.ledger_path(), &name)?;
     let listener = control::bind(&config.socket, config.socket_mode).await?;
     let _socket = SocketFile(&config.socket);
-    let ledger = Ledger::open(&config.ledger_path(), &name)?;
     let host = host::start(&config, &ledger).await?;
-    let serving = Serving {
-        host: host.handle.clone(),
-        config: Arc::new(config.clone()),
-        clock: clock_for_questions()?,
-    };
+    let serving =
+        Serving { host: host.handle.clone(), config: Arc::new(config.clone()), clock: host.clock.clone() };
     let (stop, stopped) = oneshot::channel::<()>();
     let shutdown = async {
         // A sender that is dropped means the end as well.
@@ -128,14 +122,6 @@ fn start_log(log: &Log) {
     };
     // Whoever embeds the agent may have a log of their own.
     let _ = started;
-}
-
-/// A clock that follows the steps of the wall clock, as the host's own does.
-fn clock_for_questions() -> Result<Clock, ClockError> {
-    let (clock, _) = Clock::start(None)?;
-    let mut steps = clock.steps()?;
-    tokio::spawn(async move { while steps.recv().await.is_some() {} });
-    Ok(clock)
 }
 
 async fn stop_signal() -> io::Result<()> {

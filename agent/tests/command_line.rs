@@ -3,10 +3,13 @@
 #![allow(clippy::expect_used, reason = "a test may fail; the lint does not see helpers of tests")]
 
 use std::fs;
-use std::process::{Command, Output};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
 
 use dormouse::config::Config;
 use dormouse_ledger::{HostName, Ledger};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 fn dormouse(arguments: &[&str]) -> Output {
@@ -105,6 +108,22 @@ fn a_ledger_is_read_without_an_agent() {
 }
 
 #[test]
+fn a_ledger_that_an_agent_holds_is_copied_whole_and_never_over_another_file() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (path, copy) = (folder.path().join("ledger.sqlite"), folder.path().join("copy.sqlite"));
+    let host = HostName { cell: "cell".to_owned(), host: "host".to_owned() };
+    let held = Ledger::open(&path, &host).expect("a ledger");
+    let (path, copy) = (path.to_str().expect("UTF-8"), copy.to_str().expect("UTF-8"));
+    let back_up = || dormouse(&["backup", copy, "--ledger", path]);
+    assert_eq!(code(&back_up()), 0);
+    assert_eq!(code(&dormouse(&["audit", "--ledger", copy])), 0);
+    let again = back_up();
+    assert_eq!(code(&again), 1);
+    assert!(stderr(&again).contains("[LEDGER_CONFLICT]"), "{}", stderr(&again));
+    drop(held);
+}
+
+#[test]
 fn man_pages_and_completions_come_from_the_definition() {
     let folder = tempfile::tempdir().expect("a folder");
     let output = dormouse(&["man", folder.path().to_str().expect("UTF-8")]);
@@ -122,4 +141,48 @@ fn man_pages_and_completions_come_from_the_definition() {
         assert_eq!(code(&output), 0);
         assert!(String::from_utf8_lossy(&output.stdout).contains("hibernate"));
     }
+}
+
+/// Starts an agent with its folders in `folder`, and waits until it answers.
+fn start_agent(folder: &Path) -> Child {
+    let config = folder.join("dormouse.toml");
+    let socket = folder.join("control.sock");
+    let (state_dir, run_dir) = (folder.join("state"), folder.join("run"));
+    let own = Config { state_dir, run_dir, socket: socket.clone(), ..Config::default() };
+    fs::write(&config, own.to_toml()).expect("a file");
+    let mut agent = Command::new(env!("CARGO_BIN_EXE_dormouse"))
+        .args(["agent", "--config", config.to_str().expect("UTF-8")])
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the program runs");
+    // Each question is a process of its own: a thousand of them take longer than any start.
+    let answers = (0..1_000).any(|_| {
+        assert_eq!(agent.try_wait().expect("a child"), None, "the agent ended");
+        code(&dormouse(&["ls", "--socket", socket.to_str().expect("UTF-8")])) == 0
+    });
+    assert!(answers, "the agent does not answer");
+    agent
+}
+
+#[test]
+fn an_agent_serves_alone_until_it_is_told_to_stop_and_leaves_a_sound_ledger() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut agent = start_agent(folder.path());
+    let config = folder.path().join("dormouse.toml");
+    let second = dormouse(&["agent", "--config", config.to_str().expect("UTF-8")]);
+    assert_eq!(code(&second), 1);
+    assert!(stderr(&second).contains("[LEDGER_LOCKED]"), "{}", stderr(&second));
+    let socket = folder.path().join("control.sock");
+    let list = dormouse(&["ls", "--json", "--socket", socket.to_str().expect("UTF-8")]);
+    assert_eq!(String::from_utf8_lossy(&list.stdout), "[]\n");
+    let pid = Pid::from_raw(i32::try_from(agent.id()).expect("a pid"));
+    kill(pid, Signal::SIGTERM).expect("a running agent");
+    assert_eq!(agent.wait().expect("a child").code(), Some(0));
+    assert!(!socket.exists(), "the socket goes with the agent");
+    let ledger = folder.path().join("state/ledger.sqlite");
+    let audit = dormouse(&["audit", "--ledger", ledger.to_str().expect("UTF-8")]);
+    assert_eq!(code(&audit), 0, "{}", stderr(&audit));
+    let mut again = start_agent(folder.path());
+    again.kill().expect("a running agent");
+    again.wait().expect("a child");
 }

@@ -69,7 +69,7 @@ impl Stage {
 
     /// Puts the agent on stage.
     pub(crate) async fn start_agent(&mut self) -> Result<()> {
-        self.agent = Some(Agent::start_with_sockets(&self.folder, self.sockets()).await?);
+        self.agent = Some(Agent::start_apart(&self.folder, self.sockets(), "").await?);
         Ok(())
     }
 

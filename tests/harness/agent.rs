@@ -1,5 +1,6 @@
 //! A real `dormouse agent` on folders of its own, and the command line that speaks to it.
 
+use std::ffi::OsStr;
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -41,16 +42,21 @@ pub struct Output {
 impl Agent {
     /// Starts an agent whose state, watched folder, socket, configuration and log are in `root`; returns when it answers.
     pub async fn start(root: &Path) -> Result<Self> {
-        Self::start_with_sockets(root, root).await
+        Self::start_with(root, "").await
     }
 
-    /// The same, with watched folder and socket in `sockets`, for a `root` whose path is too long for a socket's.
-    pub async fn start_with_sockets(root: &Path, sockets: &Path) -> Result<Self> {
+    /// The same, with more lines of configuration (TOML) after the folders.
+    pub async fn start_with(root: &Path, more: &str) -> Result<Self> {
+        Self::start_apart(root, root, more).await
+    }
+
+    /// The same, with watched folder and socket in `sockets`: the path of `root` may be too long for a socket's.
+    pub async fn start_apart(root: &Path, sockets: &Path, more: &str) -> Result<Self> {
         for folder in [state_dir(root), run_dir(sockets)] {
             std::fs::create_dir_all(&folder).map_err(Error::io("creating", &folder))?;
         }
         let path = config_path(root);
-        std::fs::write(&path, config(root, sockets)).map_err(Error::io("writing", &path))?;
+        std::fs::write(&path, config(root, sockets) + more).map_err(Error::io("writing", &path))?;
         let agent = Self { root: root.to_owned(), sockets: sockets.to_owned(), child: spawn(root)? };
         agent.answers().await?;
         Ok(agent)
@@ -103,32 +109,33 @@ impl Agent {
         self.answers().await
     }
 
-    /// `dormouse <arguments> --socket <socket>`, to be run by the caller.
-    pub fn command(&self, arguments: &[&str]) -> Result<Command> {
-        let mut command = Command::new(paths::dormouse()?);
-        command.args(arguments).arg("--socket").arg(self.socket()).stdin(Stdio::null()).kill_on_drop(true);
-        Ok(command)
+    /// Runs a second agent beside this one, on the same ledger and a socket of its own, until it gives up.
+    pub async fn rival(&self) -> Result<Output> {
+        let path = self.root.join("rival.toml");
+        let text = config(&self.root, &self.sockets).replace("agent.sock", "rival.sock");
+        std::fs::write(&path, text).map_err(Error::io("writing", &path))?;
+        run(&["agent".as_ref(), "--config".as_ref(), path.as_os_str()], &self.root).await
+    }
+
+    /// Everything that the agent has logged.
+    pub fn log(&self) -> String {
+        // An agent that has logged nothing has no log.
+        std::fs::read_to_string(log_path(&self.root)).unwrap_or_default()
     }
 
     /// Runs `dormouse <arguments> --socket <socket>` to its end, whatever that is.
     pub async fn cli(&self, arguments: &[&str]) -> Result<Output> {
-        let mut command = self.command(arguments)?;
-        let asked = format!("dormouse {}", arguments.join(" "));
-        let output = tokio::time::timeout(CLI_DEADLINE, command.output()).await;
-        let output = output
-            .map_err(|_| Error::Deadline {
-                what: format!("`{asked}` to end"),
-                after: CLI_DEADLINE,
-                last: process::tail(&log_path(&self.root)),
-            })?
-            .map_err(Error::io("running", Path::new(&asked)))?;
-        Ok(Output {
-            asked,
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-            // A signal ends a program without a code.
-            code: output.status.code().unwrap_or(-1),
-        })
+        let socket = self.socket();
+        let arguments = arguments.iter().map(AsRef::as_ref);
+        let arguments: Vec<&OsStr> = arguments.chain(["--socket".as_ref(), socket.as_os_str()]).collect();
+        run(&arguments, &self.root).await
+    }
+
+    /// `dormouse <arguments> --socket <socket>`, for the caller to run.
+    pub fn command(&self, arguments: &[&str]) -> Result<Command> {
+        let mut command = Command::new(paths::dormouse()?);
+        command.args(arguments).arg("--socket").arg(self.socket()).stdin(Stdio::null()).kill_on_drop(true);
+        Ok(command)
     }
 
     /// Runs `dormouse <arguments> --json`, which must succeed, and returns what it printed.
@@ -162,6 +169,29 @@ impl Output {
         serde_json::from_str(&self.stdout)
             .map_err(|_| Error::Nonsense { from: format!("`{}`", self.asked), answer: self.stdout.clone() })
     }
+}
+
+async fn run(arguments: &[&OsStr], root: &Path) -> Result<Output> {
+    let program = paths::dormouse()?;
+    let mut command = Command::new(&program);
+    command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
+    let words: Vec<_> = arguments.iter().map(|word| word.to_string_lossy()).collect();
+    let asked = format!("dormouse {}", words.join(" "));
+    let output = tokio::time::timeout(CLI_DEADLINE, command.output()).await;
+    let output = output
+        .map_err(|_| Error::Deadline {
+            what: format!("`{asked}` to end"),
+            after: CLI_DEADLINE,
+            last: process::tail(&log_path(root)),
+        })?
+        .map_err(Error::io("running", &program))?;
+    Ok(Output {
+        asked,
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        // A signal ends a program without a code.
+        code: output.status.code().unwrap_or(-1),
+    })
 }
 
 fn spawn(root: &Path) -> Result<Child> {

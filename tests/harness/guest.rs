@@ -13,7 +13,6 @@
 
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use nix::unistd::Pid;
@@ -62,7 +61,7 @@ impl Guest {
         if spec.disk {
             create_disk(&places.disk).await?;
         }
-        let marker = format!("guest={id}-{}", nonce());
+        let marker = format!("guest={id}-{}", process::nonce());
         let image = paths::guest_image()?;
         let arguments = argv::arguments(spec, &places, accel::probed().await?, &image, &marker);
         let program = paths::qemu(spec.version)?;
@@ -206,10 +205,4 @@ async fn create_disk(path: &Path) -> Result<()> {
     }
     let how = format!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr));
     Err(Error::Ended { what: "qemu-img".to_owned(), how })
-}
-
-/// Unique among the guests of this and of every other running test, so that dropping one ends no other's QEMU.
-fn nonce() -> String {
-    static NEXT: AtomicU64 = AtomicU64::new(1);
-    format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }

@@ -17,6 +17,7 @@ pub mod guest;
 pub mod monitor;
 pub mod paths;
 pub mod process;
+pub mod scripted;
 pub mod wait;
 
 pub use error::{Error, Result};

@@ -36,12 +36,22 @@ pub fn qemu_img() -> Result<PathBuf> {
 
 /// The dormouse binary of the profile that the running test was built with.
 pub fn dormouse() -> Result<PathBuf> {
+    built("dormouse", "cargo build -p dormouse")
+}
+
+/// The scripted QEMU of the same profile.
+pub fn scripted_qemu() -> Result<PathBuf> {
+    built("scripted-qemu", "cargo build -p dormouse-tests")
+}
+
+/// A binary of the profile that the running program was built with.
+fn built(name: &str, remedy: &'static str) -> Result<PathBuf> {
     let running = std::env::current_exe()
         .map_err(|source| Error::Io { what: "finding the running program".to_owned(), source })?;
     // target/PROFILE/deps/TEST for a test, target/PROFILE/NAME for a binary such as the demo.
     let folder =
         running.ancestors().skip(1).find(|folder| !folder.ends_with("deps")).unwrap_or(Path::new("."));
-    present(folder.join("dormouse"), "cargo build -p dormouse")
+    present(folder.join(name), remedy)
 }
 
 /// The folder of the workspace's Cargo.toml.

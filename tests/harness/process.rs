@@ -1,6 +1,7 @@
 //! Finding and ending the processes that a test is answerable for, whoever started them.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -29,6 +30,12 @@ pub fn tail(path: &Path) -> String {
     let text = String::from_utf8_lossy(&text);
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(20)..].join("\n")
+}
+
+/// Unique among the sandboxes of this and of every other running test, so that dropping one ends no other's QEMU.
+pub fn nonce() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 fn has_argument(pid: i32, marker: &str) -> bool {

@@ -164,8 +164,7 @@ struct StoredShape {
     disk_bytes: u64,
 }
 
-// The signature is serde's.
-#[allow(clippy::trivially_copy_pass_by_ref)]
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "the signature is serde's")]
 fn is_zero(value: &u64) -> bool {
     *value == 0
 }

@@ -7,7 +7,9 @@ pub(super) const fn advice(reason: Reason) -> &'static str {
     match reason {
         Reason::InvalidId | Reason::InvalidRequestId | Reason::InvalidTag => "correct it and try again",
         Reason::InvalidQmpPath => "give the full path of the socket that QEMU's -qmp option names",
-        Reason::SizeMisaligned => "choose a size that is the base memory and a multiple of the block size",
+        Reason::SizeMisaligned => {
+            "choose the base memory plus a multiple of the block size: `dormouse show ID` has both"
+        }
         Reason::SizeOutOfBounds => "`dormouse show ID` says how far the memory reaches",
         Reason::SandboxNotFound => "`dormouse ls` shows what is attached",
         Reason::RequestIdReused => "choose a new --request-id, or leave it out",
@@ -18,7 +20,9 @@ pub(super) const fn advice(reason: Reason) -> &'static str {
         Reason::QemuMismatch => "install the QEMU that saved the snapshot, and wake again",
         Reason::OperationUnderWay => "`dormouse watch ID` follows it; try again when it is done, or destroy",
         Reason::Overtaken => "the sandbox was destroyed: there is nothing left to do",
-        Reason::Interrupted => "repeat it with the same --request-id: nothing is done twice",
+        Reason::Interrupted => {
+            "repeat it with the same --request-id; where that is refused as well, with a new one"
+        }
         Reason::QueueFull => "try again in a moment",
         Reason::QmpUnreachable => {
             "see whether QEMU runs and listens there, and whether the agent may open the socket"

@@ -45,7 +45,8 @@ fn verdict(reply: &AuditReply) -> Exit {
 }
 
 fn describe(reply: &AuditReply) -> String {
-    let AuditReply { sandboxes_checked, slices_checked, events_checked, violations } = reply;
+    let AuditReply { sandboxes_checked, slices_checked, events_checked, violations, violations_total } =
+        reply;
     let checked = format!(
         "checked {slices_checked} slices of {sandboxes_checked} sandboxes and {events_checked} events"
     );
@@ -53,7 +54,12 @@ fn describe(reply: &AuditReply) -> String {
         return format!("{checked}: everything holds\n");
     }
     let rows: Vec<_> = violations.iter().map(row).collect();
-    format!("{}{checked}: {} violations\n", render(COLUMNS, &rows, terminal_width()), violations.len())
+    let shown = match violations_total.saturating_sub(violations.len() as u64) {
+        0 => String::new(),
+        more => format!("and {more} more\n"),
+    };
+    let table = render(COLUMNS, &rows, terminal_width());
+    format!("{table}{shown}{checked}: {violations_total} do not hold\n")
 }
 
 fn row(violation: &Violation) -> [String; 5] {
@@ -78,7 +84,7 @@ mod tests {
 
     #[test]
     fn a_violation_is_an_anomaly_and_is_shown_with_its_place() {
-        let mut reply = AuditReply { slices_checked: 7, ..AuditReply::default() };
+        let mut reply = AuditReply { slices_checked: 7, violations_total: 1, ..AuditReply::default() };
         assert_eq!(verdict(&reply), Exit::Done);
         assert!(describe(&reply).ends_with("everything holds\n"));
         reply.violations.push(Violation {
@@ -91,6 +97,6 @@ mod tests {
         assert_eq!(verdict(&reply), Exit::Anomaly);
         let text = describe(&reply);
         assert!(text.contains("AUDIT_GAP  default/sb1"), "{text}");
-        assert!(text.ends_with("1 violations\n"), "{text}");
+        assert!(text.ends_with(": 1 do not hold\n"), "{text}");
     }
 }

@@ -105,6 +105,7 @@ fn quantities(line: &proto::UsageLine) -> Result<Value, Failure> {
         "disk_gb_seconds": GbSeconds(integer(&line.disk_byte_nanoseconds)?).to_string(),
         "disk_overage_byte_nanoseconds": line.disk_overage_byte_nanoseconds,
         "disk_overage_gb_seconds": GbSeconds(integer(&line.disk_overage_byte_nanoseconds)?).to_string(),
+        "uncertainty_ns": line.uncertainty_ns,
     }))
 }
 
@@ -135,6 +136,7 @@ pub(super) fn audit(reply: &proto::AuditReply) -> Value {
         "slices_checked": reply.slices_checked,
         "events_checked": reply.events_checked,
         "violations": violations,
+        "violations_total": reply.violations_total,
     })
 }
 

@@ -100,8 +100,11 @@ pub(super) fn in_short(sandbox: &Sandbox) -> String {
     let key = sandbox.key.clone().unwrap_or_default();
     let shape = sandbox.shape.unwrap_or_default();
     let memory_bytes = shape.memory_base_bytes + shape.memory_plugged_bytes;
-    let vcpus = vcpus(shape.vcpus_milli);
-    format!("{}/{} is {}, {}, {vcpus} vCPUs", key.org, key.sandbox, state(sandbox), Size(memory_bytes))
+    let vcpus = match vcpus(shape.vcpus_milli).as_str() {
+        "1" => "1 vCPU".to_owned(),
+        more => format!("{more} vCPUs"),
+    };
+    format!("{}/{} is {}, {}, {vcpus}", key.org, key.sandbox, state(sandbox), Size(memory_bytes))
 }
 
 /// The state, with its reason where there is one.

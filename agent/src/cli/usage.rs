@@ -10,6 +10,7 @@ use super::failure::Failure;
 use super::json::integer;
 use super::table::{Column, render, terminal_width};
 use super::target::{org_of, sandbox_filter};
+use super::timeline::duration;
 use super::when::{self, rfc3339};
 use super::{json, ledger, output};
 use crate::control;
@@ -18,13 +19,14 @@ use crate::proto::{UsageLine, UsageReply, UsageRequest};
 /// What is shown to people is rounded to so many decimals; what is exact is a switch away.
 const DECIMALS: usize = 3;
 
-const COLUMNS: [Column; 6] = [
+const COLUMNS: [Column; 7] = [
     Column::long("ORG"),
     Column::long("SANDBOX"),
     Column::number("MEMORY GB-S"),
     Column::number("VCPU-S"),
     Column::number("DISK GB-S"),
     Column::number("OVERAGE GB-S"),
+    Column::number("UNSURE"),
 ];
 
 #[derive(clap::Args, Debug)]
@@ -104,7 +106,7 @@ fn table(reply: &UsageReply, exact: bool) -> Result<String, Failure> {
     Ok(render(COLUMNS, &rows, terminal_width()))
 }
 
-fn row(line: &UsageLine, exact: bool) -> Result<[String; 6], Failure> {
+fn row(line: &UsageLine, exact: bool) -> Result<[String; 7], Failure> {
     let gb_seconds = |text: &str| -> Result<String, Failure> {
         let amount = GbSeconds(integer(text)?);
         Ok(if exact { amount.to_string() } else { format!("{amount:.DECIMALS$}") })
@@ -117,6 +119,7 @@ fn row(line: &UsageLine, exact: bool) -> Result<[String; 6], Failure> {
         if exact { vcpu_seconds.to_string() } else { format!("{vcpu_seconds:.DECIMALS$}") },
         gb_seconds(&line.disk_byte_nanoseconds)?,
         gb_seconds(&line.disk_overage_byte_nanoseconds)?,
+        duration(line.uncertainty_ns),
     ])
 }
 

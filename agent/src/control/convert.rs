@@ -1,7 +1,7 @@
 //! The agent's own words as those of the wire.
 
-use dormouse_ledger::{AuditReport, AuditViolation, SliceRow, Usage};
-use dormouse_metering::{BillingState, Quantities};
+use dormouse_ledger::{AuditReport, AuditViolation, SliceRow, Usage, UsageItem};
+use dormouse_metering::BillingState;
 
 use crate::host::Executed;
 use crate::proto;
@@ -112,12 +112,18 @@ pub(crate) fn slice_row(slice: proto::Slice) -> SliceRow {
 
 /// What sandboxes amount to.
 pub(crate) fn usage(usage: Usage, from_unix_ns: i64, to_unix_ns: i64) -> proto::UsageReply {
-    let lines = usage.items.into_iter().map(|item| line(item.org, item.sandbox, item.quantities)).collect();
-    let total = Some(line(String::new(), String::new(), usage.total));
+    let lines = usage.items.into_iter().map(line).collect();
+    let total = Some(line(UsageItem {
+        org: String::new(),
+        sandbox: String::new(),
+        quantities: usage.total,
+        uncertainty_ns: usage.total_uncertainty_ns,
+    }));
     proto::UsageReply { lines, total, from_unix_ns, to_unix_ns }
 }
 
-fn line(org: String, sandbox: String, quantities: Quantities) -> proto::UsageLine {
+fn line(item: UsageItem) -> proto::UsageLine {
+    let UsageItem { org, sandbox, quantities, uncertainty_ns } = item;
     proto::UsageLine {
         org,
         sandbox,
@@ -125,7 +131,7 @@ fn line(org: String, sandbox: String, quantities: Quantities) -> proto::UsageLin
         vcpu_milli_nanoseconds: quantities.vcpu_milli_ns.to_string(),
         disk_byte_nanoseconds: quantities.disk_byte_ns.to_string(),
         disk_overage_byte_nanoseconds: quantities.disk_overage_byte_ns.to_string(),
-        ..proto::UsageLine::default()
+        uncertainty_ns,
     }
 }
 
@@ -135,6 +141,7 @@ pub(crate) fn audit(report: AuditReport) -> proto::AuditReply {
         slices_checked: report.slices,
         sandboxes_checked: report.sandboxes,
         events_checked: report.events,
+        violations_total: report.violations_total,
         violations: report.violations.into_iter().map(violation).collect(),
     }
 }

@@ -22,6 +22,8 @@ pub(super) enum Message {
     Attach(Command, oneshot::Sender<Answered>),
     /// Start the actor of a sandbox that the ledger knows.
     Recover(Box<recover::Found>),
+    /// Answer once everything before this is done.
+    Settle(oneshot::Sender<()>),
 }
 
 /// The host actor.
@@ -55,6 +57,11 @@ impl Actor for HostActor {
             Message::Attach(command, reply) => state.attach(command, reply, &myself).await,
             Message::Recover(found) => {
                 state.recover(*found, &myself).await;
+                Ok(())
+            }
+            Message::Settle(settled) => {
+                // Whoever waited may have given up.
+                let _ = settled.send(());
                 Ok(())
             }
         }
@@ -152,7 +159,9 @@ pub(super) fn attach_command(
     plan: String,
     tags: std::collections::BTreeMap<String, String>,
     request_id: String,
+    deadline_ms: u64,
 ) -> Command {
     let request = Request::Attach { qmp_path, plan, tags };
-    Command { key, request_id, deadline_ms: None, asked_by: "discovery".to_owned(), request }
+    let deadline_ms = Some(deadline_ms);
+    Command { key, request_id, deadline_ms, asked_by: "discovery".to_owned(), request }
 }

@@ -9,7 +9,6 @@ use tokio::sync::{broadcast, oneshot};
 
 use super::actor::Message;
 use super::directory::Directory;
-use crate::config::Deadlines;
 use crate::metering::stored_outcome;
 use crate::sandbox::actor::Answered;
 use crate::sandbox::command::{Command, Outcome, Request, SandboxKey};
@@ -35,7 +34,6 @@ pub struct HostHandle {
     pub(super) actor: ActorRef<Message>,
     pub(super) changes: broadcast::Sender<WatchEvent>,
     pub(super) reader: Arc<Mutex<Reader>>,
-    pub(super) deadlines: Deadlines,
 }
 
 impl HostHandle {
@@ -48,8 +46,7 @@ impl HostHandle {
             return Ok(Executed { outcome, sandbox, replayed: true });
         }
         let key = command.key.clone();
-        let wait_ms = command.deadline_ms.unwrap_or_else(|| default_ms(&command.request, &self.deadlines));
-        let wait = Duration::from_millis(wait_ms);
+        let wait = command.deadline_ms.map_or(Duration::MAX, Duration::from_millis);
         // The view is taken before: a sandbox that is destroyed leaves the directory.
         let before = self.directory.get(&key);
         let answer = self.send(command)?;
@@ -129,21 +126,6 @@ impl HostHandle {
     /// The sandbox after a command that was done earlier: as it is now, or, where it is gone, as gone.
     fn shown(&self, key: &SandboxKey) -> Result<SandboxView, Refusal> {
         self.get(key).or_else(|_| Ok(SandboxView::gone(key.clone())))
-    }
-}
-
-/// How long a caller waits that names no deadline.
-fn default_ms(request: &Request, deadlines: &Deadlines) -> u64 {
-    match request {
-        Request::Attach { .. } => deadlines.attach_ms,
-        Request::Detach => deadlines.detach_ms,
-        Request::Scale { .. } => deadlines.scale_ms,
-        Request::Pause => deadlines.pause_ms,
-        Request::Resume => deadlines.resume_ms,
-        Request::Hibernate { .. } => deadlines.hibernate_ms,
-        Request::Wake => deadlines.wake_ms,
-        Request::Reboot => deadlines.reboot_ms,
-        Request::Destroy => deadlines.destroy_ms,
     }
 }
 

@@ -30,6 +30,8 @@ const CHANGES_WAITING_MAX: usize = 4096;
 pub struct Running {
     /// For those who send it commands and questions.
     pub handle: HostHandle,
+    /// What time it is, by this host's one anchor.
+    pub clock: Clock,
     actor: ActorRef<Message>,
     metering: MeteringHandle,
     tasks: Vec<JoinHandle<()>>,
@@ -95,15 +97,18 @@ pub async fn start(config: &Config, ledger: &Ledger) -> Result<Running, StartErr
     for sandbox in found {
         actor.cast(Message::Recover(Box::new(sandbox))).map_err(not_started)?;
     }
+    // No proof of life may be written before the metering actor has heard who died while nobody looked.
+    let (settle, settled) = oneshot::channel();
+    actor.cast(Message::Settle(settle)).map_err(not_started)?;
+    settled.await.map_err(not_started)?;
     let handle = HostHandle {
         directory,
         actor: actor.clone(),
         changes: environment.changes.clone(),
         reader: Arc::new(Mutex::new(reader)),
-        deadlines: config.deadlines.clone(),
     };
     let tasks = tasks(config, &clock, &environment, &handle)?;
-    Ok(Running { handle, actor, metering, tasks })
+    Ok(Running { handle, clock, actor, metering, tasks })
 }
 
 impl Running {

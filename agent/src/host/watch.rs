@@ -75,7 +75,8 @@ pub(super) async fn attach_discovered(
                 let org = file.org.unwrap_or_else(|| config.default_org.clone());
                 let plan = file.plan.unwrap_or_else(|| config.default_plan.clone());
                 let key = SandboxKey { org, sandbox: sandbox.clone() };
-                let attempt = tokio::spawn(attach(host.clone(), key, path, plan, file.tags));
+                let deadline_ms = config.deadlines.attach_ms;
+                let attempt = tokio::spawn(attach(host.clone(), key, path, plan, file.tags, deadline_ms));
                 if let Some(earlier) = attempts.insert(sandbox, attempt.abort_handle()) {
                     earlier.abort();
                 }
@@ -99,6 +100,7 @@ async fn attach(
     path: std::path::PathBuf,
     plan: String,
     tags: std::collections::BTreeMap<String, String>,
+    deadline_ms: u64,
 ) {
     let mut pause = RETRY_MIN;
     loop {
@@ -106,7 +108,8 @@ async fn attach(
             Ok(request_id) => request_id,
             Err(error) => return tracing::error!(%error, "the kernel gives no random number"),
         };
-        let command = attach_command(key.clone(), path.clone(), plan.clone(), tags.clone(), request_id);
+        let command =
+            attach_command(key.clone(), path.clone(), plan.clone(), tags.clone(), request_id, deadline_ms);
         match host.execute(command).await {
             Ok(executed) => {
                 return tracing::info!(sandbox = %key, message = executed.outcome.message, "attached");

@@ -20,6 +20,9 @@ pub struct Accounts {
     by_key: BTreeMap<SandboxKey, Account>,
     /// Those with something pending.
     unsettled: BTreeSet<SandboxKey>,
+    /// Those whose QEMU cannot be asked now. What it did meanwhile comes to light only when it answers again, so
+    /// that nothing of them becomes final until then.
+    out_of_sight: BTreeSet<SandboxKey>,
     /// How long after its stamp an event of QEMU may still arrive, in nanoseconds.
     lateness_ns: u64,
     /// The wall time of the next hour at which every open slice is cut.
@@ -34,13 +37,14 @@ impl Accounts {
         Self {
             by_key: BTreeMap::new(),
             unsettled: BTreeSet::new(),
+            out_of_sight: BTreeSet::new(),
             lateness_ns,
             next_hour_ns: hour::next_boundary(now.wall_ns),
             proof,
         }
     }
 
-    /// Takes up a life where the ledger left it.
+    /// Takes up a life where the ledger left it, out of sight until its QEMU is found again.
     pub fn resume(
         &mut self,
         key: SandboxKey,
@@ -50,6 +54,7 @@ impl Accounts {
     ) -> Result<(), Refused> {
         let meter = Meter::resume(open, pending)?;
         self.unsettled.insert(key.clone());
+        self.out_of_sight.insert(key.clone());
         self.by_key.insert(key, Account { meter, prepaid });
         Ok(())
     }
@@ -91,6 +96,10 @@ impl Accounts {
         };
         let mut records = Vec::new();
         for key in keys {
+            if self.out_of_sight.contains(&key) {
+                self.unsettled.insert(key);
+                continue;
+            }
             let Some(account) = self.by_key.get_mut(&key) else { continue };
             let before = (account.meter.open().map(|open| open.seq), account.meter.pending().len());
             let mut slices = Vec::new();
@@ -121,6 +130,15 @@ impl Accounts {
         self.mark(&keys, at, Cause::ClockStep)
     }
 
+    /// Whether the sandbox's QEMU can be asked, or there is none to ask.
+    pub fn in_sight(&mut self, key: &SandboxKey, seen: bool) {
+        if seen {
+            self.out_of_sight.remove(key);
+        } else {
+            self.out_of_sight.insert(key.clone());
+        }
+    }
+
     /// Every open sandbox's process was verified to exist at this stamp.
     pub fn proven(&mut self, at: Stamp) {
         self.proof = Some(at);
@@ -135,6 +153,7 @@ impl Accounts {
     pub fn forget(&mut self, key: &SandboxKey) {
         self.by_key.remove(key);
         self.unsettled.remove(key);
+        self.out_of_sight.remove(key);
     }
 
     fn mark(&mut self, keys: &[SandboxKey], at: Stamp, cause: Cause) -> Vec<Record> {
@@ -162,8 +181,7 @@ impl Accounts {
     fn settle(&mut self, key: &SandboxKey) {
         let Some(account) = self.by_key.get(key) else { return };
         if account.meter.has_ended() {
-            self.by_key.remove(key);
-            self.unsettled.remove(key);
+            self.forget(key);
         } else if account.meter.pending().is_empty() {
             self.unsettled.remove(key);
         } else {

@@ -14,12 +14,25 @@ use serde_json::{Value, json};
 use super::accounts::Accounts;
 use super::entries;
 use crate::clock::Clock;
+use crate::failpoint;
 use crate::sandbox::command::{Command, Outcome};
-use crate::sandbox::machine::Answer;
 use crate::sandbox::refusal::{Reason, Refusal};
 
 /// Called once when what was announced is durable or has failed. It must not block.
-pub type Reply = Box<dyn FnOnce(Answer) + Send>;
+pub type Reply = Box<dyn FnOnce(Acknowledgement) + Send>;
+
+/// What became of an announcement.
+#[derive(Clone, Debug)]
+pub enum Acknowledgement {
+    /// It is durable.
+    Durable,
+    /// The life that it begins is durable, under this generation.
+    Began(i64),
+    /// The request id has a stored outcome: nothing is to be done again.
+    Replayed(Result<Outcome, Refusal>),
+    /// Nothing of it is durable.
+    Failed(Refusal),
+}
 
 /// How sandbox actors reach the metering actor.
 pub type MeteringHandle = ActorRef<Message>;
@@ -87,6 +100,8 @@ pub enum Message {
     Forget(SandboxKey),
     /// Something was seen.
     Observe(SandboxKey, Observation),
+    /// The sandbox's QEMU can be asked, or cannot: while it cannot, nothing of the sandbox becomes final.
+    InSight(SandboxKey, bool),
     /// A snapshot is complete on disk.
     Saved(Snapshot, Reply),
     /// The sandbox's QEMU is found again in this way.
@@ -174,6 +189,7 @@ impl Actor for Metering {
                 state.intend(records, reply);
             }
             Message::After(ending, reply) => {
+                failpoint::reach("before an outcome");
                 let Ending { key, command, at, result, snapshot, state: billing } = *ending;
                 let mut records = vec![
                     Record::Outcome(entries::outcome_of(&command, at, &result)),
@@ -184,6 +200,7 @@ impl Actor for Metering {
                 state.fact(records, answer_durable(reply));
             }
             Message::Observe(key, observation) => state.observe(&key, observation),
+            Message::InSight(key, seen) => state.accounts.in_sight(&key, seen),
             Message::Saved(snapshot, reply) => state.intend(vec![Record::Snapshot(snapshot)], reply),
             Message::Attachment(key, attachment) => {
                 let update =
@@ -220,7 +237,7 @@ impl State {
         let Beginning { command, plan, prepaid, tags, attachment, at, shape, state } = beginning;
         let generation = match self.reader.next_generation(&command.key.sandbox, at.wall_ns) {
             Ok(generation) => generation,
-            Err(error) => return reply(Answer::Failed(entries::refusal(&error))),
+            Err(error) => return reply(Acknowledgement::Failed(entries::refusal(&error))),
         };
         let org = command.key.org.clone();
         let sandbox = command.key.sandbox.clone();
@@ -230,7 +247,9 @@ impl State {
         let began = Observation { at, change, cause: Cause::Attach, command: id };
         let slices = match self.accounts.observe(&key, prepaid, began, at) {
             Ok(slices) => slices,
-            Err(refused) => return reply(Answer::Failed(Refusal::new(Reason::Bug, refused.to_string()))),
+            Err(refused) => {
+                return reply(Acknowledgement::Failed(Refusal::new(Reason::Bug, refused.to_string())));
+            }
         };
         let outcome = Ok(Outcome {
             result: crate::sandbox::command::CommandResult::Done,
@@ -252,14 +271,15 @@ impl State {
         records.push(Record::Lifecycle(after_event(&key, &command, at, &outcome)));
         let myself = myself.clone();
         let done: Done = Box::new(move |result| {
+            failpoint::reach("life begun");
             if !matches!(result, Ok(Committed::Applied { .. })) {
                 // When the actor is gone, so is the life that it began.
                 let _ = myself.cast(Message::Forget(key));
             }
             reply(match result {
-                Ok(Committed::Applied { .. }) => Answer::Recorded(generation),
+                Ok(Committed::Applied { .. }) => Acknowledgement::Began(generation),
                 Ok(Committed::Repeat(row)) => replayed(&row),
-                Err(error) => Answer::Failed(entries::refusal(&error)),
+                Err(error) => Acknowledgement::Failed(entries::refusal(&error)),
             });
         });
         if let Err(refused) = self.writer.submit(Class::Intent, records, done) {
@@ -271,15 +291,19 @@ impl State {
         let now = self.clock.now();
         tracing::debug!(sandbox = %key, change = ?observation.change, cause = %observation.cause, "observed");
         match self.accounts.observe(key, false, observation, now) {
-            Ok(record) => self.fact(record.into_iter().collect(), log_failure("slices")),
+            Ok(record) => {
+                failpoint::reach("before an observation");
+                self.fact(record.into_iter().collect(), log_failure("slices"));
+            }
             Err(refused) => {
-                tracing::error!(sandbox = %key, %refused, "an observation does not fit the meter")
+                tracing::error!(sandbox = %key, %refused, "an observation does not fit the meter");
             }
         }
     }
 
     /// Something that is to happen: refused when it cannot be made durable.
     fn intend(&mut self, records: Vec<Record>, reply: Reply) {
+        failpoint::reach("before an intent");
         if let Err(refused) = self.writer.submit(Class::Intent, records, answer_durable(reply)) {
             refused.answer();
         }
@@ -358,24 +382,25 @@ fn after_event(
 
 fn answer_durable(reply: Reply) -> Done {
     Box::new(move |result| {
+        failpoint::reach("durable");
         reply(match result {
-            Ok(Committed::Applied { .. }) => Answer::Durable,
+            Ok(Committed::Applied { .. }) => Acknowledgement::Durable,
             Ok(Committed::Repeat(row)) => replayed(&row),
             Err(error) => {
                 tracing::error!(%error, reason = error.reason(), "not durable");
-                Answer::Failed(entries::refusal(&error))
+                Acknowledgement::Failed(entries::refusal(&error))
             }
         });
     })
 }
 
-fn replayed(row: &dormouse_ledger::CommandRow) -> Answer {
+fn replayed(row: &dormouse_ledger::CommandRow) -> Acknowledgement {
     entries::stored_outcome(row).map_or_else(
         || {
             let message = "this request was begun before and its outcome is not known yet; ask again later";
-            Answer::Failed(Refusal::new(Reason::OutcomeUnknown, message))
+            Acknowledgement::Failed(Refusal::new(Reason::OutcomeUnknown, message))
         },
-        Answer::Replayed,
+        Acknowledgement::Replayed,
     )
 }
 

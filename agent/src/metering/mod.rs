@@ -19,5 +19,5 @@ pub mod accounts;
 pub mod actor;
 mod entries;
 
-pub use actor::{Beginning, Ending, Message, Metering, MeteringHandle, Reply, Settings};
+pub use actor::{Acknowledgement, Beginning, Ending, Message, Metering, MeteringHandle, Reply, Settings};
 pub use entries::{payload, stored_outcome};

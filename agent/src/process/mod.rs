@@ -4,7 +4,7 @@
 //! ([`ProcessIdentity`]) and held by a pidfd ([`Process`]), which the kernel never lets name another one.
 //! QEMU outlives the agent: dropping anything here ends nothing.
 //!
-//! Where to go next: [`identity`] reads `/proc`, [`command_line`] says how to start a QEMU again, [`launch`]
+//! Where to go next: [`identity`] reads `/proc`, [`command_line`] says how to start a QEMU again, [`launch()`]
 //! starts it.
 
 mod argv;

@@ -25,7 +25,7 @@ impl Refusal {
 
     /// Adds one fact.
     #[must_use]
-    pub fn with(mut self, name: &str, value: impl ToString) -> Self {
+    pub fn with(mut self, name: &str, value: impl std::fmt::Display) -> Self {
         self.metadata.insert(name.to_owned(), value.to_string());
         self
     }

@@ -24,13 +24,16 @@ pub struct Client {
     reply_deadline: Duration,
 }
 
+/// A reply, and where among the events it came.
+pub(super) type Placed = (Result<Value, QmpError>, Position);
+
 /// A command on its way to the driver.
 #[derive(Debug)]
 pub(super) struct Request {
     pub(super) command: String,
     pub(super) arguments: Value,
     pub(super) reply_deadline: Duration,
-    pub(super) reply: oneshot::Sender<(Result<Value, QmpError>, Position)>,
+    pub(super) reply: oneshot::Sender<Placed>,
 }
 
 impl Client {

@@ -4,14 +4,13 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 
-use serde_json::Value;
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Duration, Instant, sleep_until};
 
-use super::client::{Client, Request};
+use super::client::{Client, Placed, Request};
 use super::events::{EventStream, Incoming, Position};
 use super::shared::Shared;
 use crate::config::Config;
@@ -30,7 +29,7 @@ pub(super) struct Driver {
     write_deadline: Duration,
     requests: mpsc::Receiver<Request>,
     clients_gone: bool,
-    replies: HashMap<u64, oneshot::Sender<(Result<Value, QmpError>, Position)>>,
+    replies: HashMap<u64, oneshot::Sender<Placed>>,
     events: mpsc::Sender<Incoming>,
     /// Where in the stream of events the next one comes.
     position: Position,

@@ -1,7 +1,6 @@
 //! What dormouse-qmp promises. A test's name is the sentence that it proves.
 
-// Clippy allows this in test functions; the functions that tests share are tests, too.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "the functions that tests share are tests, too")]
 
 mod codec;
 mod events;

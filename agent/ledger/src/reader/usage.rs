@@ -34,6 +34,8 @@ pub struct Usage {
     pub items: Vec<UsageItem>,
     /// All of it.
     pub total: Quantities,
+    /// By how much the durations in it may be wrong, in nanoseconds: the sum over its slices.
+    pub total_uncertainty_ns: u64,
 }
 
 /// What one sandbox amounts to.
@@ -45,6 +47,8 @@ pub struct UsageItem {
     pub sandbox: String,
     /// What its slices amount to in the window.
     pub quantities: Quantities,
+    /// By how much the durations in it may be wrong, in nanoseconds: the sum over its slices.
+    pub uncertainty_ns: u64,
 }
 
 /// Slices of a sandbox lie in order of time as they do in order of their numbers: the first that a window can
@@ -120,9 +124,12 @@ impl Reader {
             let mut usage = Usage::default();
             for (pk, sandbox) in sandboxes::matching(conn, &query.sandboxes)? {
                 let mut amount: Option<Quantities> = None;
+                let mut uncertainty_ns: u64 = 0;
                 let mut add = |slice: &Slice| {
                     if let Some(quantities) = query.amount(slice)? {
                         amount = Some(sum(amount.unwrap_or_default(), quantities)?);
+                        let edges_ns = slice.start.uncertainty_ns.saturating_add(slice.end.uncertainty_ns);
+                        uncertainty_ns = uncertainty_ns.saturating_add(edges_ns);
                     }
                     Ok(())
                 };
@@ -133,15 +140,18 @@ impl Reader {
                 }
                 let Some(quantities) = amount else { continue };
                 usage.total = sum(usage.total, quantities)?;
+                usage.total_uncertainty_ns = usage.total_uncertainty_ns.saturating_add(uncertainty_ns);
                 match usage.items.last_mut() {
                     // Generations of a sandbox follow each other.
                     Some(item) if item.org == sandbox.key.org && item.sandbox == sandbox.key.sandbox => {
                         item.quantities = sum(item.quantities, quantities)?;
+                        item.uncertainty_ns = item.uncertainty_ns.saturating_add(uncertainty_ns);
                     }
                     _ => usage.items.push(UsageItem {
                         org: sandbox.key.org,
                         sandbox: sandbox.key.sandbox,
                         quantities,
+                        uncertainty_ns,
                     }),
                 }
             }

@@ -7,7 +7,8 @@ use ractor::ActorRef;
 
 use super::link::{self, Ask, Contact, Link};
 use super::{Answered, Message, State, disk, records};
-use crate::metering;
+use crate::failpoint;
+use crate::metering::{self, Acknowledgement};
 use crate::process::{LaunchSpec, Process, ProcessIdentity, launch, wake_argv};
 use crate::sandbox::machine::{Action, Announcement, Answer, Input, Launch, Notice, Token};
 use crate::sandbox::refusal::{Reason, Refusal};
@@ -16,7 +17,7 @@ use crate::sandbox::view::WatchKind;
 impl State {
     pub(super) fn act(&mut self, action: Action, now: Stamp, myself: &ActorRef<Message>) {
         match action {
-            Action::Announce(token, announcement) => self.announce(announcement, answer_to(token, myself)),
+            Action::Announce(token, announcement) => self.announce(announcement, acknowledge(token, myself)),
             Action::Observe(observation) => {
                 let message = metering::Message::Observe(self.ledger_key(), observation);
                 self.tell_metering(message);
@@ -84,7 +85,7 @@ impl State {
         self.tell_metering(message);
     }
 
-    fn tell_metering(&self, message: metering::Message) {
+    pub(super) fn tell_metering(&self, message: metering::Message) {
         if self.environment.metering.cast(message).is_err() {
             tracing::error!(sandbox = %self.machine.core().key, "the metering actor is gone");
         }
@@ -145,10 +146,13 @@ impl State {
         command.argv = wake_argv(&command.argv, &added);
         let key = &self.machine.core().key;
         let log_path = self.environment.log_dir.join(format!("{}.{}.log", key.org, key.sandbox));
+        failpoint::reach("before QEMU is started");
         let answer = match launch(&LaunchSpec { command, log_path }) {
             Ok(launched) => {
+                failpoint::reach("QEMU is started");
                 let process = launched.process.clone();
                 let identity = process.identity();
+                self.launched = Some(launched);
                 self.hold(process, myself);
                 Answer::Launched(identity)
             }
@@ -197,12 +201,27 @@ impl State {
     }
 }
 
+/// Answers one action, once.
+pub(super) type AnswerTo = Box<dyn FnOnce(Answer) + Send>;
+
 /// What answers an action: a message to the actor that asked for it.
-pub(super) fn answer_to(token: Token, myself: &ActorRef<Message>) -> metering::Reply {
+pub(super) fn answer_to(token: Token, myself: &ActorRef<Message>) -> AnswerTo {
     let myself = myself.clone();
     Box::new(move |answer| {
         // An actor that is gone needs not be told.
         let _ = myself.cast(Message::Input(Input::Answer(token, answer)));
+    })
+}
+
+fn acknowledge(token: Token, myself: &ActorRef<Message>) -> metering::Reply {
+    let answer = answer_to(token, myself);
+    Box::new(move |acknowledgement| {
+        answer(match acknowledgement {
+            Acknowledgement::Durable => Answer::Durable,
+            Acknowledgement::Began(generation) => Answer::Recorded(generation),
+            Acknowledgement::Replayed(stored) => Answer::Replayed(stored),
+            Acknowledgement::Failed(refusal) => Answer::Failed(refusal),
+        });
     })
 }
 

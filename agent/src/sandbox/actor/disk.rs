@@ -8,9 +8,8 @@ use dormouse_qmp::{Client, QmpError};
 use ractor::ActorRef;
 use serde_json::{Value, json};
 
-use super::act::{answer_to, with_cause};
+use super::act::{AnswerTo, answer_to, with_cause};
 use super::{Message, State};
-use crate::metering::Reply;
 use crate::sandbox::command::Method;
 use crate::sandbox::facts::Survey;
 use crate::sandbox::machine::{Answer, SnapshotRemoval, Token, internal_tag};
@@ -56,7 +55,7 @@ pub(super) fn write(state: &mut State, token: Token, method: Method, now: Stamp,
 }
 
 /// Checks that a snapshot is what was written. Reads all of its state.
-pub(super) fn verify(manifest: Manifest, reply: Reply) {
+pub(super) fn verify(manifest: Manifest, reply: AnswerTo) {
     blocking(reply, move || match manifest.verify() {
         Ok(()) => Answer::SnapshotVerified(Box::new(manifest)),
         Err(damaged) => Answer::Failed(damage(&damaged)),
@@ -134,7 +133,7 @@ fn contents(survey: &Survey, method: Method, now: Stamp) -> Option<Contents> {
     })
 }
 
-fn blocking(reply: Reply, work: impl FnOnce() -> Answer + Send + 'static) {
+fn blocking(reply: AnswerTo, work: impl FnOnce() -> Answer + Send + 'static) {
     tokio::task::spawn_blocking(move || reply(work()));
 }
 

@@ -3,7 +3,8 @@
 //! QEMU sends an event before the reply to the command that caused it. The order is kept: whatever has
 //! arrived before a reply is handed on before it.
 
-use std::path::PathBuf;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +20,7 @@ use super::Message;
 use super::environment::Environment;
 use super::survey::survey;
 use crate::clock::Clock;
+use crate::failpoint;
 use crate::process::{CommandLine, Process};
 use crate::sandbox::facts::Survey;
 use crate::sandbox::machine::{Answer, Input, QemuEvent, QmpCommand, Token};
@@ -64,8 +66,14 @@ pub(super) async fn connect(
     after: Duration,
 ) -> Result<Contact, Refusal> {
     tokio::time::sleep(after).await;
+    is_socket(&path).await?;
+    let at_path = |error: &QmpError| {
+        let told = refusal(error);
+        let message = format!("{}: {}", path.display(), told.message);
+        Refusal { message, ..told }
+    };
     let Connection { client, events, peer, version } =
-        Connection::connect(&path, environment.qmp.clone()).await.map_err(|error| refusal(&error))?;
+        Connection::connect(&path, environment.qmp.clone()).await.map_err(|error| at_path(&error))?;
     let process = Process::open(peer.pid).map_err(|error| unreachable(&error))?;
     // Another user's QEMU can be driven and billed without it; it cannot be hibernated.
     let command_line = CommandLine::of(peer.pid).map_err(|error| super::act::with_cause(&error));
@@ -74,8 +82,18 @@ pub(super) async fn connect(
     }
     let survey = survey(&client, &version, peer.pid, command_line, &environment.schemas)
         .await
-        .map_err(|error| refusal(&error))?;
+        .map_err(|error| at_path(&error))?;
     Ok(Contact { client, events, version, process, survey })
+}
+
+/// What lies at a path and is no socket will not become one by being tried again. Nothing there may.
+async fn is_socket(path: &Path) -> Result<(), Refusal> {
+    let Ok(meta) = tokio::fs::metadata(path).await else { return Ok(()) };
+    if meta.file_type().is_socket() {
+        return Ok(());
+    }
+    let message = format!("{} is no socket; give the path that QEMU has in -qmp", path.display());
+    Err(Refusal::new(Reason::InvalidQmpPath, message).with("path", path.display()))
 }
 
 impl Link {
@@ -229,7 +247,9 @@ impl Asker {
         Box::pin(async move {
             let (answer, position) = match ask {
                 Ask::Command(QmpCommand { name, arguments }) => {
+                    failpoint::reach("before QEMU is told");
                     let (returned, position) = self.client.execute_placed(name, arguments).await;
+                    failpoint::reach("QEMU has answered");
                     (returned.map(Answer::Returned), position)
                 }
                 Ask::Survey => (self.survey().await, Position::default()),

@@ -22,11 +22,11 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 use tokio::task::AbortHandle;
 
 use super::command::{Command, Outcome};
-use super::machine::{Core, Input, Recovered, Sandbox, Token};
+use super::machine::{Core, Input, Link, Phase, Recovered, Sandbox, Token};
 use super::refusal::Refusal;
 use super::snapshot::Draft;
 use super::view::SandboxView;
-use crate::process::{Process, ProcessIdentity};
+use crate::process::{Launched, Process, ProcessIdentity};
 pub use environment::{Environment, SchemaCache, WatchList};
 pub(crate) use records::Attachment;
 
@@ -79,8 +79,12 @@ pub struct State {
     link: Option<link::Link>,
     links_made: u64,
     process: Option<(Process, AbortHandle)>,
+    /// The QEMU that this actor has started.
+    launched: Option<Launched>,
     waiting: HashMap<String, Vec<oneshot::Sender<Answered>>>,
     draft: Option<Draft>,
+    /// What the metering actor was last told of whether QEMU can be asked.
+    in_sight: Option<bool>,
     attempt: Option<AbortHandle>,
 }
 
@@ -112,8 +116,10 @@ impl Actor for SandboxActor {
             link: None,
             links_made: 0,
             process: None,
+            launched: None,
             waiting: HashMap::new(),
             draft: None,
+            in_sight: None,
             attempt: None,
         };
         if let Some(process) = process {
@@ -143,9 +149,13 @@ impl Actor for SandboxActor {
                 }
             }
             Message::Exited(identity) => {
-                if state.process.as_ref().is_some_and(|(process, _)| process.identity() == identity) {
-                    state.release();
+                if state.process.take_if(|(process, _)| process.identity() == identity).is_some() {
+                    if let Some(launched) = state.launched.take() {
+                        state.feed(Input::LastWords(launched.log_tail()), &myself);
+                    }
                     state.feed(Input::Exited, &myself);
+                    // Only now: a proof of life must not get ahead of the news that this process is gone.
+                    state.environment.watch_list.remove(identity);
                 }
             }
         }
@@ -169,7 +179,22 @@ impl State {
         for action in actions {
             self.act(action, now, myself);
         }
+        self.tell_sight();
         self.present();
+    }
+
+    /// Tells the metering actor when QEMU is lost or found. It comes after what was observed in the same step.
+    fn tell_sight(&mut self) {
+        let core = self.machine.core();
+        let seen = match core.phase {
+            Phase::Attached => core.link == Link::Up,
+            Phase::Hibernated => true,
+            Phase::New | Phase::Ended => return,
+        };
+        if self.in_sight != Some(seen) {
+            self.in_sight = Some(seen);
+            self.tell_metering(crate::metering::Message::InSight(self.ledger_key(), seen));
+        }
     }
 
     /// Takes hold of QEMU's process, so that its end is known at once.

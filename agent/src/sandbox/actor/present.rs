@@ -78,6 +78,7 @@ impl State {
 fn connection(core: &Core) -> ConnectionView {
     match core.link {
         Link::None => ConnectionView::None,
+        Link::Connecting(..) if core.busy => ConnectionView::Busy,
         Link::Connecting(..) => ConnectionView::Connecting,
         Link::Up => ConnectionView::Connected,
     }

@@ -15,6 +15,7 @@ pub struct Token(pub u64);
 
 /// Something to be done outside.
 #[derive(Clone, Debug, PartialEq)]
+#[allow(clippy::large_enum_variant, reason = "a few at a time, moved once from the machine to its shell")]
 pub enum Action {
     /// Tell the metering actor, and answer once it is durable.
     Announce(Token, Announcement),

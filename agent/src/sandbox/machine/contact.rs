@@ -6,6 +6,7 @@ use super::core::{Core, Link, Phase};
 use super::{Action, Announcement, Answer, Notice, Token};
 use crate::process::ProcessIdentity;
 use crate::sandbox::facts::Survey;
+use crate::sandbox::refusal::Reason;
 
 impl Core {
     /// Takes the answers that no command waits for. True when QMP answers again.
@@ -27,13 +28,15 @@ impl Core {
             return false;
         }
         match self.link {
-            Link::Connecting(attempt, failed) if attempt == token => match answer {
-                Answer::Surveyed(survey, process) => self.reconnected(now, survey, *process, actions),
-                _ => {
-                    self.connect(failed + 1, actions);
-                    false
+            Link::Connecting(attempt, failed) if attempt == token => {
+                if let Answer::Surveyed(survey, process) = answer {
+                    return self.reconnected(now, survey, *process, actions);
                 }
-            },
+                let busy = matches!(answer, Answer::Failed(refusal) if refusal.reason == Reason::QmpBusy);
+                self.connect(failed + 1, actions);
+                self.busy = busy;
+                false
+            }
             _ => false,
         }
     }
@@ -41,6 +44,7 @@ impl Core {
     /// Tries to connect once more, later the more attempts have failed.
     pub(super) fn connect(&mut self, failed: u32, actions: &mut Vec<Action>) {
         let token = self.token();
+        self.busy = false;
         let doubled = self.settings.reconnect_min_ms.saturating_mul(1 << failed.min(16));
         self.link = Link::Connecting(token, failed);
         actions.push(Action::Connect(token, doubled.min(self.settings.reconnect_max_ms)));
@@ -111,6 +115,10 @@ impl Core {
 
     /// The sandbox's life ends with its process.
     pub(super) fn died(&mut self, now: Stamp, actions: &mut Vec<Action>) {
+        if self.is_over() {
+            // Detached, or dead already: there is nothing left to end.
+            return;
+        }
         if self.last_proof.is_some() {
             return self.died_unseen(now, (Cause::Death, None), actions);
         }

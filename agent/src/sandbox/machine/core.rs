@@ -84,6 +84,8 @@ pub struct Core {
     pub phase: Phase,
     /// Whether QMP answers.
     pub link: Link,
+    /// While the agent is trying: whether another client holds the socket.
+    pub busy: bool,
     /// What it holds.
     pub shape: Shape,
     /// What it is billed as.
@@ -94,6 +96,8 @@ pub struct Core {
     pub process: Option<ProcessIdentity>,
     /// Its last snapshot: the one to wake from, where it is hibernated.
     pub snapshot: Option<Manifest>,
+    /// What the QEMU that was started last had written when it exited.
+    pub(super) last_words: Option<String>,
     /// How far an operation has come: bytes done, bytes in all.
     pub progress: (u64, u64),
     pub(super) settings: Settings,
@@ -120,11 +124,13 @@ impl Core {
             qmp_path,
             phase: Phase::New,
             link: Link::None,
+            busy: false,
             shape: Shape::default(),
             state: BillingState::Running,
             survey: None,
             process: None,
             snapshot: None,
+            last_words: None,
             progress: (0, 0),
             settings,
             memory_known: None,

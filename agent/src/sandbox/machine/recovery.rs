@@ -96,12 +96,12 @@ impl Sandbox {
                 self.core.observe(now, change, cause(Cause::Hibernate), actions);
                 self.core.phase = Phase::Hibernated;
                 self.core.snapshot = Some(manifest);
-                self.conclude(now, done("hibernated before the agent was restarted"), actions);
+                self.conclude(now, Ok(done("hibernated before the agent was restarted")), actions);
             }
             (Request::Destroy | Request::Detach, _) => {
                 let cause = cause(if request == Request::Destroy { Cause::Destroy } else { Cause::Detach });
                 self.core.died_unseen(now, cause, actions);
-                self.conclude(now, done("its QEMU is gone"), actions);
+                self.conclude(now, Ok(done("its QEMU is gone")), actions);
             }
             _ => {
                 self.core.died_unseen(now, (Cause::Death, None), actions);
@@ -119,7 +119,7 @@ impl Sandbox {
                 format!("the agent was restarted; {} is {} and nothing was changed", core.key, core.state);
             Refusal::new(Reason::Interrupted, message)
         };
-        let reached = |state| if core.state == state { done("it is so") } else { Err(interrupted()) };
+        let reached = |state| if core.state == state { Ok(done("it is so")) } else { Err(interrupted()) };
         Resolution::Concluded(match request {
             Request::Scale { memory_bytes } => Ok(scaled(core, *memory_bytes)),
             Request::Pause => reached(BillingState::Paused),
@@ -128,13 +128,13 @@ impl Sandbox {
                 Reason::OutcomeUnknown,
                 "the agent was restarted; whether the guest was reset before that is not known",
             )),
-            Request::Hibernate { .. } if core.phase == Phase::Hibernated => done("it is hibernated"),
+            Request::Hibernate { .. } if core.phase == Phase::Hibernated => Ok(done("it is hibernated")),
             Request::Hibernate { .. } => {
                 return Resolution::GoesOn(operations::undo_hibernation(self.ran, interrupted()));
             }
-            Request::Wake if core.phase == Phase::Attached => done("it runs"),
+            Request::Wake if core.phase == Phase::Attached => Ok(done("it runs")),
             Request::Wake => return Resolution::GoesOn(operations::reclaim_wake(interrupted())),
-            Request::Attach { .. } => done("it is attached"),
+            Request::Attach { .. } => Ok(done("it is attached")),
             Request::Detach | Request::Destroy => return Resolution::GoesOn(operations::of(request)),
         })
     }
@@ -165,8 +165,8 @@ impl Core {
     }
 }
 
-fn done(message: &str) -> Result<Outcome, Refusal> {
-    Ok(Outcome { result: CommandResult::Done, message: message.to_owned() })
+fn done(message: &str) -> Outcome {
+    Outcome { result: CommandResult::Done, message: message.to_owned() }
 }
 
 fn scaled(core: &Core, memory_bytes: u64) -> Outcome {

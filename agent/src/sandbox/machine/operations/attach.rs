@@ -4,7 +4,7 @@
 //!   Connecting ── surveyed ─▶ Recording ── durable ─▶ done
 //! ```
 
-use dormouse_metering::BillingState;
+use dormouse_metering::{BillingState, RunState};
 
 use super::{Answer, Context, Flow, Procedure, done, failed, out_of_place, unchanged};
 use crate::sandbox::machine::core::{Link, Phase};
@@ -35,7 +35,7 @@ impl Procedure for Attach {
         match (&self, answer) {
             (Self::Connecting, Answer::Surveyed(survey, process)) => {
                 let shape = survey.shape();
-                let state = survey.folded().map_or(BillingState::Running, |folded| folded.billing_state());
+                let state = survey.folded().map_or(BillingState::Running, RunState::billing_state);
                 cx.core.found(cx.now, *survey.clone(), process);
                 (cx.core.shape, cx.core.state) = (shape, state);
                 *self = Self::Recording;

@@ -154,7 +154,6 @@ impl Procedure for Hibernate {
                 cx.core.learn_memory(cx.now, &devices, cx.actions);
                 if self.ran { self.stop(cx) } else { self.prepare(cx) }
             }
-            (Step::AskingMemory, Answer::Failed(refusal)) => failed(refusal),
             (Step::Stopping, Answer::Returned(_)) => self.prepare(cx),
             (Step::Preparing, Answer::SnapshotPrepared(place)) => self.save(cx, &place),
             (Step::Saving(mut transfer), answer) => {
@@ -172,11 +171,10 @@ impl Procedure for Hibernate {
                 cx.wait(cx.core.settings.quit_ms)
             }
             (Step::Quitting(manifest), Answer::Failed(_) | Answer::Elapsed) => self.kill(cx, manifest),
-            // Whether there was a migration to cancel or not: the guest is to go on.
-            (Step::Cancelling(refusal), _) => self.undo(cx, refusal),
             // Undoing failed as well: the guest stands, and nobody is billed for that.
-            (Step::Undoing(refusal), _) => failed(refusal),
-            (_, Answer::Failed(refusal)) => self.undo(cx, refusal),
+            (Step::AskingMemory, Answer::Failed(refusal)) | (Step::Undoing(refusal), _) => failed(refusal),
+            // Whether there was a migration to cancel or not: the guest is to go on.
+            (Step::Cancelling(refusal), _) | (_, Answer::Failed(refusal)) => self.undo(cx, refusal),
             (step, answer) => {
                 self.step = step;
                 out_of_place(self.step(), &answer)

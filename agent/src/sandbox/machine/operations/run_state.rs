@@ -87,7 +87,7 @@ impl Procedure for SetRunState {
                 self.tell(cx)
             }
             (Step::Telling, Answer::Returned(_)) if cx.core.state == self.target => self.conclude(cx),
-            (Step::Telling, Answer::Returned(_)) => self.confirm(cx),
+            (Step::Telling, Answer::Returned(_)) | (Step::Confirming, Answer::Elapsed) => self.confirm(cx),
             (Step::Telling, Answer::Failed(refusal)) if is_unsure(&refusal) => self.confirm(cx),
             (Step::Confirming, Answer::Returned(status)) => {
                 let gap_ns = cx.core.contact_gap_ns(cx.now);
@@ -98,7 +98,6 @@ impl Procedure for SetRunState {
                 self.conclude(cx)
             }
             (Step::Confirming, Answer::Failed(refusal)) if is_unsure(&refusal) => cx.wait(1_000),
-            (Step::Confirming, Answer::Elapsed) => self.confirm(cx),
             (_, Answer::Failed(refusal)) => failed(refusal),
             (_, answer) => out_of_place(self.step(), &answer),
         }

@@ -46,15 +46,10 @@ impl Scale {
     fn request(&mut self, cx: &mut Context<'_>) -> Flow {
         let Some((id, bytes)) = self.requests.last() else {
             self.converging = true;
-            self.poll_ms = cx.core.settings.poll_min_ms;
-            return self.look(cx);
+            return look(cx);
         };
         let path = format!("/machine/peripheral/{id}");
         cx.qmp("qom-set", json!({"path": path, "property": "requested-size", "value": bytes}))
-    }
-
-    fn look(&self, cx: &mut Context<'_>) -> Flow {
-        if cx.core.link == Link::Up { cx.query("query-memory-devices") } else { Flow::Wait }
     }
 
     fn judge(&mut self, cx: &mut Context<'_>) -> Flow {
@@ -93,6 +88,11 @@ impl Scale {
     }
 }
 
+/// Asks for the sizes, or waits until QMP answers again.
+fn look(cx: &mut Context<'_>) -> Flow {
+    if cx.core.link == Link::Up { cx.query("query-memory-devices") } else { Flow::Wait }
+}
+
 impl Procedure for Scale {
     fn step(&self) -> &'static str {
         if self.converging { "waiting for the guest" } else { "requesting" }
@@ -107,6 +107,7 @@ impl Procedure for Scale {
             Err(refusal) => failed(refusal),
             Ok(requests) => {
                 self.requests = requests;
+                self.poll_ms = cx.core.settings.poll_min_ms;
                 self.start_bytes = cx.core.shape.memory_plugged_bytes;
                 self.moved = (self.start_bytes, cx.now.boottime_ns);
                 cx.core.memory_cause = cx.cause(Cause::Scale);
@@ -127,7 +128,7 @@ impl Procedure for Scale {
                 cx.core.learn_memory(cx.now, &devices, cx.actions);
                 self.judge(cx)
             }
-            Answer::Elapsed => self.look(cx),
+            Answer::Elapsed => look(cx),
             Answer::Failed(refusal) if is_unsure(&refusal) => {
                 // Whether QEMU took it shows in the devices; asking it again is harmless, so only look.
                 self.converging = true;
@@ -147,7 +148,7 @@ impl Procedure for Scale {
     }
 
     fn reconnected(&mut self, cx: &mut Context<'_>) -> Flow {
-        if self.converging { self.look(cx) } else { Flow::Wait }
+        if self.converging { look(cx) } else { Flow::Wait }
     }
 }
 

@@ -115,16 +115,12 @@ impl Transfer {
     }
 
     fn prepare(&mut self, cx: &mut Context<'_>) -> Turn {
-        match self.commands.pop_front() {
-            Some(command) => {
-                cx.ask(|token| Action::Qmp(token, command));
-                Turn::Wait
-            }
-            None => {
-                self.stage = Stage::Watching;
-                self.look(cx)
-            }
-        }
+        let Some(command) = self.commands.pop_front() else {
+            self.stage = Stage::Watching;
+            return self.look(cx);
+        };
+        cx.ask(|token| Action::Qmp(token, command));
+        Turn::Wait
     }
 
     fn look(&self, cx: &mut Context<'_>) -> Turn {

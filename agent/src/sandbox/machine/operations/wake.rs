@@ -91,16 +91,6 @@ impl Wake {
         }
     }
 
-    /// The guest runs: the snapshot is no longer what it was.
-    fn awake(&mut self, cx: &mut Context<'_>) -> Flow {
-        cx.core.phase = Phase::Attached;
-        if let Some(manifest) = cx.core.snapshot.clone() {
-            let removal = SnapshotRemoval::Consumed(Box::new(manifest));
-            cx.actions.push(Action::RemoveSnapshot(removal));
-        }
-        done(format!("{} runs again", cx.core.key))
-    }
-
     /// The QEMU that was started goes; the snapshot stays, and the sandbox is hibernated as before.
     fn give_up(&mut self, cx: &mut Context<'_>, refusal: Refusal) -> Flow {
         let Some(process) = cx.core.process else { return hibernated_again(cx, refusal) };
@@ -108,6 +98,16 @@ impl Wake {
         cx.actions.extend([Action::Disconnect, Action::Kill(process)]);
         Flow::Wait
     }
+}
+
+/// The guest runs: the snapshot is no longer what it was.
+fn awake(cx: &mut Context<'_>) -> Flow {
+    cx.core.phase = Phase::Attached;
+    if let Some(manifest) = cx.core.snapshot.clone() {
+        let removal = SnapshotRemoval::Consumed(Box::new(manifest));
+        cx.actions.push(Action::RemoveSnapshot(removal));
+    }
+    done(format!("{} runs again", cx.core.key))
 }
 
 /// Billing goes back to what it was before the wake.
@@ -181,7 +181,7 @@ impl Procedure for Wake {
                     // When it continued is known only to within the time that nobody looked.
                     let shape = cx.core.survey.as_ref().map_or(cx.core.shape, Survey::shape);
                     cx.observe(cx.now, Change::Holds(shape, BillingState::Running), Cause::Wake);
-                    return self.awake(cx);
+                    return awake(cx);
                 }
                 self.give_up(cx, why)
             }
@@ -201,14 +201,12 @@ impl Procedure for Wake {
                 match status_of(&value) {
                     Some(BillingState::Running) => {
                         cx.observe(cx.now, Change::State(BillingState::Running), Cause::Wake);
-                        self.awake(cx)
+                        awake(cx)
                     }
                     _ => self.give_up(cx, Refusal::new(Reason::QemuFailed, "the guest did not continue")),
                 }
             }
-            (Step::Continuing, Answer::Returned(_)) if cx.core.state == BillingState::Running => {
-                self.awake(cx)
-            }
+            (Step::Continuing, Answer::Returned(_)) if cx.core.state == BillingState::Running => awake(cx),
             (Step::Continuing, Answer::Returned(_)) => {
                 self.step = Step::Continuing;
                 cx.query("query-status")
@@ -235,13 +233,14 @@ impl Procedure for Wake {
     }
 
     fn exited(&mut self, cx: &mut Context<'_>) -> Flow {
-        match std::mem::replace(&mut self.step, Step::Verifying) {
-            Step::GivingUp(refusal) => hibernated_again(cx, refusal),
-            _ => {
-                let message =
-                    "QEMU ended while it was loading; its log says why; the snapshot stays as it was";
-                hibernated_again(cx, Refusal::new(Reason::LaunchFailed, message))
-            }
+        if let Step::GivingUp(refusal) = std::mem::replace(&mut self.step, Step::Verifying) {
+            return hibernated_again(cx, refusal);
         }
+        let said = match cx.core.last_words.take() {
+            Some(words) if !words.trim().is_empty() => format!("; it said: {}", words.trim()),
+            _ => String::new(),
+        };
+        let message = format!("QEMU ended before the guest ran{said}; the snapshot stays as it was");
+        hibernated_again(cx, Refusal::new(Reason::LaunchFailed, message))
     }
 }
