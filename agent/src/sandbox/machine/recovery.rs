@@ -46,7 +46,14 @@ impl Sandbox {
         let mut actions = Vec::new();
         let underway =
             recovered.unfinished.map(|command| Underway { command, stage: Stage::Recovering, waiting: None });
-        let mut sandbox = Self { core: recovered.core, underway, saved: recovered.saved, ran: recovered.ran };
+        let mut core = recovered.core;
+        if let Some(Underway { command, .. }) = &underway
+            && matches!(command.request, Request::Scale { .. })
+        {
+            // What the guest goes on to plug or give back is this command's doing, whoever hears of it.
+            core.memory_cause = (Cause::Scale, Some(CommandId::new(&command.request_id)));
+        }
+        let mut sandbox = Self { core, underway, saved: recovered.saved, ran: recovered.ran };
         match (sandbox.core.phase, process_lives) {
             (Phase::Attached, true) => sandbox.core.connect(0, &mut actions),
             (Phase::Attached, false) => {
