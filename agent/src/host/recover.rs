@@ -1,7 +1,7 @@
 //! Takes up the sandboxes that the ledger knows, after a restart of the agent or of one actor.
 
 use dormouse_ledger::{CommandRow, LedgerError, Reader, Recovery, SandboxRow, Snapshot, SnapshotState};
-use dormouse_metering::{BillingState, Meter, Shape};
+use dormouse_metering::{BillingState, Change, Meter, Observation, Shape, Stamp};
 
 use crate::process::Process;
 use crate::sandbox::actor::Attachment;
@@ -84,13 +84,27 @@ fn take_up(
     let ran = row.lifecycle == BillingState::Running.name();
     let mut view = SandboxView::gone(key);
     (view.plan, view.generation) = (row.plan.clone(), row.key.generation);
-    let last_proof = recovery.proof;
+    let last_proof = latest(recovery.proof, &row.pending);
     Some(Found { recovered: Recovered { core, unfinished, saved, ran, last_proof }, view, process })
 }
 
 /// What the sandbox held when the ledger last heard of it.
 fn holding(row: &SandboxRow) -> Option<(Shape, BillingState)> {
     Meter::resume(row.open.clone(), row.pending.iter().cloned()).ok()?.holding()
+}
+
+/// The last sign of a sandbox's life: the proof of the whole host, or what was seen of itself after that.
+fn latest(proof: Option<Stamp>, pending: &[Observation]) -> Option<Stamp> {
+    let of_qemu = |seen: &&Observation| {
+        !matches!(seen.change, Change::Mark | Change::Ended | Change::State(BillingState::Lost))
+    };
+    let seen = pending.iter().rev().find(of_qemu).map(|seen| seen.at);
+    match (proof, seen) {
+        (Some(proof), Some(seen)) if proof.boot == seen.boot => {
+            Some(if seen.boottime_ns > proof.boottime_ns { seen } else { proof })
+        }
+        (proof, seen) => proof.or(seen),
+    }
 }
 
 fn complete(mut snapshots: Vec<Snapshot>) -> Option<Manifest> {
