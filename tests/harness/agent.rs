@@ -84,7 +84,8 @@ impl Agent {
     /// Kills the agent without warning, and does not wait: commands under way see it go.
     pub fn signal_kill(&self) -> Result<()> {
         let Some(pid) = self.pid() else { return Ok(()) };
-        kill(pid, Signal::SIGKILL).map_err(|errno| Error::io("killing the agent of", &self.root)(errno.into()))
+        kill(pid, Signal::SIGKILL)
+            .map_err(|errno| Error::io("killing the agent of", &self.root)(errno.into()))
     }
 
     /// Asks the agent to end, and returns how it did.

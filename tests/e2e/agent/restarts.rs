@@ -5,7 +5,7 @@ use std::future::Future;
 use dormouse_tests::scripted::{Does, Options, Order, Rule, Scripted};
 use serde_json::Value;
 
-use crate::scene::{Scene, causes, refusal};
+use crate::scene::{Scene, causes, now_unix_ns, refusal};
 
 /// Kills the agent once `moment` has come while `command` is under way.
 async fn killed_during(scene: &Scene, command: &[&str], moment: impl Future<Output = ()>) {
@@ -95,8 +95,9 @@ async fn a_scale_that_the_agents_death_cut_short_is_resolved_by_what_is_plugged(
     assert!(outcome["result"] == "done" || outcome["result"] == "partial", "{outcome}");
     assert_eq!(outcome["replayed"], true);
     assert_eq!(qemu.times_asked("qom-set").await.unwrap(), 1);
-    let slices =
-        scene.until_slices("s1", |slices| slices.last().unwrap()["memory_plugged_bytes"] == 256_u64 << 20).await;
+    let slices = scene
+        .until_slices("s1", |slices| slices.last().unwrap()["memory_plugged_bytes"] == 256_u64 << 20)
+        .await;
     goes_on(&slices, &before);
     scene.audits_clean().await;
 }
@@ -122,7 +123,7 @@ async fn a_hibernation_cut_short_at_any_step_is_called_off_or_done_and_never_bot
         qemu.order(&slow(step)).await.unwrap();
         let hibernate = ["hibernate", "s1", "--request-id", "r1"];
         killed_during(&scene, &hibernate, async { qemu.asked(step).await.unwrap() }).await;
-    restarted(&mut scene).await;
+        restarted(&mut scene).await;
         let view = scene.until("s1", |view| view["operation"].is_null()).await;
         if step == "quit" {
             assert_eq!(view["state"], "hibernated", "{step}");
@@ -153,7 +154,7 @@ async fn a_wake_cut_short_leaves_one_qemu_or_a_snapshot_that_wakes() {
         qemu.wakes_with(&[Rule::once(step, [Does::DelayMs(500), Does::Model])]).unwrap();
         let wake = ["wake", "s1", "--request-id", "r1"];
         killed_during(&scene, &wake, async { qemu.asked(step).await.unwrap() }).await;
-    restarted(&mut scene).await;
+        restarted(&mut scene).await;
         let view = scene.until("s1", |view| view["operation"].is_null()).await;
         if view["state"] == "hibernated" {
             let output = scene.agent.cli(&[&wake[..], &["--json"]].concat()).await.unwrap();
@@ -162,7 +163,11 @@ async fn a_wake_cut_short_leaves_one_qemu_or_a_snapshot_that_wakes() {
             scene.does(&["wake", "s1"]).await;
         }
         let view = connected(&scene).await;
-        assert_eq!((&view["state"], &view["memory_bytes"]), (&"running".into(), &(512_u64 << 20).into()), "{step}");
+        assert_eq!(
+            (&view["state"], &view["memory_bytes"]),
+            (&"running".into(), &(512_u64 << 20).into()),
+            "{step}"
+        );
         assert_eq!(qemu.pids().len(), 1, "{step}");
         goes_on(&scene.slices("s1").await, &before);
         scene.audits_clean().await;
@@ -187,6 +192,7 @@ async fn m5_a_qemu_that_died_unseen_is_billed_to_the_last_proof_of_its_life_and_
     let (mut scene, qemu, _) = scene_with_sandbox(&Options::default()).await;
     scene.does(&["scale", "s1", "--memory", "512MiB"]).await;
     let scaled = scene.slices("s1").await.last().unwrap()["start_unix_ns"].as_i64().unwrap();
+    scene.until_proven_after(scaled).await;
     scene.agent.kill9().await.unwrap();
     let killed_at = now_unix_ns();
     qemu.kill9().await.unwrap();
@@ -197,13 +203,14 @@ async fn m5_a_qemu_that_died_unseen_is_billed_to_the_last_proof_of_its_life_and_
     assert_eq!((&lost["state"], &lost["opened_by"]), (&"lost".into(), &"proof_ended".into()), "{slices:?}");
     let lost_from = lost["start_unix_ns"].as_i64().unwrap();
     assert!(lost_from <= killed_at, "billed for {} ns after its death", lost_from - killed_at);
-    assert!(lost_from >= scaled - 1_500_000_000, "{slices:?}");
+    assert!(lost_from > scaled, "{slices:?}");
     let usage = scene.does(&["usage"]).await;
     let billed: i128 = slices
         .iter()
         .filter(|slice| slice["state"] == "running")
         .map(|slice| {
-            let bytes = slice["memory_base_bytes"].as_i64().unwrap() + slice["memory_plugged_bytes"].as_i64().unwrap();
+            let bytes = slice["memory_base_bytes"].as_i64().unwrap()
+                + slice["memory_plugged_bytes"].as_i64().unwrap();
             i128::from(bytes) * i128::from(slice["duration_ns"].as_i64().unwrap())
         })
         .sum();
@@ -239,9 +246,4 @@ async fn a_second_agent_on_the_same_ledger_is_refused_and_the_first_goes_on() {
     assert!(rival.stderr.contains("another"), "{rival:?}");
     scene.does(&["pause", "s1"]).await;
     scene.audits_clean().await;
-}
-
-fn now_unix_ns() -> i64 {
-    let (clock, _) = dormouse::clock::Clock::start(None).unwrap();
-    clock.now().wall_ns
 }
