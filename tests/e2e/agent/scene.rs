@@ -26,7 +26,7 @@ pub(crate) struct Scene {
 #[derive(Debug, PartialEq)]
 pub(crate) struct Shown {
     view: Value,
-    slices: Vec<Value>,
+    pub(crate) slices: Vec<Value>,
 }
 
 impl Scene {
@@ -36,7 +36,11 @@ impl Scene {
 
     /// With more lines of configuration.
     pub(crate) async fn with(more: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::in_folder(tempfile::tempdir().unwrap(), more).await
+    }
+
+    /// In a folder that a test has prepared.
+    pub(crate) async fn in_folder(folder: TempDir, more: &str) -> Self {
         let agent = Agent::start_with(folder.path(), &format!("{IMPATIENT}{more}")).await.unwrap();
         Self { agent, folder }
     }
