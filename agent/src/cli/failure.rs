@@ -73,7 +73,9 @@ impl Failure {
         let info = status.get_details_error_info().filter(|info| info.domain == ERROR_DOMAIN);
         let Some(info) = info else {
             // Every answer of the agent carries a reason: this one comes from the connection.
-            let exit = if status.code() == Code::Unavailable { Exit::Unreachable } else { Exit::Failed };
+            // It has a source where it was made on this side, of a connection that broke.
+            let broken = status.code() == Code::Unavailable || std::error::Error::source(status).is_some();
+            let exit = if broken { Exit::Unreachable } else { Exit::Failed };
             let next = Some("see whether the agent still runs, and try again".to_owned());
             return Self { code, next, exit, ..Self::new(status.message()) };
         };

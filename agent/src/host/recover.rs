@@ -1,7 +1,7 @@
 //! Takes up the sandboxes that the ledger knows, after a restart of the agent or of one actor.
 
 use dormouse_ledger::{CommandRow, LedgerError, Reader, Recovery, SandboxRow, Snapshot, SnapshotState};
-use dormouse_metering::{BillingState, Change, Meter, Shape, Stamp};
+use dormouse_metering::{BillingState, Change, Meter, Observation, Shape, Stamp};
 
 use crate::process::Process;
 use crate::sandbox::actor::Attachment;
@@ -101,7 +101,10 @@ fn last_proof(row: &SandboxRow, of_host: Option<Stamp>) -> Option<Stamp> {
         wall_ns: open.start.unix_ns,
         uncertainty_ns: 0,
     });
-    let seen = row.pending.iter().filter(|observation| observation.change != Change::Mark);
+    let of_qemu = |seen: &&Observation| {
+        !matches!(seen.change, Change::Mark | Change::Ended | Change::State(BillingState::Lost))
+    };
+    let seen = row.pending.iter().filter(of_qemu);
     let proofs = seen.map(|observation| observation.at).chain(opened).chain(of_host);
     // Within a boot by its clock; between boots, of which the younger one counts, by the wall's.
     proofs.reduce(|last, proof| {

@@ -2,7 +2,9 @@
 
 mod bad_input;
 mod detaching;
+mod full_disk;
 mod misfortunes;
 mod requests;
 mod restarts;
 mod scene;
+mod snapshots;

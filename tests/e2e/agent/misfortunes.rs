@@ -2,7 +2,7 @@
 
 use dormouse_tests::scripted::{Options, Order};
 
-use crate::scene::{Scene, causes};
+use crate::scene::{Scene, causes, now_unix_ns};
 
 fn become_(run_state: &str, event: &str) -> Order {
     Order::Become { run_state: run_state.to_owned(), event: event.to_owned() }
@@ -86,7 +86,31 @@ async fn a_stop_that_was_missed_shows_when_the_connection_is_back() {
     // Told in one breath: nobody is connected when it stops.
     qemu.order(&Order::Disconnect).await.unwrap();
     qemu.order(&become_("paused", "STOP")).await.unwrap();
+    let stopped_at = now_unix_ns();
     scene.until("s1", |view| view["state"] == "paused").await;
+    stopped_by(&scene, stopped_at).await;
+}
+
+#[tokio::test]
+async fn a_stop_while_the_agent_was_down_is_not_billed_as_running() {
+    let mut scene = Scene::new().await;
+    let qemu = scene.sandbox("s1", &Options::default()).await;
+    scene.until_proven_after(now_unix_ns()).await;
+    scene.agent.kill9().await.unwrap();
+    qemu.order(&become_("paused", "STOP")).await.unwrap();
+    let stopped_at = now_unix_ns();
+    scene.agent.restart().await.unwrap();
+    scene.until("s1", |view| view["state"] == "paused").await;
+    stopped_by(&scene, stopped_at).await;
+}
+
+/// Nothing after this moment is billed as running, and how long before it may have been is on the slice.
+async fn stopped_by(scene: &Scene, stopped_at: i64) {
+    let slices = scene.until_slices("s1", |slices| slices.last().unwrap()["state"] == "paused").await;
+    let running = &slices[slices.len() - 2];
+    assert_eq!(running["closed_by"], "resync", "{slices:?}");
+    assert!(running["end_unix_ns"].as_i64().unwrap() <= stopped_at, "stopped at {stopped_at}: {slices:?}");
+    assert!(running["uncertainty_ns"].as_u64().unwrap() > 0, "{slices:?}");
     scene.audits_clean().await;
 }
 

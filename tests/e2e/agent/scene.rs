@@ -3,13 +3,12 @@
 use std::path::Path;
 use std::time::Duration;
 
+use dormouse_ledger::Reader;
 use dormouse_tests::agent::{Agent, Output};
 use dormouse_tests::scripted::{Options, Scripted};
 use dormouse_tests::wait;
 use serde_json::Value;
 use tempfile::TempDir;
-
-pub(crate) const MIB: u64 = 1 << 20;
 
 /// Longer than anything takes here on a busy machine, and shorter than anybody's patience.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
@@ -27,7 +26,7 @@ pub(crate) struct Scene {
 #[derive(Debug, PartialEq)]
 pub(crate) struct Shown {
     view: Value,
-    slices: Vec<Value>,
+    pub(crate) slices: Vec<Value>,
 }
 
 impl Scene {
@@ -37,7 +36,11 @@ impl Scene {
 
     /// With more lines of configuration.
     pub(crate) async fn with(more: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::in_folder(tempfile::tempdir().unwrap(), more).await
+    }
+
+    /// In a folder that a test has prepared.
+    pub(crate) async fn in_folder(folder: TempDir, more: &str) -> Self {
         let agent = Agent::start_with(folder.path(), &format!("{IMPATIENT}{more}")).await.unwrap();
         Self { agent, folder }
     }
@@ -98,6 +101,18 @@ impl Scene {
         self.until_slices(id, ended).await.pop().unwrap()
     }
 
+    /// Waits until a proof of life later than this is in the ledger.
+    pub(crate) async fn until_proven_after(&self, unix_ns: i64) {
+        let ledger = Reader::open(&self.agent.state_dir().join("ledger.sqlite")).unwrap();
+        wait::until("a proof of life", DEADLINE, async || {
+            let proof = ledger.recovery().map_err(|error| error.to_string())?.proof;
+            let proven = proof.is_some_and(|proof| proof.wall_ns > unix_ns);
+            wait::unless(proven, || format!("the last is {proof:?}"))
+        })
+        .await
+        .unwrap();
+    }
+
     /// Waits until the agent knows the sandbox no more.
     pub(crate) async fn until_gone(&self, id: &str) {
         let what = format!("{id} to be gone");
@@ -140,6 +155,12 @@ impl Scene {
         let audit = self.does(&["audit"]).await;
         assert_eq!(audit["clean"], true, "{audit}");
     }
+}
+
+/// The wall clock.
+pub(crate) fn now_unix_ns() -> i64 {
+    let (clock, _) = dormouse::clock::Clock::start(None).unwrap();
+    clock.now().wall_ns
 }
 
 /// What opened each slice.

@@ -8,6 +8,7 @@ mod script;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -43,6 +44,7 @@ async fn main() -> Result<(), Failure> {
         let _ = std::fs::remove_file(socket);
     }
     let incoming = after("-incoming").is_some();
+    let migrating = Arc::new(AtomicBool::new(false));
     let (notes, mut noted) = mpsc::unbounded_channel();
     let rules = match std::fs::read_to_string(script.control.with_extension("rules")) {
         Ok(text) => serde_json::from_str(&text)?,
@@ -53,20 +55,25 @@ async fn main() -> Result<(), Failure> {
         .path(&script.qmp)
         .model(model(&script.options, incoming)?)
         .greeting(greeting(script.options.greeting))
-        .on(script::behaviour(Arc::clone(&rules), notes.clone()))
+        .on(script::behaviour(Arc::clone(&rules), notes.clone(), Arc::clone(&migrating)))
         .start()?;
     let qemu = Arc::new(qemu);
     tokio::spawn(take_orders(UnixListener::bind(&script.control)?, Arc::clone(&qemu), rules, notes));
     while let Some(note) = noted.recv().await {
         match note {
             Noted::Save(path) => {
-                let (qemu, pause) = (Arc::clone(&qemu), Duration::from_millis(script.options.save_ms));
+                let (qemu, migrating) = (Arc::clone(&qemu), Arc::clone(&migrating));
+                let pause = Duration::from_millis(script.options.save_ms);
                 tokio::spawn(async move {
                     tokio::time::sleep(pause).await;
                     save::save(&qemu, &path);
+                    migrating.store(false, Ordering::Relaxed);
                 });
             }
-            Noted::Load(path) => save::load(&qemu, &path),
+            Noted::Load(path) => {
+                save::load(&qemu, &path);
+                migrating.store(false, Ordering::Relaxed);
+            }
             Noted::Quit => {
                 answered_last_command(&script.qmp).await;
                 break;

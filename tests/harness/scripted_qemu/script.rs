@@ -1,6 +1,7 @@
 //! What is done about each command: by the rules, or as QEMU does where the model knows nothing of it.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -28,15 +29,23 @@ pub(crate) enum Noted {
 pub(crate) fn behaviour(
     rules: Rules,
     notes: UnboundedSender<Noted>,
+    migrating: Arc<AtomicBool>,
 ) -> impl FnMut(&Command) -> Option<Vec<Step>> + Send + 'static {
     move |command| {
         let ruled = take(&rules, &command.name);
         let carried_out = ruled.as_ref().is_none_or(|does| does.iter().any(|one| matches!(one, Does::Model)));
         if carried_out {
-            note(command, &notes);
+            note(command, &notes, &migrating);
         }
         let steps = |does: Vec<Does>| does.into_iter().map(|one| step(one, command)).collect();
-        ruled.map(steps).or_else(|| beyond_the_model(&command.name).then(|| vec![Step::returns(json!({}))]))
+        let unruled = || match command.name.as_str() {
+            // What the model says is of the migration before.
+            "query-migrate" if migrating.load(Ordering::Relaxed) => {
+                Some(vec![Step::returns(json!({ "status": "active" }))])
+            }
+            name => beyond_the_model(name).then(|| vec![Step::returns(json!({}))]),
+        };
+        ruled.map(steps).or_else(unruled)
     }
 }
 
@@ -57,7 +66,7 @@ fn beyond_the_model(command: &str) -> bool {
     matches!(command, "migrate-set-capabilities" | "migrate" | "migrate-incoming" | "migrate_cancel")
 }
 
-fn note(command: &Command, notes: &UnboundedSender<Noted>) {
+fn note(command: &Command, notes: &UnboundedSender<Noted>, migrating: &AtomicBool) {
     let file = || {
         let uri = command.arguments["uri"].as_str().unwrap_or_default();
         PathBuf::from(uri.trim_start_matches("file:"))
@@ -68,6 +77,7 @@ fn note(command: &Command, notes: &UnboundedSender<Noted>) {
         "quit" => Noted::Quit,
         _ => return,
     };
+    migrating.store(!matches!(noted, Noted::Quit), Ordering::Relaxed);
     // The process is about to end if nobody takes notes.
     let _ = notes.send(noted);
 }

@@ -2,7 +2,7 @@
 
 use dormouse_metering::{BillingState, Cause, Change, RunState, Stamp};
 
-use super::core::{Core, Link, Phase};
+use super::core::{Core, Link, Phase, Resync};
 use super::{Action, Announcement, Answer, Notice, Token};
 use crate::process::ProcessIdentity;
 use crate::sandbox::facts::Survey;
@@ -18,6 +18,7 @@ impl Core {
         actions: &mut Vec<Action>,
     ) -> bool {
         if matches!(answer, Answer::Returned(_) | Answer::Surveyed(..)) {
+            self.silence_ns = self.contact_gap_ns(now);
             self.contact = Some(now);
         }
         if let Some((asked, at)) = self.status_asked
@@ -25,6 +26,10 @@ impl Core {
         {
             self.status_asked = None;
             self.learn_status(at, answer, actions);
+            return false;
+        }
+        if let Some(resync) = self.resync.take_if(|resync| resync.token == token) {
+            self.resynced(now, resync, answer, actions);
             return false;
         }
         match self.link {
@@ -45,13 +50,18 @@ impl Core {
     pub(super) fn connect(&mut self, failed: u32, actions: &mut Vec<Action>) {
         let token = self.token();
         self.busy = false;
+        self.resync = None;
         let doubled = self.settings.reconnect_min_ms.saturating_mul(1 << failed.min(16));
         self.link = Link::Connecting(token, failed);
         actions.push(Action::Connect(token, doubled.min(self.settings.reconnect_max_ms)));
     }
 
     /// The connection is gone. The process may live: only its exit ends the sandbox.
-    pub(super) fn disconnected(&mut self, actions: &mut Vec<Action>) {
+    pub(super) fn disconnected(&mut self, now: Stamp, actions: &mut Vec<Action>) {
+        if self.link == Link::Up {
+            // Until now nothing has happened that QEMU has not told of.
+            self.contact = Some(now);
+        }
         if self.phase == Phase::Attached && self.process.is_some() {
             self.connect(0, actions);
         } else {
@@ -59,12 +69,34 @@ impl Core {
         }
     }
 
-    /// Asks QEMU for everything, because events were missed.
+    /// Asks QEMU for everything, because events were missed. The connection stands, and commands go on. What is missed
+    /// while the answers are on their way makes it ask again.
     pub(super) fn resync(&mut self, actions: &mut Vec<Action>) {
-        if self.link == Link::Up {
-            let token = self.token();
-            self.link = Link::Connecting(token, 0);
-            actions.push(Action::Survey(token));
+        match &mut self.resync {
+            Some(resync) => resync.again = true,
+            None if self.link == Link::Up => {
+                let token = self.token();
+                self.resync = Some(Resync { token, known: self.contact, again: false });
+                actions.push(Action::Survey(token));
+            }
+            None => {}
+        }
+    }
+
+    fn resynced(&mut self, now: Stamp, resync: Resync, answer: &Answer, actions: &mut Vec<Action>) {
+        match answer {
+            Answer::Surveyed(survey, process) if self.process == Some(*process) => {
+                let known = resync.known.map_or(now.boottime_ns, |known| known.boottime_ns);
+                let unknown_ns = now.boottime_ns.saturating_sub(known);
+                self.holds(now.uncertain_by(unknown_ns), survey, *process, actions);
+                if resync.again {
+                    self.resync(actions);
+                    self.resync = self.resync.take().map(|again| Resync { known: resync.known, ..again });
+                }
+            }
+            // A lost connection is made again, and asks then.
+            _ if self.link != Link::Up => {}
+            _ => self.connect(0, actions),
         }
     }
 
@@ -81,19 +113,22 @@ impl Core {
             actions.extend([Action::Disconnect, Action::Publish(Notice::Ended), Action::Retire]);
             return false;
         }
+        self.holds(now.uncertain_by(self.silence_ns), survey, process, actions);
+        let token = self.token();
+        let announcement = Announcement::Reattached(Box::new(survey.clone()), process);
+        actions.push(Action::Announce(token, announcement));
+        true
+    }
+
+    /// What QEMU says of everything, after a time in which it was not heard: the uncertainty of the stamp.
+    fn holds(&mut self, at: Stamp, survey: &Survey, process: ProcessIdentity, actions: &mut Vec<Action>) {
         // While a state is being saved or loaded, what QEMU calls it is no news.
         let owned = matches!(self.state, BillingState::Hibernating | BillingState::Waking);
         let reported = survey.folded().map(RunState::billing_state).filter(|_| !owned);
         let state = reported.unwrap_or(self.state);
-        let since = self.contact_gap_ns(now);
-        self.found(now, survey.clone(), process);
-        let at = now.uncertain_by(since);
+        self.found(at, survey.clone(), process);
         self.observe(at, Change::Holds(survey.shape(), state), (Cause::Resync, None), actions);
-        let token = self.token();
-        let announcement = Announcement::Reattached(Box::new(survey.clone()), process);
-        actions.push(Action::Announce(token, announcement));
         actions.push(Action::Publish(Notice::Changed("resync")));
-        true
     }
 
     /// QMP answers, and this is what it said.

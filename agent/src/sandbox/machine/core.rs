@@ -35,6 +35,16 @@ pub enum Link {
     Up,
 }
 
+/// A survey that was asked for because events were missed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Resync {
+    pub(super) token: Token,
+    /// When all was known last.
+    pub(super) known: Option<Stamp>,
+    /// Whether more events were missed since.
+    pub(super) again: bool,
+}
+
 /// Times and places that the machine goes by.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -112,6 +122,10 @@ pub struct Core {
     /// When QEMU said that it shuts down.
     pub(super) shutdown: Option<Stamp>,
     pub(super) status_asked: Option<(Token, Stamp)>,
+    /// The survey that was asked for because events were missed.
+    pub(super) resync: Option<Resync>,
+    /// How long QEMU had given no sign before the last one.
+    pub(super) silence_ns: u64,
     next_token: u64,
 }
 
@@ -139,6 +153,8 @@ impl Core {
             last_proof: None,
             shutdown: None,
             status_asked: None,
+            resync: None,
+            silence_ns: 0,
             next_token: 1,
         }
     }

@@ -119,7 +119,7 @@ impl Sandbox {
             }
             Input::Gap => self.core.resync(&mut actions),
             Input::Disconnected => {
-                self.core.disconnected(&mut actions);
+                self.core.disconnected(now, &mut actions);
                 self.work(now, &mut actions, |operation, cx| operation.disconnected(cx));
             }
             Input::LastWords(words) => self.core.last_words = Some(words),

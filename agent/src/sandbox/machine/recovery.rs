@@ -55,7 +55,11 @@ impl Sandbox {
         }
         let mut sandbox = Self { core, underway, saved: recovered.saved, ran: recovered.ran };
         match (sandbox.core.phase, process_lives) {
-            (Phase::Attached, true) => sandbox.core.connect(0, &mut actions),
+            (Phase::Attached, true) => {
+                // What happened since nobody knows yet.
+                sandbox.core.contact = recovered.last_proof.filter(|proof| proof.boot == now.boot);
+                sandbox.core.connect(0, &mut actions);
+            }
             (Phase::Attached, false) => {
                 sandbox.core.last_proof = recovered.last_proof;
                 actions.extend(sandbox.step(now, super::Input::Exited));

@@ -90,7 +90,7 @@ impl Procedure for SetRunState {
             (Step::Telling, Answer::Returned(_)) | (Step::Confirming, Answer::Elapsed) => self.confirm(cx),
             (Step::Telling, Answer::Failed(refusal)) if is_unsure(&refusal) => self.confirm(cx),
             (Step::Confirming, Answer::Returned(status)) => {
-                let gap_ns = cx.core.contact_gap_ns(cx.now);
+                let gap_ns = cx.core.silence_ns;
                 if status_of(&status) == Some(self.target) {
                     let at = cx.now.uncertain_by(gap_ns);
                     cx.observe(at, Change::State(self.target), self.cause);

@@ -1,0 +1,111 @@
+//! A snapshot that is not what was written is never started, and one that is wakes whatever was tried before.
+
+use std::path::{Path, PathBuf};
+
+use dormouse_tests::scripted::{Does, Options, Order, Rule};
+
+use crate::scene::{Scene, causes};
+
+/// The one file of the hibernated guest's state.
+fn state_file(folder: &Path) -> PathBuf {
+    let mut found = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).unwrap().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "state") {
+                found.push(path);
+            }
+        }
+    }
+    assert_eq!(found.len(), 1, "{found:?}");
+    found.remove(0)
+}
+
+#[tokio::test]
+async fn a_state_file_that_was_changed_or_cut_is_never_started_and_wakes_once_it_is_mended() {
+    let scene = Scene::new().await;
+    let qemu = scene.sandbox("s1", &Options::default()).await;
+    scene.does(&["hibernate", "s1"]).await;
+    let path = state_file(&scene.agent.state_dir());
+    let whole = std::fs::read(&path).unwrap();
+    let before = scene.shown("s1").await;
+    let mut flipped = whole.clone();
+    flipped[whole.len() / 2] ^= 1;
+    let longer = [whole.as_slice(), b"\0"].concat();
+    for damaged in [&flipped[..], &whole[..whole.len() - 1], &[], &longer] {
+        std::fs::write(&path, damaged).unwrap();
+        scene.refused(&["wake", "s1"], "SNAPSHOT_DAMAGED", "DATA_LOSS").await;
+        assert_eq!(qemu.pids(), [], "it was started");
+        assert_eq!(scene.shown("s1").await, before);
+    }
+    std::fs::remove_file(&path).unwrap();
+    scene.refused(&["wake", "s1"], "SNAPSHOT_DAMAGED", "DATA_LOSS").await;
+    std::fs::write(&path, &whole).unwrap();
+    assert_eq!(scene.does(&["wake", "s1"]).await["sandbox"]["state"], "running");
+    scene.audits_clean().await;
+}
+
+#[tokio::test]
+async fn a_wake_that_qemu_fails_leaves_the_snapshot_usable_and_bills_nothing() {
+    let scene = Scene::new().await;
+    let qemu = scene.sandbox("s1", &Options::default()).await;
+    scene.does(&["scale", "s1", "--memory", "512MiB"]).await;
+    scene.does(&["hibernate", "s1"]).await;
+    let refusing = Rule::always("migrate-incoming", [Does::Refuse("no such file".to_owned())]);
+    qemu.wakes_with(&[refusing]).unwrap();
+    let error = scene.refused(&["wake", "s1"], "QEMU_FAILED", "INTERNAL").await;
+    assert!(error["message"].as_str().unwrap().contains("no such file"), "{error}");
+    qemu.gone().await.unwrap();
+    assert_eq!(scene.view("s1").await["state"], "hibernated");
+    qemu.wakes_with(&[]).unwrap();
+    let woken = scene.does(&["wake", "s1"]).await;
+    assert_eq!(woken["sandbox"]["memory_bytes"], 512_u64 << 20);
+    let slices = scene.slices("s1").await;
+    let states: Vec<_> = slices.iter().map(|slice| slice["state"].as_str().unwrap()).collect();
+    assert_eq!(states[states.len() - 5..], ["hibernated", "waking", "hibernated", "waking", "running"]);
+    scene.audits_clean().await;
+}
+
+#[tokio::test]
+async fn a_save_that_fails_leaves_the_guest_running_and_billed() {
+    let scene = Scene::new().await;
+    let qemu = scene.sandbox("s1", &Options::default()).await;
+    let failed = serde_json::json!({ "status": "failed", "error-desc": "No space left on device" });
+    let full = Rule::always("query-migrate", [Does::Return(failed)]);
+    qemu.order(&Order::Rules(vec![full])).await.unwrap();
+    let error = scene.refused(&["hibernate", "s1"], "SAVE_FAILED", "INTERNAL").await;
+    assert!(error["message"].as_str().unwrap().contains("No space left on device"), "{error}");
+    let view = scene.view("s1").await;
+    assert_eq!((&view["state"], &view["hibernation_method"]), (&"running".into(), &serde_json::Value::Null));
+    assert_eq!(causes(&scene.slices("s1").await), ["attach", "hibernate", "hibernate_failed"]);
+    qemu.order(&Order::Rules(Vec::new())).await.unwrap();
+    scene.does(&["hibernate", "s1"]).await;
+    scene.does(&["wake", "s1"]).await;
+    scene.audits_clean().await;
+}
+
+#[tokio::test]
+async fn a_hibernated_sandbox_outlives_its_agent_and_can_be_destroyed() {
+    let mut scene = Scene::new().await;
+    let qemu = scene.sandbox("s1", &Options::default()).await;
+    scene.does(&["hibernate", "s1"]).await;
+    let before = scene.shown("s1").await;
+    scene.agent.kill9().await.unwrap();
+    scene.agent.restart().await.unwrap();
+    let after = scene.shown("s1").await;
+    assert_eq!(after.slices, before.slices);
+    scene.does(&["wake", "s1"]).await;
+    scene.does(&["hibernate", "s1"]).await;
+    let path = state_file(&scene.agent.state_dir());
+    scene.does(&["destroy", "s1"]).await;
+    dormouse_tests::wait::until("the snapshot to be gone", crate::scene::DEADLINE, async || {
+        dormouse_tests::wait::unless(!path.exists(), || "it is there")
+    })
+    .await
+    .unwrap();
+    assert_eq!(qemu.pids(), []);
+    scene.audits_clean().await;
+}
