@@ -59,7 +59,7 @@ impl Story {
 
     /// The step that is under way has failed, if one is.
     pub(crate) fn failed(&mut self) {
-        self.end(&style("✗").red().to_string(), "failed".to_owned());
+        self.end(&style("✗").red().to_string(), "not done".to_owned());
     }
 
     /// Writes text for people.
