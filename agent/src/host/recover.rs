@@ -1,7 +1,7 @@
 //! Takes up the sandboxes that the ledger knows, after a restart of the agent or of one actor.
 
 use dormouse_ledger::{CommandRow, LedgerError, Reader, Recovery, SandboxRow, Snapshot, SnapshotState};
-use dormouse_metering::{BillingState, Change, Meter, Observation, Shape, Stamp};
+use dormouse_metering::{BillingState, Cause, Change, Meter, Observation, Shape, Stamp};
 
 use crate::process::Process;
 use crate::sandbox::actor::Attachment;
@@ -95,7 +95,9 @@ fn holding(row: &SandboxRow) -> Option<(Shape, BillingState)> {
 
 /// The last stamp at which the process is known to have existed: what was seen of it proves it as well.
 fn last_proof(row: &SandboxRow, of_host: Option<Stamp>) -> Option<Stamp> {
-    let opened = row.open.as_ref().map(|open| Stamp {
+    // The passing of an hour is no sign of life.
+    let marks = [Cause::Hour, Cause::Tick, Cause::ClockStep, Cause::HostBoot];
+    let opened = row.open.as_ref().filter(|open| !marks.contains(&open.start.cause)).map(|open| Stamp {
         boot: open.boot,
         boottime_ns: open.start_boottime_ns,
         wall_ns: open.start.unix_ns,
