@@ -32,7 +32,8 @@ build: deps ## Build everything
 	$(CARGO) build --workspace
 
 demo: deps guest ## Run a real guest through its whole life, and show the bill
-	@$(CARGO) build --quiet -p dormouse
+	@$(CARGO) build -p dormouse
+	@$(CARGO) build -p dormouse-tests --bin demo
 	@$(CARGO) run --quiet -p dormouse-tests --bin demo -- $(DEMO_FLAGS)
 
 test: deps guest qemu72 ## Run every test, those on real QEMU included

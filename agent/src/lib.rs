@@ -8,6 +8,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod control;
+pub mod failpoint;
 pub mod host;
 pub mod ids;
 pub mod metering;

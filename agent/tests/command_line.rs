@@ -108,6 +108,22 @@ fn a_ledger_is_read_without_an_agent() {
 }
 
 #[test]
+fn a_ledger_that_an_agent_holds_is_copied_whole_and_never_over_another_file() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (path, copy) = (folder.path().join("ledger.sqlite"), folder.path().join("copy.sqlite"));
+    let host = HostName { cell: "cell".to_owned(), host: "host".to_owned() };
+    let held = Ledger::open(&path, &host).expect("a ledger");
+    let (path, copy) = (path.to_str().expect("UTF-8"), copy.to_str().expect("UTF-8"));
+    let back_up = || dormouse(&["backup", copy, "--ledger", path]);
+    assert_eq!(code(&back_up()), 0);
+    assert_eq!(code(&dormouse(&["audit", "--ledger", copy])), 0);
+    let again = back_up();
+    assert_eq!(code(&again), 1);
+    assert!(stderr(&again).contains("[LEDGER_CONFLICT]"), "{}", stderr(&again));
+    drop(held);
+}
+
+#[test]
 fn man_pages_and_completions_come_from_the_definition() {
     let folder = tempfile::tempdir().expect("a folder");
     let output = dormouse(&["man", folder.path().to_str().expect("UTF-8")]);

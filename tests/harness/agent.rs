@@ -22,6 +22,7 @@ const CLI_DEADLINE: Duration = Duration::from_mins(3);
 #[derive(Debug)]
 pub struct Agent {
     root: PathBuf,
+    sockets: PathBuf,
     child: Child,
 }
 
@@ -46,19 +47,39 @@ impl Agent {
 
     /// The same, with more lines of configuration (TOML) after the folders.
     pub async fn start_with(root: &Path, more: &str) -> Result<Self> {
-        for folder in [state_dir(root), run_dir(root)] {
-            std::fs::create_dir_all(&folder).map_err(Error::io("creating", &folder))?;
-        }
-        let path = config_path(root);
-        std::fs::write(&path, config(root) + more).map_err(Error::io("writing", &path))?;
-        let agent = Self { root: root.to_owned(), child: spawn(root)? };
+        Self::start_apart(root, root, more).await
+    }
+
+    /// The same, with watched folder and socket in `sockets`: the path of `root` may be too long for a socket's.
+    pub async fn start_apart(root: &Path, sockets: &Path, more: &str) -> Result<Self> {
+        let agent = Self::launch(root, sockets, more, None)?;
         agent.answers().await?;
         Ok(agent)
     }
 
+    /// The same, but the agent kills itself at the n-th of the places that `dormouse::failpoint` counts; returns at once.
+    pub fn start_to_be_killed(root: &Path, place: u64) -> Result<Self> {
+        Self::launch(root, root, "", Some(place))
+    }
+
+    fn launch(root: &Path, sockets: &Path, more: &str, kill_at: Option<u64>) -> Result<Self> {
+        for folder in [state_dir(root), run_dir(sockets)] {
+            std::fs::create_dir_all(&folder).map_err(Error::io("creating", &folder))?;
+        }
+        let path = config_path(root);
+        std::fs::write(&path, config(root, sockets) + more).map_err(Error::io("writing", &path))?;
+        let child = spawn(root, kill_at)?;
+        Ok(Self { root: root.to_owned(), sockets: sockets.to_owned(), child })
+    }
+
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(Some(_)))
+    }
+
     /// Where guests put their QMP sockets to be discovered.
     pub fn run_dir(&self) -> PathBuf {
-        run_dir(&self.root)
+        run_dir(&self.sockets)
     }
 
     /// Where the ledger is.
@@ -68,7 +89,7 @@ impl Agent {
 
     /// The agent's gRPC socket.
     pub fn socket(&self) -> PathBuf {
-        socket(&self.root)
+        socket(&self.sockets)
     }
 
     /// The agent's process, while it runs.
@@ -106,14 +127,14 @@ impl Agent {
 
     /// Starts the agent again on what the last one left; returns when it answers.
     pub async fn restart(&mut self) -> Result<()> {
-        self.child = spawn(&self.root)?;
+        self.child = spawn(&self.root, None)?;
         self.answers().await
     }
 
     /// Runs a second agent beside this one, on the same ledger and a socket of its own, until it gives up.
     pub async fn rival(&self) -> Result<Output> {
         let path = self.root.join("rival.toml");
-        let text = config(&self.root).replace("agent.sock", "rival.sock");
+        let text = config(&self.root, &self.sockets).replace("agent.sock", "rival.sock");
         std::fs::write(&path, text).map_err(Error::io("writing", &path))?;
         run(&["agent".as_ref(), "--config".as_ref(), path.as_os_str()], &self.root).await
     }
@@ -130,6 +151,13 @@ impl Agent {
         let arguments = arguments.iter().map(AsRef::as_ref);
         let arguments: Vec<&OsStr> = arguments.chain(["--socket".as_ref(), socket.as_os_str()]).collect();
         run(&arguments, &self.root).await
+    }
+
+    /// `dormouse <arguments> --socket <socket>`, for the caller to run.
+    pub fn command(&self, arguments: &[&str]) -> Result<Command> {
+        let mut command = Command::new(paths::dormouse()?);
+        command.args(arguments).arg("--socket").arg(self.socket()).stdin(Stdio::null()).kill_on_drop(true);
+        Ok(command)
     }
 
     /// Runs `dormouse <arguments> --json`, which must succeed, and returns what it printed.
@@ -188,7 +216,7 @@ async fn run(arguments: &[&OsStr], root: &Path) -> Result<Output> {
     })
 }
 
-fn spawn(root: &Path) -> Result<Child> {
+fn spawn(root: &Path, kill_at: Option<u64>) -> Result<Child> {
     let program = paths::dormouse()?;
     let log_path = log_path(root);
     let log = OpenOptions::new()
@@ -197,6 +225,7 @@ fn spawn(root: &Path) -> Result<Child> {
         .open(&log_path)
         .map_err(Error::io("opening", &log_path))?;
     Command::new(&program)
+        .envs(kill_at.map(|place| ("DORMOUSE_KILL_AT", place.to_string())))
         .arg("agent")
         .arg("--config")
         .arg(config_path(root))
@@ -209,13 +238,13 @@ fn spawn(root: &Path) -> Result<Child> {
 }
 
 /// The whole configuration of a test's agent; all that it leaves out is the default.
-fn config(root: &Path) -> String {
+fn config(root: &Path, sockets: &Path) -> String {
     let quoted = |path: PathBuf| Value::String(path.display().to_string());
     format!(
         "state_dir = {}\nrun_dir = {}\nsocket = {}\n",
         quoted(state_dir(root)),
-        quoted(run_dir(root)),
-        quoted(socket(root)),
+        quoted(run_dir(sockets)),
+        quoted(socket(sockets)),
     )
 }
 

@@ -30,13 +30,24 @@ impl Console {
 
     /// Sends `question` (a command and its argument), and returns what the guest answers.
     pub async fn ask(&mut self, question: &str, deadline: Duration) -> Result<String> {
+        self.ask_every(PATIENCE, question, deadline).await
+    }
+
+    /// The same, and asks again after another `patience`: a guest that boots hears nothing of what it is asked before
+    /// it has a console.
+    pub async fn ask_every(
+        &mut self,
+        patience: Duration,
+        question: &str,
+        deadline: Duration,
+    ) -> Result<String> {
         let tag = fresh_tag();
         let what = format!("the guest to answer {question:?}");
         wait::until(&what, deadline, async || {
-            let answer = tokio::time::timeout(PATIENCE, self.ask_once(&tag, question)).await;
+            let answer = tokio::time::timeout(patience, self.ask_once(&tag, question)).await;
             let answer = answer.unwrap_or_else(|_| {
                 let last = "it is silent".to_owned();
-                Err(Error::Deadline { what: "the guest".to_owned(), after: PATIENCE, last })
+                Err(Error::Deadline { what: "the guest".to_owned(), after: patience, last })
             });
             if answer.is_err() {
                 self.stream = None;

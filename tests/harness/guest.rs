@@ -24,6 +24,8 @@ use crate::console::Console;
 use crate::monitor::Monitor;
 use crate::{Error, Result, accel, paths, process, wait};
 
+/// Between two questions whether the guest is there.
+const BOOT_PATIENCE: Duration = Duration::from_millis(500);
 const BOOT_DEADLINE: Duration = Duration::from_secs(90);
 const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
 /// The kernel accepts no longer path for a unix socket.
@@ -47,7 +49,7 @@ impl Guest {
     pub async fn boot(spec: &Spec, id: &str, run_dir: &Path, work_dir: &Path) -> Result<Self> {
         let mut guest = Self::launch(spec, id, run_dir, work_dir).await?;
         let booted = tokio::select! {
-            answer = guest.console.ask("ping", BOOT_DEADLINE) => answer.map(drop),
+            answer = guest.console.ask_every(BOOT_PATIENCE, "ping", BOOT_DEADLINE) => answer.map(drop),
             _ = &mut guest.first => Err(Error::Ended { what: "QEMU".to_owned(), how: "ended".to_owned() }),
         };
         booted.map_err(|error| guest.last_words(&error))?;

@@ -59,7 +59,12 @@ impl Ledger {
     /// Copies the ledger, as it is at this moment, to a new file, while it is being written. The copy appears
     /// under its name once it is whole and on the disk.
     pub fn backup(&self, copy: &Path) -> Result<(), LedgerError> {
-        backup(&self.path, copy)
+        Self::backup_of(&self.path, copy)
+    }
+
+    /// [`Ledger::backup`] of the ledger at `path`, whoever holds it.
+    pub fn backup_of(path: &Path, copy: &Path) -> Result<(), LedgerError> {
+        backup(path, copy)
     }
 }
 

@@ -7,6 +7,7 @@ mod advice;
 mod agent;
 mod attach;
 mod audit;
+mod backup;
 mod check_config;
 mod completions;
 mod context;
@@ -100,6 +101,8 @@ enum Command {
     Usage(usage::Args),
     /// Check the ledger's invariants
     Audit(audit::Args),
+    /// Copy the ledger, while it is being written
+    Backup(backup::Args),
     /// Print the completions of a shell
     #[command(hide = true)]
     Completions(completions::Args),
@@ -159,6 +162,7 @@ async fn dispatch(command: Command, socket: Option<PathBuf>, json: bool) -> Resu
         Command::Slices(args) => slices::run(args, &context).await,
         Command::Usage(args) => usage::run(args, &context).await,
         Command::Audit(args) => audit::run(args, &context).await,
+        Command::Backup(args) => backup::run(args, &context),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
     }

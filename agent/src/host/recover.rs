@@ -1,7 +1,7 @@
 //! Takes up the sandboxes that the ledger knows, after a restart of the agent or of one actor.
 
 use dormouse_ledger::{CommandRow, LedgerError, Reader, Recovery, SandboxRow, Snapshot, SnapshotState};
-use dormouse_metering::{BillingState, Change, Meter, Observation, Shape, Stamp};
+use dormouse_metering::{BillingState, Cause, Change, Meter, Observation, Shape, Stamp};
 
 use crate::process::Process;
 use crate::sandbox::actor::Attachment;
@@ -84,7 +84,7 @@ fn take_up(
     let ran = row.lifecycle == BillingState::Running.name();
     let mut view = SandboxView::gone(key);
     (view.plan, view.generation) = (row.plan.clone(), row.key.generation);
-    let last_proof = latest(recovery.proof, &row.pending);
+    let last_proof = last_proof(row, recovery.proof);
     Some(Found { recovered: Recovered { core, unfinished, saved, ran, last_proof }, view, process })
 }
 
@@ -93,18 +93,30 @@ fn holding(row: &SandboxRow) -> Option<(Shape, BillingState)> {
     Meter::resume(row.open.clone(), row.pending.iter().cloned()).ok()?.holding()
 }
 
-/// The last sign of a sandbox's life: the proof of the whole host, or what was seen of itself after that.
-fn latest(proof: Option<Stamp>, pending: &[Observation]) -> Option<Stamp> {
+/// The last stamp at which the process is known to have existed: what was seen of it proves it as well.
+fn last_proof(row: &SandboxRow, of_host: Option<Stamp>) -> Option<Stamp> {
+    // The passing of an hour is no sign of life.
+    let marks = [Cause::Hour, Cause::Tick, Cause::ClockStep, Cause::HostBoot];
+    let opened = row.open.as_ref().filter(|open| !marks.contains(&open.start.cause)).map(|open| Stamp {
+        boot: open.boot,
+        boottime_ns: open.start_boottime_ns,
+        wall_ns: open.start.unix_ns,
+        uncertainty_ns: 0,
+    });
     let of_qemu = |seen: &&Observation| {
         !matches!(seen.change, Change::Mark | Change::Ended | Change::State(BillingState::Lost))
     };
-    let seen = pending.iter().rev().find(of_qemu).map(|seen| seen.at);
-    match (proof, seen) {
-        (Some(proof), Some(seen)) if proof.boot == seen.boot => {
-            Some(if seen.boottime_ns > proof.boottime_ns { seen } else { proof })
-        }
-        (proof, seen) => proof.or(seen),
-    }
+    let seen = row.pending.iter().filter(of_qemu);
+    let proofs = seen.map(|observation| observation.at).chain(opened).chain(of_host);
+    // Within a boot by its clock; between boots, of which the younger one counts, by the wall's.
+    proofs.reduce(|last, proof| {
+        let later = if proof.boot == last.boot {
+            proof.boottime_ns > last.boottime_ns
+        } else {
+            proof.wall_ns > last.wall_ns
+        };
+        if later { proof } else { last }
+    })
 }
 
 fn complete(mut snapshots: Vec<Snapshot>) -> Option<Manifest> {

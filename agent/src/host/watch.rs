@@ -120,6 +120,10 @@ async fn attach(
             Err(refusal) if !passes(&refusal) => {
                 return tracing::error!(sandbox = %key, %refusal, "cannot be attached");
             }
+            // A wake makes the socket anew, and attaches it itself.
+            Err(refusal) if refusal.reason == Reason::OperationUnderWay => {
+                tracing::debug!(sandbox = %key, %refusal, "not attached yet");
+            }
             Err(refusal) => tracing::warn!(sandbox = %key, %refusal, "not attached yet"),
         }
         tokio::time::sleep(pause).await;

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use super::accounts::Accounts;
 use super::entries;
 use crate::clock::Clock;
+use crate::failpoint;
 use crate::sandbox::command::{Command, Outcome};
 use crate::sandbox::refusal::{Reason, Refusal};
 
@@ -188,6 +189,7 @@ impl Actor for Metering {
                 state.intend(records, reply);
             }
             Message::After(ending, reply) => {
+                failpoint::reach("before an outcome");
                 let Ending { key, command, at, result, snapshot, state: billing } = *ending;
                 let mut records = vec![
                     Record::Outcome(entries::outcome_of(&command, at, &result)),
@@ -269,6 +271,7 @@ impl State {
         records.push(Record::Lifecycle(after_event(&key, &command, at, &outcome)));
         let myself = myself.clone();
         let done: Done = Box::new(move |result| {
+            failpoint::reach("life begun");
             if !matches!(result, Ok(Committed::Applied { .. })) {
                 // When the actor is gone, so is the life that it began.
                 let _ = myself.cast(Message::Forget(key));
@@ -288,7 +291,10 @@ impl State {
         let now = self.clock.now();
         tracing::debug!(sandbox = %key, change = ?observation.change, cause = %observation.cause, "observed");
         match self.accounts.observe(key, false, observation, now) {
-            Ok(record) => self.fact(record.into_iter().collect(), log_failure("slices")),
+            Ok(record) => {
+                failpoint::reach("before an observation");
+                self.fact(record.into_iter().collect(), log_failure("slices"));
+            }
             Err(refused) => {
                 tracing::error!(sandbox = %key, %refused, "an observation does not fit the meter");
             }
@@ -297,6 +303,7 @@ impl State {
 
     /// Something that is to happen: refused when it cannot be made durable.
     fn intend(&mut self, records: Vec<Record>, reply: Reply) {
+        failpoint::reach("before an intent");
         if let Err(refused) = self.writer.submit(Class::Intent, records, answer_durable(reply)) {
             refused.answer();
         }
@@ -375,6 +382,7 @@ fn after_event(
 
 fn answer_durable(reply: Reply) -> Done {
     Box::new(move |result| {
+        failpoint::reach("durable");
         reply(match result {
             Ok(Committed::Applied { .. }) => Acknowledgement::Durable,
             Ok(Committed::Repeat(row)) => replayed(&row),

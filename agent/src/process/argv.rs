@@ -57,10 +57,23 @@ const DESCRIPTOR_KEYS: [&str; 4] = ["fd", "fds", "vhostfd", "vhostfds"];
 /// Beginnings of values that name a file descriptor.
 const DESCRIPTOR_PATHS: [&str; 4] = ["fd:", "/dev/fdset/", "/dev/fd/", "/proc/self/fd/"];
 
+/// Options whose value is the path of a file; the empty name is a disk image without an option.
+const PATH_OPTIONS: [&str; 12] =
+    ["", "bios", "cdrom", "dtb", "fda", "hda", "hdb", "hdc", "hdd", "initrd", "kernel", "pflash"];
+
+/// Keys whose value is the path of a file.
+const PATH_KEYS: [&str; 4] = ["file", "filename", "mem-path", "path"];
+
 /// Whether another process can be started with `argv` (program first) and be the same machine. If not, the
 /// reasons, each naming the argument.
 pub fn repeatable(argv: &[String]) -> Result<(), Vec<String>> {
-    let reasons: Vec<String> = options(argv).iter().filter_map(Opt::obstacle).collect();
+    let options = options(argv);
+    // `-daemonize` goes to `/` after the paths were opened: where they were relative to is not known any more.
+    let daemonized = options.iter().any(|option| option.name == "daemonize");
+    let reasons: Vec<String> = options
+        .iter()
+        .filter_map(|option| option.obstacle().or_else(|| option.relative_path().filter(|_| daemonized)))
+        .collect();
     if reasons.is_empty() { Ok(()) } else { Err(reasons) }
 }
 
@@ -118,6 +131,23 @@ impl Opt<'_> {
             _ => self.value.and_then(|value| value_obstacle(self.name, value)),
         };
         why.map(|why| format!("`{text}` {why}"))
+    }
+}
+
+impl Opt<'_> {
+    /// Says that the option names a file by a relative path, where it does.
+    fn relative_path(&self) -> Option<String> {
+        let value = self.value?;
+        let parts = value.split(',').map(|part| part.split_once('=').unwrap_or(("", part)));
+        let relative = parts.into_iter().any(|(key, value)| {
+            let leaf = key.rsplit('.').next().unwrap_or(key);
+            let names_file = PATH_KEYS.contains(&leaf) || key.is_empty() && PATH_OPTIONS.contains(&self.name);
+            // `nbd://...`, `file:...`: what is before the colon is a protocol.
+            names_file && !value.starts_with('/') && !value.contains(':')
+        });
+        let text = self.words.join(" ");
+        relative
+            .then(|| format!("`{text}` is relative to a folder that -daemonize has left; name it in full"))
     }
 }
 
@@ -207,6 +237,19 @@ mod tests {
             assert_eq!(reasons.len(), 1, "{reasons:?}");
             assert!(reasons[0].starts_with(&format!("`{option}` ")), "{reasons:?}");
         }
+    }
+
+    #[test]
+    fn a_relative_path_cannot_be_repeated_once_daemonize_has_left_its_folder() {
+        let relative =
+            ["-kernel vmlinuz", "-drive file=a.qcow2,if=virtio", "-object m,mem-path=ram", "a.img"];
+        for option in relative {
+            assert_eq!(repeatable(&argv(&format!("qemu {option}"))), Ok(()), "{option}");
+            let reasons = repeatable(&argv(&format!("qemu -daemonize {option}"))).expect_err(option);
+            assert!(reasons[0].starts_with(&format!("`{option}` is relative")), "{reasons:?}");
+        }
+        let full = "qemu -daemonize -kernel /boot/vmlinuz -drive file=nbd:localhost:1 -append root=x /a.img";
+        assert_eq!(repeatable(&argv(full)), Ok(()));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use ractor::ActorRef;
 
 use super::link::{self, Ask, Contact, Link};
 use super::{Answered, Message, State, disk, records};
+use crate::failpoint;
 use crate::metering::{self, Acknowledgement};
 use crate::process::{LaunchSpec, Process, ProcessIdentity, launch, wake_argv};
 use crate::sandbox::machine::{Action, Announcement, Answer, Input, Launch, Notice, Token};
@@ -145,10 +146,13 @@ impl State {
         command.argv = wake_argv(&command.argv, &added);
         let key = &self.machine.core().key;
         let log_path = self.environment.log_dir.join(format!("{}.{}.log", key.org, key.sandbox));
+        failpoint::reach("before QEMU is started");
         let answer = match launch(&LaunchSpec { command, log_path }) {
             Ok(launched) => {
+                failpoint::reach("QEMU is started");
                 let process = launched.process.clone();
                 let identity = process.identity();
+                self.launched = Some(launched);
                 self.hold(process, myself);
                 Answer::Launched(identity)
             }

@@ -20,6 +20,7 @@ use super::Message;
 use super::environment::Environment;
 use super::survey::survey;
 use crate::clock::Clock;
+use crate::failpoint;
 use crate::process::{CommandLine, Process};
 use crate::sandbox::facts::Survey;
 use crate::sandbox::machine::{Answer, Input, QemuEvent, QmpCommand, Token};
@@ -246,7 +247,9 @@ impl Asker {
         Box::pin(async move {
             let (answer, position) = match ask {
                 Ask::Command(QmpCommand { name, arguments }) => {
+                    failpoint::reach("before QEMU is told");
                     let (returned, position) = self.client.execute_placed(name, arguments).await;
+                    failpoint::reach("QEMU has answered");
                     (returned.map(Answer::Returned), position)
                 }
                 Ask::Survey => (self.survey().await, Position::default()),

@@ -26,7 +26,7 @@ use super::machine::{Core, Input, Link, Phase, Recovered, Sandbox, Token};
 use super::refusal::Refusal;
 use super::snapshot::Draft;
 use super::view::SandboxView;
-use crate::process::{Process, ProcessIdentity};
+use crate::process::{Launched, Process, ProcessIdentity};
 pub use environment::{Environment, SchemaCache, WatchList};
 pub(crate) use records::Attachment;
 
@@ -79,6 +79,8 @@ pub struct State {
     link: Option<link::Link>,
     links_made: u64,
     process: Option<(Process, AbortHandle)>,
+    /// The QEMU that this actor has started.
+    launched: Option<Launched>,
     waiting: HashMap<String, Vec<oneshot::Sender<Answered>>>,
     draft: Option<Draft>,
     /// What the metering actor was last told of whether QEMU can be asked.
@@ -114,6 +116,7 @@ impl Actor for SandboxActor {
             link: None,
             links_made: 0,
             process: None,
+            launched: None,
             waiting: HashMap::new(),
             draft: None,
             in_sight: None,
@@ -147,6 +150,9 @@ impl Actor for SandboxActor {
             }
             Message::Exited(identity) => {
                 if state.process.take_if(|(process, _)| process.identity() == identity).is_some() {
+                    if let Some(launched) = state.launched.take() {
+                        state.feed(Input::LastWords(launched.log_tail()), &myself);
+                    }
                     state.feed(Input::Exited, &myself);
                     // Only now: a proof of life must not get ahead of the news that this process is gone.
                     state.environment.watch_list.remove(identity);

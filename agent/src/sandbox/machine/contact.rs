@@ -150,6 +150,10 @@ impl Core {
 
     /// The sandbox's life ends with its process.
     pub(super) fn died(&mut self, now: Stamp, actions: &mut Vec<Action>) {
+        if self.is_over() {
+            // Detached, or dead already: there is nothing left to end.
+            return;
+        }
         if self.last_proof.is_some() {
             return self.died_unseen(now, (Cause::Death, None), actions);
         }

@@ -106,6 +106,8 @@ pub struct Core {
     pub process: Option<ProcessIdentity>,
     /// Its last snapshot: the one to wake from, where it is hibernated.
     pub snapshot: Option<Manifest>,
+    /// What the QEMU that was started last had written when it exited.
+    pub(super) last_words: Option<String>,
     /// How far an operation has come: bytes done, bytes in all.
     pub progress: (u64, u64),
     pub(super) settings: Settings,
@@ -142,6 +144,7 @@ impl Core {
             survey: None,
             process: None,
             snapshot: None,
+            last_words: None,
             progress: (0, 0),
             settings,
             memory_known: None,

@@ -23,6 +23,8 @@ pub enum Input {
     Gap,
     /// The connection to QMP is gone, though its process may live.
     Disconnected,
+    /// The last that a QEMU which has exited had written; it comes before the exit.
+    LastWords(String),
     /// The process has exited.
     Exited,
 }

@@ -50,7 +50,7 @@ use dormouse_metering::{CommandId, Stamp};
 use self::admission::Verdict;
 use self::events::Claim;
 use self::operations::{Context, Flow, Operation, Procedure};
-use super::command::{Command, Outcome, Request};
+use super::command::{Command, CommandResult, Outcome, Request};
 use super::refusal::{Reason, Refusal};
 use super::snapshot::Manifest;
 
@@ -122,6 +122,7 @@ impl Sandbox {
                 self.core.disconnected(now, &mut actions);
                 self.work(now, &mut actions, |operation, cx| operation.disconnected(cx));
             }
+            Input::LastWords(words) => self.core.last_words = Some(words),
             Input::Exited => self.exited(now, &mut actions),
         }
         actions
@@ -184,6 +185,10 @@ impl Sandbox {
         };
         underway.waiting = None;
         match (&mut underway.stage, answer) {
+            (Stage::Intending(_), Answer::Durable) if self.core.phase == Phase::Ended => {
+                let result = ended_before(&underway.command.request);
+                self.conclude(now, result, actions);
+            }
             (Stage::Intending(operation), Answer::Durable) => {
                 let operation = std::mem::replace(operation, operations::none());
                 underway.stage = Stage::Working(operation);
@@ -274,5 +279,16 @@ impl Sandbox {
                 actions.push(Action::Retire);
             }
         }
+    }
+}
+
+/// What becomes of a command whose sandbox ended while its intent was being recorded.
+fn ended_before(request: &Request) -> Result<Outcome, Refusal> {
+    match request {
+        Request::Destroy | Request::Detach => {
+            let message = "its QEMU had ended by itself".to_owned();
+            Ok(Outcome { result: CommandResult::Done, message })
+        }
+        _ => Err(Refusal::new(Reason::QemuDied, "QEMU ended before the command began")),
     }
 }

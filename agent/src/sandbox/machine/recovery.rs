@@ -3,7 +3,7 @@
 //!
 //! | command | QEMU lives | QEMU is gone | hibernated |
 //! |---|---|---|---|
-//! | scale | done or partial, by what is plugged | died | - |
+//! | scale | done if it has that much; goes on if QEMU was asked; else interrupted | died | - |
 //! | pause, resume | done if the guest is so, else interrupted | died | - |
 //! | reboot | unknown: a reset leaves no trace | died | - |
 //! | hibernate | called off, the guest goes on | done if the snapshot is recorded, else died | done |
@@ -46,7 +46,14 @@ impl Sandbox {
         let mut actions = Vec::new();
         let underway =
             recovered.unfinished.map(|command| Underway { command, stage: Stage::Recovering, waiting: None });
-        let mut sandbox = Self { core: recovered.core, underway, saved: recovered.saved, ran: recovered.ran };
+        let mut core = recovered.core;
+        if let Some(Underway { command, .. }) = &underway
+            && matches!(command.request, Request::Scale { .. })
+        {
+            // What the guest goes on to plug or give back is this command's doing, whoever hears of it.
+            core.memory_cause = (Cause::Scale, Some(CommandId::new(&command.request_id)));
+        }
+        let mut sandbox = Self { core, underway, saved: recovered.saved, ran: recovered.ran };
         match (sandbox.core.phase, process_lives) {
             (Phase::Attached, true) => {
                 // What happened since nobody knows yet.
@@ -118,7 +125,18 @@ impl Sandbox {
         };
         let reached = |state| if core.state == state { Ok(done("it is so")) } else { Err(interrupted()) };
         Resolution::Concluded(match request {
-            Request::Scale { memory_bytes } => Ok(scaled(core, *memory_bytes)),
+            Request::Scale { memory_bytes }
+                if memory(core, core.shape.memory_plugged_bytes) == *memory_bytes =>
+            {
+                Ok(done("it has that much"))
+            }
+            // QEMU was asked, and the guest is at it whoever waits for that.
+            Request::Scale { memory_bytes }
+                if memory(core, core.shape.memory_requested_bytes) == *memory_bytes =>
+            {
+                return Resolution::GoesOn(operations::of(request));
+            }
+            Request::Scale { .. } => Err(interrupted()),
             Request::Pause => reached(BillingState::Paused),
             Request::Resume => reached(BillingState::Running),
             Request::Reboot => Err(Refusal::new(
@@ -166,12 +184,6 @@ fn done(message: &str) -> Outcome {
     Outcome { result: CommandResult::Done, message: message.to_owned() }
 }
 
-fn scaled(core: &Core, memory_bytes: u64) -> Outcome {
-    let memory = core.shape.memory_base_bytes + core.shape.memory_plugged_bytes;
-    let result = if memory == memory_bytes {
-        CommandResult::Done
-    } else {
-        CommandResult::Partial { achieved_bytes: memory }
-    };
-    Outcome { result, message: format!("the agent was restarted; memory is {}", crate::size::Size(memory)) }
+fn memory(core: &Core, pluggable_bytes: u64) -> u64 {
+    core.shape.memory_base_bytes.saturating_add(pluggable_bytes)
 }

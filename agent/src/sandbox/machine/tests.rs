@@ -1,1 +1,6 @@
+//! The machine by itself: actions out, answers in, no QEMU. [`driver`] answers as a small model of QEMU would, or as
+//! a test says.
 
+mod anything;
+mod driver;
+mod paths;

@@ -8,6 +8,7 @@ use std::path::Path;
 use nix::libc;
 
 use super::SnapshotError;
+use crate::failpoint;
 
 /// Guest memory and command lines are nobody else's business.
 const MODE: u32 = 0o600;
@@ -28,6 +29,7 @@ pub(super) fn create_new(path: &Path) -> io::Result<File> {
 
 /// Writes a whole file and syncs it.
 pub(super) fn write_synced(path: &Path, text: &str) -> Result<(), SnapshotError> {
+    failpoint::reach("before a manifest is written");
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true).mode(MODE).custom_flags(libc::O_NOFOLLOW);
     let mut file = options.open(path).map_err(failed("create", path))?;
@@ -36,11 +38,13 @@ pub(super) fn write_synced(path: &Path, text: &str) -> Result<(), SnapshotError>
 }
 
 pub(super) fn rename(from: &Path, to: &Path) -> Result<(), SnapshotError> {
+    failpoint::reach("before a snapshot's file is renamed");
     fs::rename(from, to).map_err(failed("rename", from))
 }
 
 /// Makes durable which names are in a folder.
 pub(super) fn sync_folder(path: &Path) -> Result<(), SnapshotError> {
+    failpoint::reach("before a snapshot's folder is synced");
     let folder = File::open(path).map_err(failed("open", path))?;
     folder.sync_all().map_err(failed("sync", path))
 }

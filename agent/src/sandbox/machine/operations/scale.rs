@@ -46,7 +46,6 @@ impl Scale {
     fn request(&mut self, cx: &mut Context<'_>) -> Flow {
         let Some((id, bytes)) = self.requests.last() else {
             self.converging = true;
-            self.poll_ms = cx.core.settings.poll_min_ms;
             return look(cx);
         };
         let path = format!("/machine/peripheral/{id}");
@@ -108,6 +107,7 @@ impl Procedure for Scale {
             Err(refusal) => failed(refusal),
             Ok(requests) => {
                 self.requests = requests;
+                self.poll_ms = cx.core.settings.poll_min_ms;
                 self.start_bytes = cx.core.shape.memory_plugged_bytes;
                 self.moved = (self.start_bytes, cx.now.boottime_ns);
                 cx.core.memory_cause = cx.cause(Cause::Scale);

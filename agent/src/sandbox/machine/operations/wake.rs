@@ -15,10 +15,11 @@ use dormouse_metering::{BillingState, Cause, Change};
 
 use super::transfer::{Transfer, Turn, internal_tag};
 use super::{Answer, Context, Flow, Procedure, done, failed, out_of_place, status_of};
+use crate::process::ProcessIdentity;
 use crate::sandbox::command::Method;
 use crate::sandbox::facts::Survey;
 use crate::sandbox::machine::core::{Link, Phase};
-use crate::sandbox::machine::{Action, Launch, SnapshotRemoval};
+use crate::sandbox::machine::{Action, Announcement, Launch, SnapshotRemoval};
 use crate::sandbox::refusal::{Reason, Refusal};
 use crate::sandbox::snapshot::Manifest;
 
@@ -110,6 +111,13 @@ fn awake(cx: &mut Context<'_>) -> Flow {
     done(format!("{} runs again", cx.core.key))
 }
 
+/// QEMU answers. An agent that is started again has to find this process, not the one that was hibernated.
+fn found(cx: &mut Context<'_>, survey: Survey, process: ProcessIdentity) {
+    cx.core.found(cx.now, survey.clone(), process);
+    let token = cx.core.token();
+    cx.actions.push(Action::Announce(token, Announcement::Reattached(Box::new(survey), process)));
+}
+
 /// Billing goes back to what it was before the wake.
 fn hibernated_again(cx: &mut Context<'_>, refusal: Refusal) -> Flow {
     cx.core.link = Link::None;
@@ -167,7 +175,7 @@ impl Procedure for Wake {
                 self.connect(cx)
             }
             (Step::Connecting, Answer::Surveyed(survey, process)) => {
-                cx.core.found(cx.now, *survey.clone(), process);
+                found(cx, *survey.clone(), process);
                 self.load(cx, &survey)
             }
             (Step::Connecting, Answer::Failed(refusal)) => {
@@ -176,7 +184,7 @@ impl Procedure for Wake {
             }
             (Step::Reclaiming(why), Answer::Surveyed(survey, process)) => {
                 let runs = survey.folded().map(dormouse_metering::RunState::billing_state);
-                cx.core.found(cx.now, *survey, process);
+                found(cx, *survey, process);
                 if runs == Some(BillingState::Running) {
                     // When it continued is known only to within the time that nobody looked.
                     let shape = cx.core.survey.as_ref().map_or(cx.core.shape, Survey::shape);
@@ -236,7 +244,11 @@ impl Procedure for Wake {
         if let Step::GivingUp(refusal) = std::mem::replace(&mut self.step, Step::Verifying) {
             return hibernated_again(cx, refusal);
         }
-        let message = "QEMU ended while it was loading; its log says why; the snapshot stays as it was";
+        let said = match cx.core.last_words.take() {
+            Some(words) if !words.trim().is_empty() => format!("; it said: {}", words.trim()),
+            _ => String::new(),
+        };
+        let message = format!("QEMU ended before the guest ran{said}; the snapshot stays as it was");
         hibernated_again(cx, Refusal::new(Reason::LaunchFailed, message))
     }
 }

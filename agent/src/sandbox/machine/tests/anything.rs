@@ -1,0 +1,162 @@
+//! Whatever is answered, fails, happens or dies, in whatever order: every accepted command gets exactly one reply,
+//! QEMU is told nothing that is not durable, and nothing dead is billed.
+
+use std::collections::BTreeMap;
+
+use dormouse_metering::{BillingState, Change};
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::driver::{Driver, MIB, attach, command, hibernate, scale, token_of};
+use crate::sandbox::command::{Method, Request};
+use crate::sandbox::machine::{Action, Announcement, Answer, Input, Phase};
+use crate::sandbox::refusal::{Reason, Refusal};
+
+#[derive(Clone, Debug)]
+enum Turn {
+    Ask(Request),
+    Again,
+    Answer(usize),
+    Fail(usize, Reason),
+    Tell(&'static str, u64),
+    Drop,
+    Gap,
+    Exit,
+}
+
+fn requests() -> impl Strategy<Value = Request> {
+    prop_oneof![
+        Just(attach()),
+        Just(Request::Detach),
+        (0..6_u64).prop_map(|n| scale(256 + n * 256)),
+        Just(Request::Pause),
+        Just(Request::Resume),
+        prop::sample::select(vec![Method::Shared, Method::MappedRam, Method::Internal]).prop_map(hibernate),
+        Just(Request::Wake),
+        Just(Request::Reboot),
+        Just(Request::Destroy),
+    ]
+}
+
+fn turns() -> impl Strategy<Value = Turn> {
+    let reasons =
+        vec![Reason::QemuFailed, Reason::OutcomeUnknown, Reason::QmpUnreachable, Reason::LedgerUnwritable];
+    let events = vec!["STOP", "RESUME", "RESET", "SHUTDOWN", "MEMORY_DEVICE_SIZE_CHANGE"];
+    prop_oneof![
+        4 => requests().prop_map(Turn::Ask),
+        1 => Just(Turn::Again),
+        24 => (0..2_usize).prop_map(Turn::Answer),
+        3 => (0..2_usize, prop::sample::select(reasons)).prop_map(|(n, reason)| Turn::Fail(n, reason)),
+        2 => (prop::sample::select(events), 0..4_u64).prop_map(|(name, n)| Turn::Tell(name, n)),
+        1 => Just(Turn::Drop),
+        1 => Just(Turn::Gap),
+        1 => Just(Turn::Exit),
+    ]
+}
+
+/// Watches what must hold at every step.
+#[derive(Default)]
+struct Watch {
+    asked: BTreeMap<String, usize>,
+    durable: bool,
+    seen: usize,
+}
+
+const CHANGES_NOTHING: [&str; 5] =
+    ["query-status", "query-memory-devices", "query-jobs", "query-migrate", "query-version"];
+
+impl Watch {
+    fn look(&mut self, driver: &Driver) {
+        for action in driver.open.iter().skip(self.seen.min(driver.open.len())) {
+            match action {
+                Action::Announce(_, Announcement::Before(..)) => self.durable = false,
+                Action::Qmp(_, qmp) if !CHANGES_NOTHING.contains(&qmp.name) => {
+                    assert!(self.durable, "M7: {} before the intent is durable: {:#?}", qmp.name, driver.log);
+                }
+                Action::Launch(..) => assert!(self.durable, "M7: launch before the intent is durable"),
+                _ => {}
+            }
+        }
+        self.seen = driver.open.len();
+    }
+}
+
+fn turn(driver: &mut Driver, watch: &mut Watch, number: usize, turn: &Turn) {
+    match turn {
+        Turn::Ask(request) => {
+            let id = format!("c{number}");
+            *watch.asked.entry(id.clone()).or_default() += 1;
+            driver.feed(Input::Command(command(&id, request.clone())));
+        }
+        Turn::Again => {
+            let underway = driver.sandbox.underway().map(|(command, _)| command.clone());
+            if let Some(command) = underway {
+                driver.feed(Input::Command(command));
+            }
+        }
+        Turn::Answer(n) | Turn::Fail(n, _) => {
+            let Some(action) = driver.open.remove(*n) else { return };
+            watch.seen = driver.open.len();
+            let fail = match turn {
+                // Time passes whatever happens.
+                Turn::Fail(_, reason) if !matches!(action, Action::Wait(..)) => Some(*reason),
+                _ => None,
+            };
+            match fail {
+                Some(reason) => {
+                    let token = token_of(&action).unwrap_or_else(|| panic!("{action:?}"));
+                    let refusal = Refusal::new(reason, "as the test wants");
+                    driver.feed(Input::Answer(token, Answer::Failed(refusal)));
+                }
+                None => {
+                    watch.durable |= matches!(action, Action::Announce(_, Announcement::Before(..)));
+                    driver.answer_well(action);
+                }
+            }
+        }
+        Turn::Tell(name, n) if driver.qemu.is_some() => {
+            driver.event(name, json!({"id": "vm0", "size": n * 256 * MIB}));
+        }
+        Turn::Drop if driver.qemu.is_some() => driver.feed(Input::Disconnected),
+        Turn::Gap => driver.feed(Input::Gap),
+        Turn::Exit if driver.qemu.is_some() => driver.exit(),
+        Turn::Tell(..) | Turn::Drop | Turn::Exit => {}
+    }
+}
+
+fn holds_whatever_happens(script: &[Turn]) {
+    let mut driver = Driver::new();
+    let mut watch = Watch { durable: true, ..Watch::default() };
+    turn(&mut driver, &mut watch, 1000, &Turn::Ask(attach()));
+    for (number, one) in script.iter().enumerate() {
+        if driver.retired {
+            break;
+        }
+        turn(&mut driver, &mut watch, number, one);
+        watch.look(&driver);
+    }
+    driver.settle();
+    for id in watch.asked.keys() {
+        let replies = driver.replies.iter().filter(|(replied, _)| replied == id).count();
+        assert_eq!(replies, 1, "{id} has {replies} replies; {:#?}", driver.log);
+    }
+    assert!(driver.sandbox.underway().is_none(), "{:?}", driver.sandbox.underway());
+    let core = driver.sandbox.core();
+    if driver.qemu.is_none() && core.phase != Phase::New {
+        let billed = core.phase == Phase::Attached && core.state == BillingState::Running;
+        assert!(!billed, "billed as running without a QEMU: {:#?}", driver.log);
+    }
+    let ends = driver.observed.iter().filter(|observation| observation.change == Change::Ended).count();
+    assert!(ends <= 1, "a life ends once: {:#?}", driver.log);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_command_gets_one_reply_whatever_is_answered_fails_happens_or_dies(
+        script in prop::collection::vec(turns(), 0..120)
+    ) {
+        holds_whatever_happens(&script);
+    }
+}

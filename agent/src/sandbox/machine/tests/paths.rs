@@ -1,0 +1,127 @@
+//! Each operation's way when all goes well: exactly these actions, in this order.
+
+use dormouse_metering::{BillingState, Change};
+
+use super::driver::{Driver, MIB, hibernate, scale};
+use crate::sandbox::command::{CommandResult, Method, Request};
+
+/// What was done but for what watchers are told.
+fn done(driver: &Driver) -> Vec<&str> {
+    driver.log.iter().map(String::as_str).filter(|word| *word != "publish").collect()
+}
+
+#[test]
+fn attach_connects_records_and_replies() {
+    let mut driver = Driver::new();
+    driver.execute("c1", super::driver::attach()).unwrap();
+    assert_eq!(done(&driver), ["connect", "attached", "reply ok"]);
+}
+
+#[test]
+fn m7_a_scale_is_durable_before_qemu_is_told_and_before_the_reply() {
+    let mut driver = Driver::attached();
+    let outcome = driver.execute("c1", scale(1280)).unwrap();
+    assert_eq!(outcome.result, CommandResult::Done);
+    let expected = [
+        "before",
+        "qom-set",
+        "observe plugged 1024",
+        "observe requested 1024",
+        "query-memory-devices",
+        "after",
+        "reply ok",
+    ];
+    assert_eq!(done(&driver), expected);
+}
+
+#[test]
+fn pause_asks_for_the_memory_before_it_stops_the_guest() {
+    let mut driver = Driver::attached();
+    driver.execute("c1", Request::Pause).unwrap();
+    let expected = ["before", "query-memory-devices", "stop", "observe paused", "after", "reply ok"];
+    assert_eq!(done(&driver), expected);
+    driver.log.clear();
+    driver.execute("c2", Request::Resume).unwrap();
+    assert_eq!(done(&driver), ["before", "cont", "observe running", "after", "reply ok"]);
+}
+
+#[test]
+fn hibernate_records_the_snapshot_before_qemu_goes() {
+    for (method, saving) in [
+        (Method::Shared, ["migrate-set-capabilities", "migrate", "query-migrate"].as_slice()),
+        (Method::MappedRam, &["migrate-set-capabilities", "migrate", "query-migrate"]),
+        (Method::Internal, &["migrate-set-capabilities", "snapshot-save", "query-jobs", "job-dismiss"]),
+    ] {
+        let mut driver = Driver::attached();
+        driver.execute("c1", hibernate(method)).unwrap();
+        let before = ["before", "query-memory-devices", "stop", "observe hibernating", "prepare snapshot"];
+        let after = ["write snapshot", "saved", "quit", "wait", "observe hibernated", "after", "reply ok"];
+        let expected: Vec<&str> = [before.as_slice(), saving, after.as_slice()].concat();
+        assert_eq!(done(&driver), expected, "{method:?}");
+    }
+}
+
+#[test]
+fn m4_a_woken_sandbox_is_billed_after_cont_with_the_memory_that_qemu_reports() {
+    for method in [Method::Shared, Method::Internal] {
+        let mut driver = Driver::hibernated(method);
+        driver.execute("c1", Request::Wake).unwrap();
+        let done = done(&driver);
+        let place = |word: &str| {
+            done.iter().position(|done| *done == word).unwrap_or_else(|| panic!("{word} {done:?}"))
+        };
+        assert!(place("verify snapshot") < place("launch"));
+        assert!(place("launch") < place("query-memory-devices"));
+        assert!(place("query-memory-devices") < place("cont"));
+        assert!(place("cont") < place("observe running"));
+        assert!(place("observe running") < place("after"));
+        assert!(place("after") < place("reply ok"));
+    }
+}
+
+#[test]
+fn m4_the_shape_from_before_a_command_is_told_before_the_command_changes_it() {
+    let mut driver = Driver::attached();
+    // Plugged by somebody else, and QEMU's event is still on its way.
+    if let Some(qemu) = driver.qemu.as_mut() {
+        (qemu.devices[0].size_bytes, qemu.devices[0].requested_bytes) = (512 * MIB, 512 * MIB);
+    }
+    driver.execute("c1", Request::Pause).unwrap();
+    let changes: Vec<Change> = driver.observed.iter().map(|observation| observation.change).collect();
+    let plugged = changes.iter().position(|change| *change == Change::Plugged(512 * MIB)).unwrap();
+    let paused = changes.iter().position(|change| *change == Change::State(BillingState::Paused)).unwrap();
+    assert!(plugged < paused, "{changes:?}");
+}
+
+#[test]
+fn destroy_asks_for_the_memory_quits_and_waits_for_the_exit() {
+    let mut driver = Driver::attached();
+    driver.execute("c1", Request::Destroy).unwrap();
+    let expected = [
+        "before",
+        "query-memory-devices",
+        "quit",
+        "wait",
+        "observe ended",
+        "remove snapshot",
+        "after",
+        "reply ok",
+        "retire",
+    ];
+    assert_eq!(done(&driver), expected);
+}
+
+#[test]
+fn reboot_is_believed_when_reset_comes_and_a_second_reset_cuts_nothing() {
+    let mut driver = Driver::attached();
+    driver.execute("c1", Request::Reboot).unwrap();
+    assert_eq!(done(&driver), ["before", "system_reset", "after", "reply ok"]);
+}
+
+#[test]
+fn detach_ends_the_metering_and_tells_qemu_nothing() {
+    let mut driver = Driver::attached();
+    driver.execute("c1", Request::Detach).unwrap();
+    let expected = ["before", "observe ended", "disconnect", "after", "reply ok", "retire"];
+    assert_eq!(done(&driver), expected);
+}

@@ -1,0 +1,76 @@
+//! `make demo` is a test as well: the whole life of a real guest, as a program reads it.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use dormouse_tests::{process, wait};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use tokio::process::Command;
+
+#[tokio::test]
+async fn the_demo_holds_what_it_claims_and_leaves_nothing_but_its_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = demo(folder.path()).output().await.unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}: {said}", output.status);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["holds"], true, "{report:#}");
+    assert_eq!(report["audit"]["clean"], true);
+    let states: Vec<&str> =
+        report["slices"].as_array().unwrap().iter().filter_map(|slice| slice["state"].as_str()).collect();
+    for state in ["running", "paused", "hibernating", "hibernated", "waking"] {
+        assert!(states.contains(&state), "{state} is not among {states:?}");
+    }
+    assert_eq!(processes_of(folder.path()), []);
+    assert!(folder.path().join("state/ledger.sqlite").exists());
+    assert!(!folder.path().join("guest").exists());
+}
+
+#[tokio::test]
+async fn a_demo_refuses_a_folder_that_no_demo_has_made() {
+    let folder = tempfile::tempdir().unwrap();
+    let precious = folder.path().join("precious");
+    std::fs::write(&precious, "").unwrap();
+    let output = demo(folder.path()).output().await.unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("no demo has made it"));
+    assert!(precious.exists());
+}
+
+#[tokio::test]
+async fn a_demo_that_is_interrupted_leaves_no_process_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut running = demo(folder.path()).spawn().unwrap();
+    wait::until("the guest to be there", Duration::from_mins(1), async || {
+        let found = processes_of(folder.path());
+        wait::unless(found.len() == 2, || format!("{found:?} of agent and QEMU run"))
+    })
+    .await
+    .unwrap();
+    let pid = Pid::from_raw(running.id().unwrap().cast_signed());
+    kill(pid, Signal::SIGTERM).unwrap();
+    assert_eq!(running.wait().await.unwrap().code(), Some(128 + 15));
+    assert_eq!(processes_of(folder.path()), []);
+}
+
+fn demo(folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_demo"));
+    command
+        .args(["--json", "--folder"])
+        .arg(folder)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    command
+}
+
+/// The agent and the QEMU of a demo in `folder`.
+fn processes_of(folder: &Path) -> Vec<Pid> {
+    let config = folder.join("dormouse.toml").display().to_string();
+    let qmp = format!("unix:{},server=on,wait=off", folder.join("run/sb-1.qmp").display());
+    [config, qmp].iter().flat_map(|argument| process::with_argument(argument)).collect()
+}

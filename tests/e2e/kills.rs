@@ -1,0 +1,191 @@
+//! The agent is killed at every place where something becomes durable or QEMU is told something, one after the other.
+//!
+//! Each time a sandbox lives a whole life. When the agent is gone it is started again, and the command that was under way
+//! is asked for again under its request id, as a control plane would; where the agent says that it was interrupted, it is
+//! asked for anew. Whatever the moment of the kill, the life must come out the same.
+
+use std::path::Path;
+use std::time::Duration;
+
+use dormouse::control::client;
+use dormouse::proto::control_client::ControlClient;
+use dormouse::proto::{
+    CommandHeader, HibernateRequest, HibernationMethod, SandboxKey, SandboxRequest, ScaleRequest,
+};
+use dormouse_ledger::{Reader, SandboxFilter, SliceQuery, SliceRow};
+use dormouse_tests::agent::Agent;
+use dormouse_tests::scripted::{Options, Scripted};
+use dormouse_tests::wait;
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+
+const DEADLINE: Duration = Duration::from_secs(30);
+const MIB: u64 = 1 << 20;
+
+/// A life has at least so many places; fewer means that they are not counted any more.
+const PLACES_MIN: u64 = 40;
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Scale(u64),
+    Pause,
+    Resume,
+    Hibernate,
+    Wake,
+    Destroy,
+}
+
+const LIFE: [Step; 7] = [
+    Step::Scale(512 * MIB),
+    Step::Pause,
+    Step::Resume,
+    Step::Hibernate,
+    Step::Wake,
+    Step::Scale(256 * MIB),
+    Step::Destroy,
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn m6_wherever_the_agent_is_killed_nothing_is_lost_and_nothing_is_billed_twice() {
+    let mut killed = 0;
+    for place in 1.. {
+        let folder = tempfile::tempdir().unwrap();
+        if !live_a_life_killed_at(place, folder.path()).await {
+            break;
+        }
+        killed = place;
+    }
+    assert!(killed >= PLACES_MIN, "the agent was killed at {killed} places only");
+    println!("killed at {killed} places, one after the other");
+}
+
+/// False when the agent came through without being killed: it has no such place.
+async fn live_a_life_killed_at(place: u64, folder: &Path) -> bool {
+    let mut agent = Agent::start_to_be_killed(folder, place).unwrap();
+    let qemu = Scripted::start(&Options::default(), "sb1", &agent.run_dir(), folder).await.unwrap();
+    let mut was_killed = false;
+    attached(&mut agent, &mut was_killed).await;
+    for (number, step) in LIFE.into_iter().enumerate() {
+        reach(&mut agent, &mut was_killed, number, step).await;
+    }
+    qemu.gone().await.unwrap();
+    agent.stop().await.unwrap();
+    came_out_right(place, &agent.state_dir().join("ledger.sqlite"));
+    was_killed
+}
+
+/// Starts the agent again if it was killed.
+async fn revive(agent: &mut Agent, was_killed: &mut bool) {
+    if agent.has_ended() {
+        assert!(!*was_killed, "the agent ended by itself:\n{}", agent.log());
+        *was_killed = true;
+        agent.restart().await.unwrap();
+    }
+}
+
+async fn attached(agent: &mut Agent, was_killed: &mut bool) {
+    let deadline = tokio::time::Instant::now() + DEADLINE;
+    loop {
+        revive(agent, was_killed).await;
+        if let Ok(mut control) = client(&agent.socket()).await
+            && let Ok(sandbox) = control.get(key()).await
+            && sandbox.into_inner().connection == "connected"
+        {
+            return;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "never attached:\n{}", agent.log());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Asks for a step until it is done, under the same request id until that is answered.
+async fn reach(agent: &mut Agent, was_killed: &mut bool, number: usize, step: Step) {
+    let mut attempt = 0;
+    wait::until(&format!("{step:?}"), DEADLINE, async || {
+        revive(agent, was_killed).await;
+        let request_id = format!("step-{number}-{attempt}");
+        match ask(agent, &request_id, step).await {
+            Ok(()) => Ok(()),
+            Err(status) if is_done(&status, step, attempt) => Ok(()),
+            Err(status) => {
+                // Interrupted, or overtaken by what came of an earlier attempt: that request is answered for good.
+                if matches!(status.code(), Code::Aborted | Code::FailedPrecondition | Code::Internal) {
+                    attempt += 1;
+                }
+                Err(format!("{:?}: {}", status.code(), status.message()))
+            }
+        }
+    })
+    .await
+    .unwrap_or_else(|error| panic!("{error}\n{}", agent.log()));
+}
+
+/// Whether a refusal says that an earlier attempt of the same step had come to its end after all.
+fn is_done(status: &Status, step: Step, attempt: u32) -> bool {
+    let message = status.message();
+    match step {
+        Step::Destroy => status.code() == Code::NotFound,
+        Step::Hibernate => attempt > 0 && message.contains("hibernated"),
+        Step::Wake => attempt > 0 && message.contains("is running"),
+        _ => false,
+    }
+}
+
+async fn ask(agent: &Agent, request_id: &str, step: Step) -> Result<(), Status> {
+    let unreachable = |error: tonic::transport::Error| Status::unavailable(error.to_string());
+    let mut control: ControlClient<Channel> = client(&agent.socket()).await.map_err(unreachable)?;
+    let header =
+        Some(CommandHeader { key: Some(key()), request_id: request_id.to_owned(), deadline_ms: 20_000 });
+    let plain = SandboxRequest { header: header.clone() };
+    match step {
+        Step::Scale(memory_bytes) => control.scale(ScaleRequest { header, memory_bytes }).await,
+        Step::Pause => control.pause(plain).await,
+        Step::Resume => control.resume(plain).await,
+        Step::Hibernate => {
+            let method = HibernationMethod::MappedRam.into();
+            control.hibernate(HibernateRequest { header, method }).await
+        }
+        Step::Wake => control.wake(plain).await,
+        Step::Destroy => control.destroy(plain).await,
+    }
+    .map(drop)
+}
+
+fn key() -> SandboxKey {
+    SandboxKey { org: "default".to_owned(), sandbox: "sb1".to_owned() }
+}
+
+/// The ledger holds one life, without a gap, in which everything happened once and nothing is lost.
+fn came_out_right(place: u64, ledger: &Path) {
+    let reader = Reader::open(ledger).unwrap();
+    let audit = reader.audit().unwrap();
+    assert!(audit.is_clean(), "killed at place {place}: {:?}", audit.violations);
+    let sandboxes = reader.sandboxes(&SandboxFilter::default()).unwrap();
+    assert_eq!(sandboxes.len(), 1, "killed at place {place}: {sandboxes:?}");
+    assert!(sandboxes[0].ended_unix_ns.is_some(), "killed at place {place}: still open");
+    let query = SliceQuery { sandboxes: SandboxFilter::default(), after: None, limit: 10_000, now: None };
+    let slices = reader.slices(&query).unwrap().rows;
+    let of = |state: &str| slices.iter().filter(|slice| slice.state == state).count();
+    let shown = || format!("killed at place {place}: {:#?}", slices.iter().map(line).collect::<Vec<_>>());
+    assert!(of("paused") >= 1 && of("hibernated") >= 1 && of("waking") >= 1, "{}", shown());
+    let plugged = |slice: &&SliceRow| slice.state == "running" && slice.memory_plugged_bytes == 256 * MIB;
+    assert!(slices.iter().any(|slice| plugged(&slice)), "{}", shown());
+    let (last, before) = slices.split_last().unwrap();
+    // Only the end itself may have come unseen: QEMU quit, as it was told, while there was no agent.
+    assert!(before.iter().all(|slice| slice.state != "lost"), "{}", shown());
+    assert!(matches!(last.state.as_str(), "running" | "lost"), "{}", shown());
+    assert_eq!(last.memory_plugged_bytes, 0, "{}", shown());
+}
+
+fn line(slice: &SliceRow) -> String {
+    format!(
+        "{} {} {} ns, {} MiB plugged, {} -> {:?} ({:?})",
+        slice.seq,
+        slice.state,
+        slice.duration_ns,
+        slice.memory_plugged_bytes / MIB,
+        slice.opened_by,
+        slice.closed_by,
+        slice.command_id
+    )
+}
