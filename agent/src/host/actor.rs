@@ -132,8 +132,11 @@ impl State {
 
     async fn recover_failed(&mut self, key: &SandboxKey, myself: &ActorRef<Message>) {
         match recover::one(&self.reader, key, &self.settings) {
-            Ok(Some(found)) => self.recover(found, myself).await,
-            Ok(None) => {}
+            Ok(Some(found)) => {
+                self.recover(found, myself).await;
+                self.environment.watch_list.remove_dead_of(key);
+            }
+            Ok(None) => self.environment.watch_list.remove_all_of(key),
             Err(error) => tracing::error!(sandbox = %key, %error, "a sandbox cannot be recovered"),
         }
     }

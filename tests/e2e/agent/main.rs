@@ -3,6 +3,8 @@
 mod bad_input;
 mod detaching;
 mod full_disk;
+mod isolation;
+mod lifecycle;
 mod misfortunes;
 mod requests;
 mod restarts;

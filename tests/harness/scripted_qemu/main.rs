@@ -22,7 +22,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 
-use script::{Noted, Rules};
+use script::{Effect, Rules};
 
 /// What `-append` holds.
 #[derive(Deserialize)]
@@ -45,7 +45,7 @@ async fn main() -> Result<(), Failure> {
     }
     let incoming = after("-incoming").is_some();
     let migrating = Arc::new(AtomicBool::new(false));
-    let (notes, mut noted) = mpsc::unbounded_channel();
+    let (effects, mut happening) = mpsc::unbounded_channel();
     let rules = match std::fs::read_to_string(script.control.with_extension("rules")) {
         Ok(text) => serde_json::from_str(&text)?,
         Err(_) => script.options.rules.clone(),
@@ -55,13 +55,13 @@ async fn main() -> Result<(), Failure> {
         .path(&script.qmp)
         .model(model(&script.options, incoming)?)
         .greeting(greeting(script.options.greeting))
-        .on(script::behaviour(Arc::clone(&rules), notes.clone(), Arc::clone(&migrating)))
+        .on(script::behaviour(Arc::clone(&rules), effects.clone(), Arc::clone(&migrating)))
         .start()?;
     let qemu = Arc::new(qemu);
-    tokio::spawn(take_orders(UnixListener::bind(&script.control)?, Arc::clone(&qemu), rules, notes));
-    while let Some(note) = noted.recv().await {
-        match note {
-            Noted::Save(path) => {
+    tokio::spawn(take_orders(UnixListener::bind(&script.control)?, Arc::clone(&qemu), rules, effects));
+    while let Some(effect) = happening.recv().await {
+        match effect {
+            Effect::Save(path) => {
                 let (qemu, migrating) = (Arc::clone(&qemu), Arc::clone(&migrating));
                 let pause = Duration::from_millis(script.options.save_ms);
                 tokio::spawn(async move {
@@ -70,15 +70,15 @@ async fn main() -> Result<(), Failure> {
                     migrating.store(false, Ordering::Relaxed);
                 });
             }
-            Noted::Load(path) => {
+            Effect::Load(path) => {
                 save::load(&qemu, &path);
                 migrating.store(false, Ordering::Relaxed);
             }
-            Noted::Quit => {
+            Effect::Quit => {
                 answered_last_command(&script.qmp).await;
                 break;
             }
-            Noted::Exit => break,
+            Effect::Exit => break,
         }
     }
     // Only what quits takes its sockets away.
@@ -122,11 +122,11 @@ async fn take_orders(
     listener: UnixListener,
     qemu: Arc<ScriptedQemu>,
     rules: Rules,
-    notes: mpsc::UnboundedSender<Noted>,
+    effects: mpsc::UnboundedSender<Effect>,
 ) {
     while let Ok((stream, _)) = listener.accept().await {
         // Whoever gave the order may be gone.
-        let _ = take_order(stream, &qemu, &rules, &notes).await;
+        let _ = take_order(stream, &qemu, &rules, &effects).await;
     }
 }
 
@@ -134,7 +134,7 @@ async fn take_order(
     stream: UnixStream,
     qemu: &ScriptedQemu,
     rules: &Rules,
-    notes: &mpsc::UnboundedSender<Noted>,
+    effects: &mpsc::UnboundedSender<Effect>,
 ) -> io::Result<()> {
     let mut stream = BufReader::new(stream);
     let mut line = String::new();
@@ -162,7 +162,7 @@ async fn take_order(
             while qemu.send_raw("") {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
-            json!(notes.send(Noted::Exit).is_ok())
+            json!(effects.send(Effect::Exit).is_ok())
         }
         Order::Commands => qemu.commands().into_iter().map(|command| command.name).collect(),
     };

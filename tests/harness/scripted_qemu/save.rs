@@ -12,7 +12,7 @@ pub(crate) fn save(qemu: &ScriptedQemu, path: &Path) {
         let state = json!({ "size": memory.size_bytes, "requested": memory.requested_size_bytes });
         let written = std::fs::write(path, state.to_string());
         model.migrate = outcome(written.map_err(|error| error.to_string()));
-        model.run_state = "postmigrate".to_owned();
+        "postmigrate".clone_into(&mut model.run_state);
     });
 }
 
@@ -24,7 +24,7 @@ pub(crate) fn load(qemu: &ScriptedQemu, path: &Path) {
         if let Ok(state) = &state {
             model.virtio_mem.size_bytes = state["size"].as_u64().unwrap_or_default();
             model.virtio_mem.requested_size_bytes = state["requested"].as_u64().unwrap_or_default();
-            model.run_state = "paused".to_owned();
+            "paused".clone_into(&mut model.run_state);
         }
         model.migrate = outcome(state.map(drop));
     });

@@ -14,7 +14,7 @@ use tokio::sync::mpsc::UnboundedSender;
 pub(crate) type Rules = Arc<Mutex<Vec<Rule>>>;
 
 /// What a command sets going beside its reply.
-pub(crate) enum Noted {
+pub(crate) enum Effect {
     /// The guest is to be saved here.
     Save(PathBuf),
     /// The guest is to be loaded from here.
@@ -28,24 +28,25 @@ pub(crate) enum Noted {
 /// What a scripted QEMU asks about every command.
 pub(crate) fn behaviour(
     rules: Rules,
-    notes: UnboundedSender<Noted>,
+    effects: UnboundedSender<Effect>,
     migrating: Arc<AtomicBool>,
 ) -> impl FnMut(&Command) -> Option<Vec<Step>> + Send + 'static {
     move |command| {
-        let ruled = take(&rules, &command.name);
-        let carried_out = ruled.as_ref().is_none_or(|does| does.iter().any(|one| matches!(one, Does::Model)));
+        let by_rule = take(&rules, &command.name);
+        let carried_out =
+            by_rule.as_ref().is_none_or(|does| does.iter().any(|one| matches!(one, Does::Model)));
         if carried_out {
-            note(command, &notes, &migrating);
+            tell(command, &effects, &migrating);
         }
         let steps = |does: Vec<Does>| does.into_iter().map(|one| step(one, command)).collect();
-        let unruled = || match command.name.as_str() {
+        let otherwise = || match command.name.as_str() {
             // What the model says is of the migration before.
             "query-migrate" if migrating.load(Ordering::Relaxed) => {
                 Some(vec![Step::returns(json!({ "status": "active" }))])
             }
             name => beyond_the_model(name).then(|| vec![Step::returns(json!({}))]),
         };
-        ruled.map(steps).or_else(unruled)
+        by_rule.map(steps).or_else(otherwise)
     }
 }
 
@@ -66,20 +67,20 @@ fn beyond_the_model(command: &str) -> bool {
     matches!(command, "migrate-set-capabilities" | "migrate" | "migrate-incoming" | "migrate_cancel")
 }
 
-fn note(command: &Command, notes: &UnboundedSender<Noted>, migrating: &AtomicBool) {
+fn tell(command: &Command, effects: &UnboundedSender<Effect>, migrating: &AtomicBool) {
     let file = || {
         let uri = command.arguments["uri"].as_str().unwrap_or_default();
         PathBuf::from(uri.trim_start_matches("file:"))
     };
-    let noted = match command.name.as_str() {
-        "migrate" => Noted::Save(file()),
-        "migrate-incoming" => Noted::Load(file()),
-        "quit" => Noted::Quit,
+    let effect = match command.name.as_str() {
+        "migrate" => Effect::Save(file()),
+        "migrate-incoming" => Effect::Load(file()),
+        "quit" => Effect::Quit,
         _ => return,
     };
-    migrating.store(!matches!(noted, Noted::Quit), Ordering::Relaxed);
-    // The process is about to end if nobody takes notes.
-    let _ = notes.send(noted);
+    migrating.store(!matches!(effect, Effect::Quit), Ordering::Relaxed);
+    // The process is about to end if nobody listens.
+    let _ = effects.send(effect);
 }
 
 fn step(does: Does, command: &Command) -> Step {

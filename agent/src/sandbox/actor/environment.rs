@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::broadcast;
 
 use crate::clock::Clock;
 use crate::metering::MeteringHandle;
 use crate::process::{Process, ProcessIdentity};
+use crate::sandbox::command::SandboxKey;
 use crate::sandbox::facts::Capabilities;
 use crate::sandbox::snapshot::SnapshotStore;
 use crate::sandbox::view::WatchEvent;
@@ -38,22 +39,36 @@ pub struct Environment {
 
 /// The processes of all open sandboxes. Locked only to add, remove or list: never across IO.
 #[derive(Clone, Debug, Default)]
-pub struct WatchList(Arc<Mutex<HashMap<ProcessIdentity, Process>>>);
+pub struct WatchList(Arc<Mutex<HashMap<ProcessIdentity, (SandboxKey, Process)>>>);
 
 impl WatchList {
-    pub(super) fn add(&self, process: &Process) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(process.identity(), process.clone());
+    pub(super) fn add(&self, key: &SandboxKey, process: &Process) {
+        self.lock().insert(process.identity(), (key.clone(), process.clone()));
     }
 
     pub(super) fn remove(&self, identity: ProcessIdentity) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&identity);
+        self.lock().remove(&identity);
+    }
+
+    /// Removes what an actor that failed has left behind, once another has told of it: a dead process on the list
+    /// holds up every proof.
+    pub(crate) fn remove_dead_of(&self, key: &SandboxKey) {
+        self.lock().retain(|_, (of, process)| of != key || process.is_alive());
+    }
+
+    /// Removes every process of a sandbox that is no more.
+    pub(crate) fn remove_all_of(&self, key: &SandboxKey) {
+        self.lock().retain(|_, (of, _)| of != key);
     }
 
     /// Whether every process on the list lives.
     pub fn all_live(&self) -> bool {
-        let processes: Vec<Process> =
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        let processes: Vec<Process> = self.lock().values().map(|(_, process)| process.clone()).collect();
         processes.iter().all(Process::is_alive)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<ProcessIdentity, (SandboxKey, Process)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

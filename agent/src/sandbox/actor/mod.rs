@@ -171,6 +171,7 @@ impl Actor for SandboxActor {
 impl State {
     fn feed(&mut self, input: Input, myself: &ActorRef<Message>) {
         let now = self.environment.clock.now();
+        tracing::trace!(sandbox = %self.machine.core().key, ?input, "step");
         let actions = self.machine.step(now, input);
         self.carry_out(actions, now, myself);
     }
@@ -207,7 +208,7 @@ impl State {
             // An actor that is gone needs not be told.
             let _ = myself.cast(Message::Exited(awaited.identity()));
         });
-        self.environment.watch_list.add(&process);
+        self.environment.watch_list.add(&self.machine.core().key, &process);
         self.process = Some((process, watch.abort_handle()));
     }
 
