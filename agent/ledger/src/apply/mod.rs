@@ -1,6 +1,6 @@
 //! Applying records to the open transaction.
 //!
-//! Nothing here begins or commits: [`crate::writer`] does, with a savepoint around each unit.
+//! Nothing here begins, commits or undoes: [`crate::writer`] does.
 
 mod commands;
 mod host;

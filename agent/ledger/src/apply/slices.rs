@@ -31,7 +31,9 @@ const END: &str = "UPDATE sandboxes SET open_seq = NULL, open_state = NULL, open
      open_start_boottime_ns = NULL, ended_unix_ns = coalesce((SELECT end_unix_ns FROM slices \
      WHERE sandbox_pk = ?1 ORDER BY seq DESC LIMIT 1), created_unix_ns) WHERE pk = ?1";
 
-const FORGET_PENDING: &str = "DELETE FROM pending WHERE sandbox_pk = ?1";
+/// Row by row: to delete them at once, SQLite would collect them in a temporary table first, even where there are none.
+const LAST_PENDING: &str = "SELECT max(ord) FROM pending WHERE sandbox_pk = ?1";
+const FORGET_PENDING: &str = "DELETE FROM pending WHERE sandbox_pk = ?1 AND ord = ?2";
 const PENDING: &str = "INSERT INTO pending (sandbox_pk, ord, observation) VALUES (?1, ?2, ?3)";
 
 impl Apply<'_> {
@@ -58,7 +60,11 @@ impl Apply<'_> {
         } else if last > 0 || !batch.slices.is_empty() {
             return Err(LedgerError::rejected("a life that has begun is open or ended"));
         }
-        self.conn.prepare_cached(FORGET_PENDING)?.execute([pk])?;
+        let last_pending: Option<i64> =
+            self.conn.prepare_cached(LAST_PENDING)?.query_row([pk], |row| row.get(0))?;
+        for ord in 0..=last_pending.unwrap_or(-1) {
+            self.conn.prepare_cached(FORGET_PENDING)?.execute((pk, ord))?;
+        }
         for (ord, observation) in (0_i64..).zip(&batch.pending) {
             let json = encode::observation_to_json(observation)?;
             self.conn.prepare_cached(PENDING)?.execute((pk, ord, json))?;

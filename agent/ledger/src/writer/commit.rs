@@ -1,4 +1,8 @@
-//! The writer's thread: everything that waits goes into one transaction, a savepoint around each unit.
+//! The writer's thread: everything that waits goes into one transaction.
+//!
+//! A unit that is refused must leave nothing behind. Nearly none is, and a savepoint around each would copy every
+//! page that the unit touches: so the transaction is tried without them, and once more with them when a unit was
+//! refused after it had changed something.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -37,6 +41,17 @@ struct Failed {
     unit: Option<usize>,
     error: LedgerError,
 }
+
+/// How the units of a transaction are kept apart.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Apart {
+    /// Not at all. Ends at the first unit that would have to be undone.
+    Hoping,
+    /// By a savepoint around each.
+    Savepoints,
+}
+
+type Answers = Vec<Result<Committed, LedgerError>>;
 
 impl Committer {
     pub(super) fn new(conn: Connection, host: HostName, queue: Arc<Queue>) -> Result<Self, LedgerError> {
@@ -122,40 +137,46 @@ impl Committer {
     }
 
     /// One transaction for all the units. Its answers hold only because the commit at its end succeeded.
-    fn transaction(&mut self, units: &[Unit]) -> Result<Vec<Result<Committed, LedgerError>>, Failed> {
-        let mut head = self.head;
-        let applied = self.apply_all(units, &mut head).and_then(|answers| {
-            self.execute("COMMIT").map_err(|error| Failed { unit: None, error })?;
-            Ok(answers)
-        });
-        match applied {
-            Ok(answers) => {
-                self.head = head;
-                Ok(answers)
-            }
-            Err(failed) => {
-                // Some failures end the transaction by themselves.
-                if !self.conn.is_autocommit()
-                    && let Err(error) = self.execute("ROLLBACK")
-                {
-                    tracing::error!(%error, "a failed transaction could not be rolled back");
-                }
-                Err(failed)
-            }
-        }
+    fn transaction(&mut self, units: &[Unit]) -> Result<Answers, Failed> {
+        let answers = match self.try_transaction(units, Apart::Hoping)? {
+            Some(answers) => Some(answers),
+            None => self.try_transaction(units, Apart::Savepoints)?,
+        };
+        answers.ok_or_else(|| {
+            let error = LedgerError::rejected("a unit could not be undone by itself");
+            Failed { unit: None, error }
+        })
     }
 
-    fn apply_all(
-        &self,
-        units: &[Unit],
-        head: &mut Head,
-    ) -> Result<Vec<Result<Committed, LedgerError>>, Failed> {
+    /// `None`: nothing was written, because a unit has to be undone by itself.
+    fn try_transaction(&mut self, units: &[Unit], apart: Apart) -> Result<Option<Answers>, Failed> {
+        let mut head = self.head;
+        let applied = self.apply_all(units, &mut head, apart).and_then(|answers| {
+            if answers.is_some() {
+                self.execute("COMMIT").map_err(|error| Failed { unit: None, error })?;
+            }
+            Ok(answers)
+        });
+        if let Ok(Some(_)) = applied {
+            self.head = head;
+        } else if !self.conn.is_autocommit()
+            // Some failures end the transaction by themselves.
+            && let Err(error) = self.execute("ROLLBACK")
+        {
+            tracing::error!(%error, "a failed transaction could not be rolled back");
+        }
+        applied
+    }
+
+    fn apply_all(&self, units: &[Unit], head: &mut Head, apart: Apart) -> Result<Option<Answers>, Failed> {
         self.execute("BEGIN IMMEDIATE").map_err(|error| Failed { unit: None, error })?;
         let mut answers = Vec::with_capacity(units.len());
         for (index, unit) in units.iter().enumerate() {
             let failed = |error| Failed { unit: Some(index), error };
-            let before = *head;
-            self.execute("SAVEPOINT unit").map_err(failed)?;
+            let (head_before, changes_before) = (*head, self.conn.total_changes());
+            if apart == Apart::Savepoints {
+                self.execute("SAVEPOINT unit").map_err(failed)?;
+            }
             let result = Apply { conn: &self.conn, host: &self.host, head }.unit(&unit.records);
             match result {
                 Err(error) if error.is_environmental() || self.conn.is_autocommit() => {
@@ -163,14 +184,20 @@ impl Committer {
                 }
                 Ok(Committed::Applied { .. }) => {}
                 Ok(Committed::Repeat(_)) | Err(_) => {
-                    self.execute("ROLLBACK TO unit").map_err(failed)?;
-                    *head = before;
+                    if apart == Apart::Savepoints {
+                        self.execute("ROLLBACK TO unit").map_err(failed)?;
+                    } else if self.conn.total_changes() != changes_before {
+                        return Ok(None);
+                    }
+                    *head = head_before;
                 }
             }
-            self.execute("RELEASE unit").map_err(failed)?;
+            if apart == Apart::Savepoints {
+                self.execute("RELEASE unit").map_err(failed)?;
+            }
             answers.push(result);
         }
-        Ok(answers)
+        Ok(Some(answers))
     }
 
     fn execute(&self, sql: &'static str) -> Result<(), LedgerError> {
