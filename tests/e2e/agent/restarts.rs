@@ -90,6 +90,7 @@ async fn a_scale_that_the_agents_death_cut_short_is_resolved_by_what_is_plugged(
     killed_during(&scene, &scale, asked).await;
     restarted(&mut scene).await;
     scene.until("s1", |view| view["memory_bytes"] == 512_u64 << 20).await;
+    connected(&scene).await;
     let resolved = scene.agent.cli(&[&scale[..], &["--json"]].concat()).await.unwrap();
     let outcome = resolved.succeeded().unwrap().json().unwrap();
     assert!(outcome["result"] == "done" || outcome["result"] == "partial", "{outcome}");
