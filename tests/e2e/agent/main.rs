@@ -1,5 +1,10 @@
 //! The agent as it is run: `dormouse agent` and its command line, on scripted and on real QEMU.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on has failed, in its own lines and in those that it shares"
+)]
+
 mod bad_input;
 mod detaching;
 mod full_disk;

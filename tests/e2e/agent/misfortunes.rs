@@ -4,6 +4,9 @@ use dormouse_tests::scripted::{Options, Order};
 
 use crate::scene::{Scene, causes, now_unix_ns};
 
+/// How late a lost connection may be noticed on a busy machine.
+const NOTICED_NS_MAX: i64 = 1_000_000_000;
+
 fn become_(run_state: &str, event: &str) -> Order {
     Order::Become { run_state: run_state.to_owned(), event: event.to_owned() }
 }
@@ -86,7 +89,7 @@ async fn a_stop_that_was_missed_shows_when_the_connection_is_back() {
     // Told in one breath: nobody is connected when it stops.
     qemu.order(&Order::Disconnect).await.unwrap();
     qemu.order(&become_("paused", "STOP")).await.unwrap();
-    let stopped_at = now_unix_ns();
+    let stopped_at = now_unix_ns() + NOTICED_NS_MAX;
     scene.until("s1", |view| view["state"] == "paused").await;
     stopped_by(&scene, stopped_at).await;
 }
@@ -105,6 +108,7 @@ async fn a_stop_while_the_agent_was_down_is_not_billed_as_running() {
 }
 
 /// Nothing after this moment is billed as running, and how long before it may have been is on the slice.
+/// A loss of the connection is noticed as late as the machine is busy, so that the moment has that much room.
 async fn stopped_by(scene: &Scene, stopped_at: i64) {
     let slices = scene.until_slices("s1", |slices| slices.last().unwrap()["state"] == "paused").await;
     let running = &slices[slices.len() - 2];

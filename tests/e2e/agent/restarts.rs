@@ -89,8 +89,8 @@ async fn a_scale_that_the_agents_death_cut_short_is_resolved_by_what_is_plugged(
     let asked = async { qemu.asked("qom-set").await.unwrap() };
     killed_during(&scene, &scale, asked).await;
     restarted(&mut scene).await;
-    let settled = |view: &Value| view["memory_bytes"] == 512_u64 << 20 && view["operation"].is_null();
-    scene.until("s1", settled).await;
+    scene.until("s1", |view| view["memory_bytes"] == 512_u64 << 20).await;
+    connected(&scene).await;
     let resolved = scene.agent.cli(&[&scale[..], &["--json"]].concat()).await.unwrap();
     let outcome = resolved.succeeded().unwrap().json().unwrap();
     assert!(outcome["result"] == "done" || outcome["result"] == "partial", "{outcome}");
