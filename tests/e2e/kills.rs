@@ -4,6 +4,8 @@
 //! is asked for again under its request id, as a control plane would; where the agent says that it was interrupted, it is
 //! asked for anew. Whatever the moment of the kill, the life must come out the same.
 
+#![allow(clippy::unwrap_used, reason = "the functions that tests share are tests, too")]
+
 use std::path::Path;
 use std::time::Duration;
 
