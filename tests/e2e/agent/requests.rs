@@ -141,7 +141,7 @@ async fn a_guest_that_gives_back_only_part_is_a_partial_result_and_billed_for_wh
 }
 
 #[tokio::test]
-async fn a_hung_qemu_delays_no_other_sandbox_and_can_be_destroyed() {
+async fn s1_a_hung_qemu_delays_no_other_sandbox_and_can_be_destroyed() {
     let scene = Scene::new().await;
     let hung = scene.sandbox("hung", &Options::default()).await;
     let _well = scene.sandbox("well", &Options::default()).await;

@@ -112,7 +112,7 @@ fn a_life_that_neither_goes_on_nor_has_ended_is_found() {
 }
 
 #[test]
-fn a_missing_a_changed_and_a_forged_event_are_found() {
+fn l1_a_missing_a_changed_and_a_forged_event_are_found() {
     assert_eq!(
         planted("DELETE FROM outbox WHERE host_seq = 2"),
         [("AUDIT_OUTBOX_GAP", Some(3)), ("AUDIT_EVENT_MISSING", Some(2))]
