@@ -102,16 +102,13 @@ fn turn(driver: &mut Driver, watch: &mut Watch, number: usize, turn: &Turn) {
                 Turn::Fail(_, reason) if !matches!(action, Action::Wait(..)) => Some(*reason),
                 _ => None,
             };
-            match fail {
-                Some(reason) => {
-                    let token = token_of(&action).unwrap_or_else(|| panic!("{action:?}"));
-                    let refusal = Refusal::new(reason, "as the test wants");
-                    driver.feed(Input::Answer(token, Answer::Failed(refusal)));
-                }
-                None => {
-                    watch.durable |= matches!(action, Action::Announce(_, Announcement::Before(..)));
-                    driver.answer_well(action);
-                }
+            if let Some(reason) = fail {
+                let token = token_of(&action).unwrap_or_else(|| panic!("{action:?}"));
+                let refusal = Refusal::new(reason, "as the test wants");
+                driver.feed(Input::Answer(token, Answer::Failed(refusal)));
+            } else {
+                watch.durable |= matches!(action, Action::Announce(_, Announcement::Before(..)));
+                driver.answer_well(action);
             }
         }
         Turn::Tell(name, n) if driver.qemu.is_some() => {

@@ -287,8 +287,10 @@ impl Driver {
                 Action::Reply(id, result) => self.replies.push((id, result)),
                 Action::Retire => self.retired = true,
                 Action::Kill(_) => self.going = true,
-                Action::Disconnect | Action::Publish(_) | Action::RemoveSnapshot(_) => {}
-                Action::Announce(_, Announcement::Reattached(..)) => {}
+                Action::Disconnect
+                | Action::Publish(_)
+                | Action::RemoveSnapshot(_)
+                | Action::Announce(_, Announcement::Reattached(..)) => {}
                 action => self.open.push_back(action),
             }
         }
