@@ -1,5 +1,6 @@
 //! Lives to measure with: sandboxes whose slices are told to a ledger, every one of the same making.
 
+use dormouse::process::ProcessIdentity;
 use dormouse_ledger::{Class, HostName, Ledger, LedgerError, Record, SandboxKey, SandboxSeen, SliceBatch};
 use dormouse_metering::{
     BillingState, BootId, Boundary, Cause, Change, Observation, OpenSlice, Shape, Slice, Stamp,
@@ -24,37 +25,43 @@ pub(crate) struct Life {
 }
 
 impl Life {
-    /// Runs with 1 GiB and two vCPUs. A thousand sandboxes share an org.
+    /// Runs with 1 GiB and two vCPUs since the first hour of 2026. A thousand sandboxes share an org.
     pub(crate) fn begun(number: u32) -> Self {
+        Self::begun_at(number, Stamp { boot: BOOT, boottime_ns: 1_000, wall_ns: BEGAN, uncertainty_ns: 0 })
+    }
+
+    /// The same, since another moment.
+    pub(crate) fn begun_at(number: u32, at: Stamp) -> Self {
         let key = SandboxKey {
             org: format!("org-{:05}", number / 1000),
             sandbox: format!("sandbox-{number:08}"),
-            generation: BEGAN,
+            generation: at.wall_ns,
         };
-        let start = Boundary { unix_ns: BEGAN, uncertainty_ns: 0, cause: Cause::Attach, command: None };
+        let start = Boundary { unix_ns: at.wall_ns, uncertainty_ns: 0, cause: Cause::Attach, command: None };
         let shape = Shape { vcpus_milli: 2000, memory_base_bytes: GIB, ..Shape::default() };
-        let (state, start_boottime_ns) = (BillingState::Running, 1_000);
-        Self { key, open: OpenSlice { seq: 1, state, shape, start, boot: BOOT, start_boottime_ns } }
+        let (state, boot, start_boottime_ns) = (BillingState::Running, at.boot, at.boottime_ns);
+        Self { key, open: OpenSlice { seq: 1, state, shape, start, boot, start_boottime_ns } }
     }
 
-    /// The sandbox's first record. `pid` is how its QEMU would be found again: no such process lives.
+    /// The sandbox's first record.
     pub(crate) fn seen(&self) -> Record {
         Record::SandboxSeen(SandboxSeen {
             key: self.key.clone(),
             plan: "free".to_owned(),
             attachment: self.attachment(),
             lifecycle: "running".to_owned(),
-            created_unix_ns: BEGAN,
+            created_unix_ns: self.key.generation,
         })
     }
 
-    /// As the sandbox's actor keeps it, of a process that has ended: its pid is taken by another, this one.
+    /// As the sandbox's actor keeps it. The process lives: it is this one.
     fn attachment(&self) -> Value {
+        let process = ProcessIdentity::of(std::process::id().cast_signed()).ok();
         json!({
             "qmp_path": format!("/run/dormouse/sandboxes/{}.qmp", self.key.sandbox),
             "pid": std::process::id(),
-            "start_time_ticks": 1,
-            "boot": BOOT.to_string(),
+            "start_time_ticks": process.map_or(1, |process| process.start_time_ticks),
+            "boot": process.map_or(BOOT, |process| process.boot).to_string(),
             "qemu_version": { "major": 10, "minor": 0, "micro": 2 },
         })
     }
