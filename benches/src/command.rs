@@ -108,15 +108,15 @@ impl Agent {
         })
     }
 
-    fn header(&mut self) -> Option<CommandHeader> {
+    fn header(&mut self) -> CommandHeader {
         self.requests += 1;
         let key = Some(SandboxKey { org: "default".to_owned(), sandbox: "measured".to_owned() });
-        Some(CommandHeader { key, request_id: format!("request-{}", self.requests), deadline_ms: 20_000 })
+        CommandHeader { key, request_id: format!("request-{}", self.requests), deadline_ms: 20_000 }
     }
 
     fn attach(&mut self, runtime: &Runtime, qmp: &Path) -> Result<(), Error> {
         let request = AttachRequest {
-            header: self.header(),
+            header: Some(self.header()),
             qmp_path: qmp.display().to_string(),
             plan: "default".to_owned(),
             tags: HashMap::default(),
@@ -126,7 +126,7 @@ impl Agent {
     }
 
     fn toggle(&mut self, runtime: &Runtime, turn: u32) -> Result<Duration, Error> {
-        let request = SandboxRequest { header: self.header() };
+        let request = SandboxRequest { header: Some(self.header()) };
         let watch = Stopwatch::start();
         if turn.is_multiple_of(2) {
             runtime.block_on(self.client.pause(request))?;
@@ -138,7 +138,7 @@ impl Agent {
 
     fn scale(&mut self, runtime: &Runtime, turn: u32) -> Result<Duration, Error> {
         let memory_bytes = BASE_BYTES + GIB * u64::from(1 - turn % 2);
-        let request = ScaleRequest { header: self.header(), memory_bytes };
+        let request = ScaleRequest { header: Some(self.header()), memory_bytes };
         let watch = Stopwatch::start();
         runtime.block_on(self.client.scale(request))?;
         Ok(watch.wall())

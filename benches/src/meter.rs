@@ -11,6 +11,9 @@ use crate::{Error, Size, allocations};
 const RUNS: usize = 7;
 
 /// Observations that change something, sealed after every so many; beside them the same observations, only made.
+///
+/// # Panics
+/// Where what was measured is not what was to be done: a figure for it would be a lie.
 pub fn run(size: Size) -> Result<Vec<Row>, Error> {
     let observations = size.pick(2_000_u32, 5_000_000);
     let mut rows = Vec::new();

@@ -70,7 +70,7 @@ fn start(config: &Config, path: &Path, sandboxes: u32) -> Result<[Duration; 3], 
         let running = host::start(config, &ledger).await?;
         running.handle.list(Some("no-such-org"));
         let ready = watch.wall();
-        while running.handle.list(None).len() < sandboxes as usize && watch.wall() < Duration::from_secs(60) {
+        while running.handle.list(None).len() < sandboxes as usize && watch.wall() < Duration::from_mins(1) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         let listed = watch.wall();

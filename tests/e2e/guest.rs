@@ -41,7 +41,8 @@ async fn dropping_a_guest_ends_its_qemu_and_no_other() {
     let first = Guest::launch(&spec, "first", folder.path(), folder.path()).await.unwrap();
     let second = Guest::launch(&spec, "second", folder.path(), folder.path()).await.unwrap();
     drop(first);
-    assert_eq!(second.pids().len(), 1);
+    let lives = async || wait::unless(second.pids().len() == 1, || format!("{:?}", second.pids()));
+    wait::until("the second QEMU to be seen", DEADLINE, lives).await.unwrap();
     second.kill9().await.unwrap();
     assert_eq!(second.pids(), []);
 }
