@@ -1,12 +1,12 @@
 //! Takes up the sandboxes that the ledger knows, after a restart of the agent or of one actor.
 
 use dormouse_ledger::{CommandRow, LedgerError, Reader, Recovery, SandboxRow, Snapshot, SnapshotState};
-use dormouse_metering::{BillingState, Cause, Change, Meter, Observation, Shape, Stamp};
+use dormouse_metering::{BillingState, Meter, Shape};
 
 use crate::process::Process;
 use crate::sandbox::actor::Attachment;
 use crate::sandbox::command::{Command, Request, SandboxKey};
-use crate::sandbox::machine::{Core, Phase, Recovered, Settings};
+use crate::sandbox::machine::{Core, Phase, Recovered, Settings, last_sign};
 use crate::sandbox::snapshot::Manifest;
 use crate::sandbox::view::SandboxView;
 
@@ -84,39 +84,13 @@ fn take_up(
     let ran = row.lifecycle == BillingState::Running.name();
     let mut view = SandboxView::gone(key);
     (view.plan, view.generation) = (row.plan.clone(), row.key.generation);
-    let last_proof = last_proof(row, recovery.proof);
+    let last_proof = last_sign(recovery.proof, row.open.as_ref(), &row.pending);
     Some(Found { recovered: Recovered { core, unfinished, saved, ran, last_proof }, view, process })
 }
 
 /// What the sandbox held when the ledger last heard of it.
 fn holding(row: &SandboxRow) -> Option<(Shape, BillingState)> {
     Meter::resume(row.open.clone(), row.pending.iter().cloned()).ok()?.holding()
-}
-
-/// The last stamp at which the process is known to have existed: what was seen of it proves it as well.
-fn last_proof(row: &SandboxRow, of_host: Option<Stamp>) -> Option<Stamp> {
-    // The passing of an hour is no sign of life.
-    let marks = [Cause::Hour, Cause::Tick, Cause::ClockStep, Cause::HostBoot];
-    let opened = row.open.as_ref().filter(|open| !marks.contains(&open.start.cause)).map(|open| Stamp {
-        boot: open.boot,
-        boottime_ns: open.start_boottime_ns,
-        wall_ns: open.start.unix_ns,
-        uncertainty_ns: 0,
-    });
-    let of_qemu = |seen: &&Observation| {
-        !matches!(seen.change, Change::Mark | Change::Ended | Change::State(BillingState::Lost))
-    };
-    let seen = row.pending.iter().filter(of_qemu);
-    let proofs = seen.map(|observation| observation.at).chain(opened).chain(of_host);
-    // Within a boot by its clock; between boots, of which the younger one counts, by the wall's.
-    proofs.reduce(|last, proof| {
-        let later = if proof.boot == last.boot {
-            proof.boottime_ns > last.boottime_ns
-        } else {
-            proof.wall_ns > last.wall_ns
-        };
-        if later { proof } else { last }
-    })
 }
 
 fn complete(mut snapshots: Vec<Snapshot>) -> Option<Manifest> {

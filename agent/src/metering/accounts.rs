@@ -7,6 +7,12 @@ use dormouse_metering::{
     BillingState, Cause, Change, Meter, Observation, OpenSlice, Refused, Shape, Stamp, hour,
 };
 
+/// QEMU cuts its timestamps to whole microseconds: a stamp that is no less certain is its own word.
+const QEMU_STAMP_NS: u64 = 1_000;
+
+/// For how long a process that quits may still be there when its guest is not.
+const QUITTING_NS: u64 = 100_000_000;
+
 /// One sandbox's meter.
 #[derive(Debug)]
 struct Account {
@@ -67,7 +73,7 @@ impl Accounts {
         mut observation: Observation,
         now: Stamp,
     ) -> Result<Option<Record>, Refused> {
-        self.bound_by_proof(&mut observation);
+        self.bound_by_proof(key, &mut observation);
         // With its QEMU gone, nothing that is stamped before can still arrive.
         let last_word = matches!(observation.change, Change::Ended | Change::State(BillingState::Hibernated));
         let account =
@@ -170,10 +176,15 @@ impl Accounts {
     }
 
     /// A process cannot have ended before it was last verified to exist.
-    fn bound_by_proof(&self, observation: &mut Observation) {
+    fn bound_by_proof(&self, key: &SandboxKey, observation: &mut Observation) {
         let Some(proof) = self.proof.filter(|proof| proof.boot == observation.at.boot) else { return };
-        if observation.change == Change::Ended {
-            let since_proof_ns = observation.at.boottime_ns.saturating_sub(proof.boottime_ns);
+        // A stamp of QEMU's own is when the guest ended: its process is there for a moment longer.
+        let by_exit = observation.at.uncertainty_ns > QEMU_STAMP_NS;
+        let exits = observation.change == Change::Ended && observation.cause != Cause::Detach;
+        // A guest that is not heard may have stood for long before its process ended.
+        let heard = !self.out_of_sight.contains(key);
+        if heard && exits && by_exit && proof.boottime_ns < observation.at.boottime_ns {
+            let since_proof_ns = observation.at.boottime_ns - proof.boottime_ns + QUITTING_NS;
             observation.at.uncertainty_ns = observation.at.uncertainty_ns.min(since_proof_ns);
         }
     }

@@ -22,7 +22,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 use tokio::task::AbortHandle;
 
 use super::command::{Command, Outcome};
-use super::machine::{Core, Input, Link, Phase, Recovered, Sandbox, Token};
+use super::machine::{Core, Input, Recovered, Sandbox, Token};
 use super::refusal::Refusal;
 use super::snapshot::Draft;
 use super::view::SandboxView;
@@ -79,6 +79,8 @@ pub struct State {
     link: Option<link::Link>,
     links_made: u64,
     process: Option<(Process, AbortHandle)>,
+    /// A process that has exited, of which the machine has yet to take note.
+    gone: Option<ProcessIdentity>,
     /// The QEMU that this actor has started.
     launched: Option<Launched>,
     waiting: HashMap<String, Vec<oneshot::Sender<Answered>>>,
@@ -116,6 +118,7 @@ impl Actor for SandboxActor {
             link: None,
             links_made: 0,
             process: None,
+            gone: None,
             launched: None,
             waiting: HashMap::new(),
             draft: None,
@@ -146,6 +149,7 @@ impl Actor for SandboxActor {
                 if state.link.as_ref().is_some_and(|link| link.number == number) {
                     state.link = None;
                     state.feed(Input::Disconnected, &myself);
+                    state.forget_gone();
                 }
             }
             Message::Exited(identity) => {
@@ -153,9 +157,9 @@ impl Actor for SandboxActor {
                     if let Some(launched) = state.launched.take() {
                         state.feed(Input::LastWords(launched.log_tail()), &myself);
                     }
+                    state.gone = Some(identity);
                     state.feed(Input::Exited, &myself);
-                    // Only now: a proof of life must not get ahead of the news that this process is gone.
-                    state.environment.watch_list.remove(identity);
+                    state.forget_gone();
                 }
             }
         }
@@ -164,6 +168,9 @@ impl Actor for SandboxActor {
 
     async fn post_stop(&self, _: ActorRef<Message>, state: &mut State) -> Result<(), ActorProcessingErr> {
         state.release();
+        if let Some(identity) = state.gone.take() {
+            state.environment.watch_list.remove(identity);
+        }
         Ok(())
     }
 }
@@ -187,15 +194,18 @@ impl State {
 
     /// Tells the metering actor when QEMU is lost or found. It comes after what was observed in the same step.
     fn tell_sight(&mut self) {
-        let core = self.machine.core();
-        let seen = match core.phase {
-            Phase::Attached => core.link == Link::Up,
-            Phase::Hibernated => true,
-            Phase::New | Phase::Ended => return,
-        };
+        let Some(seen) = self.machine.core().in_sight() else { return };
         if self.in_sight != Some(seen) {
             self.in_sight = Some(seen);
             self.tell_metering(crate::metering::Message::InSight(self.ledger_key(), seen));
+        }
+    }
+
+    /// Forgets a process that has exited, once the machine has: what QEMU said at the last may still be on its way, and
+    /// a proof of life must not get ahead of the news that the process is gone.
+    fn forget_gone(&mut self) {
+        if let Some(identity) = self.gone.take_if(|identity| self.machine.core().process != Some(*identity)) {
+            self.environment.watch_list.remove(identity);
         }
     }
 

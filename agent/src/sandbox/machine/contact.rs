@@ -8,6 +8,12 @@ use crate::process::ProcessIdentity;
 use crate::sandbox::facts::Survey;
 use crate::sandbox::refusal::Reason;
 
+/// QEMU holds a size event back for a second.
+const HELD_BACK_NS: u64 = 1_100_000_000;
+
+/// How long after a connection's end it may be seen.
+const END_SEEN_NS: u64 = 50_000_000;
+
 impl Core {
     /// Takes the answers that no command waits for. True when QMP answers again.
     pub(super) fn answer(
@@ -19,7 +25,8 @@ impl Core {
     ) -> bool {
         if matches!(answer, Answer::Returned(_) | Answer::Surveyed(..)) {
             self.silence_ns = self.contact_gap_ns(now);
-            self.contact = Some(now);
+            // Whatever QEMU told before it read the question has arrived.
+            self.heard(self.answered.unwrap_or(now));
         }
         if let Some((asked, at)) = self.status_asked
             && asked == token
@@ -30,6 +37,13 @@ impl Core {
         }
         if let Some(resync) = self.resync.take_if(|resync| resync.token == token) {
             self.resynced(now, resync, answer, actions);
+            return false;
+        }
+        if self.memory_asked == Some(token) {
+            self.memory_asked = None;
+            if let Answer::Returned(devices) = answer {
+                self.learn_memory(now, devices, actions);
+            }
             return false;
         }
         match self.link {
@@ -58,10 +72,7 @@ impl Core {
 
     /// The connection is gone. The process may live: only its exit ends the sandbox.
     pub(super) fn disconnected(&mut self, now: Stamp, actions: &mut Vec<Action>) {
-        if self.link == Link::Up {
-            // Until now nothing has happened that QEMU has not told of.
-            self.contact = Some(now);
-        }
+        self.heard_to_the_end(now);
         if self.phase == Phase::Attached && self.process.is_some() {
             self.connect(0, actions);
         } else {
@@ -127,6 +138,10 @@ impl Core {
         let reported = survey.folded().map(RunState::billing_state).filter(|_| !owned);
         let state = reported.unwrap_or(self.state);
         self.found(at, survey.clone(), process);
+        self.observe(at, Change::State(state), (Cause::Resync, None), actions);
+        // A size event that QEMU held back when the contact was lost is older than that.
+        let since_ns = at.uncertainty_ns.saturating_add(HELD_BACK_NS);
+        let at = at.uncertain_by(since_ns.min(at.boottime_ns));
         self.observe(at, Change::Holds(survey.shape(), state), (Cause::Resync, None), actions);
         actions.push(Action::Publish(Notice::Changed("resync")));
     }
@@ -136,9 +151,26 @@ impl Core {
         self.link = Link::Up;
         self.process = Some(process);
         self.survey = Some(survey);
-        self.memory_known = Some(now);
-        self.contact = Some(now);
+        self.memory_known = self.answered.or(Some(now));
+        // Whether QEMU held an event back before it was asked is not known.
+        self.memory_told = self.memory_known;
+        self.heard(self.answered.unwrap_or(now));
         self.shutdown = None;
+    }
+
+    /// The connection has ended in order: all that QEMU told over it has arrived.
+    pub(super) fn heard_to_the_end(&mut self, now: Stamp) {
+        if self.link == Link::Up {
+            self.heard(now.earlier_by(END_SEEN_NS));
+        }
+    }
+
+    /// Everything that QEMU told until then has arrived.
+    pub(super) fn heard(&mut self, until: Stamp) {
+        let newer = |had: Stamp| had.boot != until.boot || had.boottime_ns < until.boottime_ns;
+        if self.contact.is_none_or(newer) {
+            self.contact = Some(until);
+        }
     }
 
     /// The process is gone, whatever that means for the sandbox.
@@ -169,7 +201,8 @@ impl Core {
     }
 
     pub(super) fn contact_gap_ns(&self, now: Stamp) -> u64 {
-        self.contact.map_or(0, |contact| now.boottime_ns.saturating_sub(contact.boottime_ns))
+        let contact = self.contact.filter(|contact| contact.boot == now.boot);
+        contact.map_or(now.boottime_ns, |contact| now.boottime_ns.saturating_sub(contact.boottime_ns))
     }
 
     fn learn_status(&mut self, at: Stamp, answer: &Answer, actions: &mut Vec<Action>) {

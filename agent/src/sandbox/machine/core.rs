@@ -1,5 +1,6 @@
 //! What is known of a sandbox, apart from the command under way.
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
 
 use dormouse_metering::{BillingState, Cause, Change, CommandId, Observation, Shape, Stamp};
@@ -10,6 +11,9 @@ use crate::sandbox::command::{Method, SandboxKey};
 use crate::sandbox::facts::Survey;
 use crate::sandbox::hibernation;
 use crate::sandbox::snapshot::Manifest;
+
+/// How many questions are remembered. An operation has one open, the core a few of its own.
+const ASKED_MAX: usize = 32;
 
 /// Where a sandbox is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,12 +117,18 @@ pub struct Core {
     pub(super) settings: Settings,
     /// When its memory was last known from QEMU.
     pub(super) memory_known: Option<Stamp>,
-    /// When QEMU last gave a sign.
+    /// The question for the memory that a reset has raised.
+    pub(super) memory_asked: Option<Token>,
+    /// The last size event's stamp.
+    pub(super) memory_told: Option<Stamp>,
+    /// Through when everything that QEMU told has arrived.
     pub(super) contact: Option<Stamp>,
     /// Why memory changes now: the last command or reset that set it going.
     pub(super) memory_cause: (Cause, Option<CommandId>),
     /// Through when the process is known to have lived, where it ended unseen.
     pub(super) last_proof: Option<Stamp>,
+    /// Whether QEMU told something that could not be recorded yet.
+    pub(super) missed: bool,
     /// When QEMU said that it shuts down.
     pub(super) shutdown: Option<Stamp>,
     pub(super) status_asked: Option<(Token, Stamp)>,
@@ -126,6 +136,12 @@ pub struct Core {
     pub(super) resync: Option<Resync>,
     /// How long QEMU had given no sign before the last one.
     pub(super) silence_ns: u64,
+    /// The time of the step that is being taken.
+    pub(super) now: Option<Stamp>,
+    /// When each action that has no answer yet was asked for: what an answer says was so at some time since.
+    asked: VecDeque<(Token, Stamp)>,
+    /// When what has been answered last was asked for.
+    pub(super) answered: Option<Stamp>,
     next_token: u64,
 }
 
@@ -148,6 +164,9 @@ impl Core {
             progress: (0, 0),
             settings,
             memory_known: None,
+            memory_told: None,
+            memory_asked: None,
+            missed: false,
             contact: None,
             memory_cause: (Cause::Resize, None),
             last_proof: None,
@@ -155,6 +174,9 @@ impl Core {
             status_asked: None,
             resync: None,
             silence_ns: 0,
+            now: None,
+            asked: VecDeque::new(),
+            answered: None,
             next_token: 1,
         }
     }
@@ -164,9 +186,32 @@ impl Core {
         matches!(self.phase, Phase::Ended | Phase::New)
     }
 
+    /// Whether all that becomes of it is heard, or there is nothing to hear. Until then nothing of it may become
+    /// final. `None` where there is no life.
+    pub fn in_sight(&self) -> Option<bool> {
+        match self.phase {
+            Phase::Attached => Some(self.link == Link::Up && self.resync.is_none()),
+            Phase::Hibernated => Some(true),
+            Phase::New | Phase::Ended => None,
+        }
+    }
+
     pub(super) fn token(&mut self) -> Token {
         self.next_token += 1;
-        Token(self.next_token)
+        let token = Token(self.next_token);
+        if self.asked.len() == ASKED_MAX {
+            self.asked.pop_front();
+        }
+        self.asked.extend(self.now.map(|now| (token, now)));
+        token
+    }
+
+    /// Notes that an action was answered, and when it had been asked for.
+    pub(super) fn note_answered(&mut self, now: Stamp, token: Token) {
+        let index = self.asked.iter().position(|(asked, _)| *asked == token);
+        let asked = index.and_then(|index| self.asked.remove(index)).map(|(_, at)| at);
+        // An answer to what was asked too long ago to be remembered says nothing of what was since.
+        self.answered = asked.or_else(|| self.asked.front().map(|(_, at)| *at)).or(Some(now));
     }
 
     /// Tells the meter, unless it is what the sandbox holds already.

@@ -43,7 +43,7 @@ pub use action::{Action, Announcement, Launch, Notice, QmpCommand, SnapshotRemov
 pub use core::{Core, Link, Phase, Settings};
 pub use input::{Answer, Input, QemuEvent};
 pub(super) use operations::internal_tag;
-pub use recovery::Recovered;
+pub use recovery::{Recovered, last_sign};
 
 use dormouse_metering::{CommandId, Stamp};
 
@@ -63,6 +63,10 @@ pub struct Sandbox {
     saved: Option<Manifest>,
     /// After a restart: whether the guest ran when the unfinished command began.
     ran: bool,
+    /// QEMU's process is gone, and what it sent before has not all arrived.
+    exit_seen: bool,
+    /// Commands that a destroy overtook while their outcome was being recorded.
+    outgoing: Vec<(Token, Command, Result<Outcome, Refusal>)>,
 }
 
 /// A command between its intent and its outcome.
@@ -86,7 +90,7 @@ enum Stage {
 impl Sandbox {
     /// A sandbox of which nothing is known yet but where its QMP socket is.
     pub fn new(core: Core) -> Self {
-        Self { core, underway: None, saved: None, ran: false }
+        Self { core, underway: None, saved: None, ran: false, exit_seen: false, outgoing: Vec::new() }
     }
 
     /// What is known of the sandbox.
@@ -109,20 +113,27 @@ impl Sandbox {
     /// Takes one input at a time and says what is to be done.
     pub fn step(&mut self, now: Stamp, input: Input) -> Vec<Action> {
         let mut actions = Vec::new();
+        self.core.now = Some(now);
         match input {
             Input::Command(command) => self.command(now, command, &mut actions),
             Input::Answer(token, answer) => self.answer(now, token, answer, &mut actions),
             Input::Event(event) => {
                 let claim = self.claim(&event);
-                self.core.event(now, &event, claim, &mut actions);
+                self.core.event(&event, claim, &mut actions);
                 self.work(now, &mut actions, |operation, cx| operation.event(cx, &event));
             }
             Input::Gap => self.core.resync(&mut actions),
+            Input::Disconnected if self.exit_seen => {
+                self.core.heard_to_the_end(now);
+                self.exited(now, &mut actions);
+            }
             Input::Disconnected => {
                 self.core.disconnected(now, &mut actions);
                 self.work(now, &mut actions, |operation, cx| operation.disconnected(cx));
             }
             Input::LastWords(words) => self.core.last_words = Some(words),
+            // What QEMU said at the last, when it shut down above all, comes before the end of its connection.
+            Input::Exited if self.core.link == Link::Up => self.exit_seen = true,
             Input::Exited => self.exited(now, &mut actions),
         }
         actions
@@ -142,11 +153,21 @@ impl Sandbox {
             Verdict::Join => {}
             Verdict::Deny(refusal) => actions.push(Action::Reply(command.request_id, Err(refusal))),
             Verdict::Accept => self.begin(now, command, actions),
+            Verdict::Overtake if self.is_launching() => {
+                let refusal =
+                    Refusal::new(Reason::OperationUnderWay, "QEMU is being started; ask again at once");
+                actions.push(Action::Reply(command.request_id, Err(refusal)));
+            }
             Verdict::Overtake => {
                 self.overtake(now, actions);
                 self.begin(now, command, actions);
             }
         }
+    }
+
+    fn is_launching(&self) -> bool {
+        let stage = self.underway.as_ref().map(|underway| &underway.stage);
+        matches!(stage, Some(Stage::Working(operation)) if !operation.may_be_overtaken())
     }
 
     fn begin(&mut self, now: Stamp, command: Command, actions: &mut Vec<Action>) {
@@ -166,7 +187,12 @@ impl Sandbox {
     fn overtake(&mut self, now: Stamp, actions: &mut Vec<Action>) {
         let Some(underway) = self.underway.take() else { return };
         let refusal = Refusal::new(Reason::Overtaken, "a destroy overtook this operation");
-        if !matches!(underway.stage, Stage::Intending(_)) {
+        if let (Stage::Concluding(result), Some(token)) = (&underway.stage, underway.waiting) {
+            // It is over, and its outcome is on its way to the ledger: that is what its caller is told.
+            return self.outgoing.push((token, underway.command, result.clone()));
+        }
+        let recorded = !matches!(underway.command.request, Request::Attach { .. });
+        if recorded && !matches!(underway.stage, Stage::Intending(_)) {
             let token = self.core.token();
             let after = Announcement::After(underway.command.clone(), now, Err(refusal.clone()));
             actions.push(Action::Announce(token, after));
@@ -175,11 +201,19 @@ impl Sandbox {
     }
 
     fn answer(&mut self, now: Stamp, token: Token, answer: Answer, actions: &mut Vec<Action>) {
+        self.core.note_answered(now, token);
+        if let Some(index) = self.outgoing.iter().position(|(awaited, ..)| *awaited == token) {
+            let (_, command, result) = self.outgoing.remove(index);
+            let result = if let Answer::Failed(refusal) = answer { Err(refusal) } else { result };
+            actions.push(Action::Reply(command.request_id, result));
+            return;
+        }
         if self.core.answer(now, token, &answer, actions) {
             self.recover(now, actions);
             self.work(now, actions, |operation, cx| operation.reconnected(cx));
             return;
         }
+        self.recover_unreachable(now, actions);
         let Some(underway) = self.underway.as_mut().filter(|underway| underway.waiting == Some(token)) else {
             return;
         };
@@ -258,6 +292,7 @@ impl Sandbox {
     }
 
     fn exited(&mut self, now: Stamp, actions: &mut Vec<Action>) {
+        self.exit_seen = false;
         self.core.process_gone();
         if self.recover_without_process(now, actions) {
             return;

@@ -9,8 +9,10 @@
 //! | hibernate | called off, the guest goes on | done if the snapshot is recorded, else died | done |
 //! | wake | done if the guest runs, else its QEMU is ended | - | interrupted |
 //! | destroy, detach | begun again | done | begun again |
+//!
+//! Where QEMU lives and does not answer, a destroy kills it, and so does a hibernation whose snapshot is recorded.
 
-use dormouse_metering::{BillingState, Cause, Change, CommandId, Stamp};
+use dormouse_metering::{BillingState, Cause, Change, CommandId, Observation, OpenSlice, Stamp};
 
 use super::core::{Core, Link, Phase};
 use super::operations::{self, Operation};
@@ -18,6 +20,12 @@ use super::{Action, Notice, Sandbox, SnapshotRemoval, Stage, Underway};
 use crate::sandbox::command::{Command, CommandResult, Outcome, Request};
 use crate::sandbox::refusal::{Reason, Refusal};
 use crate::sandbox::snapshot::Manifest;
+
+/// QEMU holds a size event back for up to a second; the rest is for its way into the ledger.
+const UNTOLD_NS: u64 = 2_000_000_000;
+
+/// How often QMP is tried before an unfinished end is brought about without it.
+const ATTEMPTS_MAX: u32 = 6;
 
 /// What the ledger says of a sandbox when the agent starts.
 #[derive(Debug)]
@@ -32,6 +40,31 @@ pub struct Recovered {
     pub ran: bool,
     /// Through when the process is known to have lived, where it is gone now.
     pub last_proof: Option<Stamp>,
+}
+
+/// The last sign of a process's life that is durable: the host's proof, or what was seen of it since.
+pub fn last_sign(proof: Option<Stamp>, open: Option<&OpenSlice>, pending: &[Observation]) -> Option<Stamp> {
+    // The passing of an hour is no sign of life.
+    let marks = [Cause::Hour, Cause::Tick, Cause::ClockStep, Cause::HostBoot];
+    let opened = open.filter(|open| !marks.contains(&open.start.cause)).map(|open| Stamp {
+        boot: open.boot,
+        boottime_ns: open.start_boottime_ns,
+        wall_ns: open.start.unix_ns,
+        uncertainty_ns: 0,
+    });
+    let of_qemu = |seen: &&Observation| {
+        !matches!(seen.change, Change::Mark | Change::Ended | Change::State(BillingState::Lost))
+    };
+    let seen = pending.iter().filter(of_qemu).map(|seen| seen.at.uncertain_by(0));
+    // Within a boot by its clock; between boots, of which the younger one counts, by the wall's.
+    opened.into_iter().chain(seen).chain(proof).reduce(|last, sign| {
+        let later = if sign.boot == last.boot {
+            sign.boottime_ns > last.boottime_ns
+        } else {
+            sign.wall_ns > last.wall_ns
+        };
+        if later { sign } else { last }
+    })
 }
 
 /// How an unfinished command goes on.
@@ -53,13 +86,12 @@ impl Sandbox {
             // What the guest goes on to plug or give back is this command's doing, whoever hears of it.
             core.memory_cause = (Cause::Scale, Some(CommandId::new(&command.request_id)));
         }
-        let mut sandbox = Self { core, underway, saved: recovered.saved, ran: recovered.ran };
+        let mut sandbox = Self { underway, saved: recovered.saved, ran: recovered.ran, ..Self::new(core) };
+        sandbox.core.now = Some(now);
+        // What happened shortly before the last proof may not have been told yet.
+        sandbox.core.contact = recovered.last_proof.map(|proof| proof.earlier_by(UNTOLD_NS));
         match (sandbox.core.phase, process_lives) {
-            (Phase::Attached, true) => {
-                // What happened since nobody knows yet.
-                sandbox.core.contact = recovered.last_proof.filter(|proof| proof.boot == now.boot);
-                sandbox.core.connect(0, &mut actions);
-            }
+            (Phase::Attached, true) => sandbox.core.connect(0, &mut actions),
             (Phase::Attached, false) => {
                 sandbox.core.last_proof = recovered.last_proof;
                 actions.extend(sandbox.step(now, super::Input::Exited));
@@ -114,6 +146,20 @@ impl Sandbox {
             }
         }
         true
+    }
+
+    /// The process lives and QMP does not answer: what was to end it ends it all the same. It may have been told
+    /// to quit before, and hang in that.
+    pub(super) fn recover_unreachable(&mut self, now: Stamp, actions: &mut Vec<Action>) {
+        let Link::Connecting(_, failed) = self.core.link else { return };
+        let Some(Underway { command, stage: Stage::Recovering, .. }) = self.underway.as_ref() else { return };
+        match command.request {
+            Request::Destroy | Request::Detach if failed >= ATTEMPTS_MAX => self.recover(now, actions),
+            Request::Hibernate { .. } if failed == ATTEMPTS_MAX && self.saved.is_some() => {
+                actions.extend(self.core.process.map(Action::Kill));
+            }
+            _ => {}
+        }
     }
 
     fn resolve(&self, request: &Request) -> Resolution {
@@ -173,6 +219,8 @@ impl Core {
     ) {
         let proof = self.last_proof.take().unwrap_or(now);
         self.link = Link::None;
+        // A stop shortly before may have been on its way to the ledger: it counts for the customer.
+        let proof = proof.uncertain_by(UNTOLD_NS.min(proof.boottime_ns));
         self.observe(proof, Change::State(BillingState::Lost), (Cause::ProofEnded, None), actions);
         self.observe(now, Change::Ended, cause, actions);
         self.phase = Phase::Ended;

@@ -4,3 +4,4 @@
 mod anything;
 mod driver;
 mod paths;
+mod table;

@@ -54,6 +54,12 @@ impl Draft {
         }
     }
 
+    /// One that nothing is behind, for whoever reads only its path and its number.
+    #[cfg(test)]
+    pub(crate) fn imaginary(spec: DraftSpec<'_>) -> Self {
+        Self::new(Path::new("/snapshots"), spec, spec.ordinal_min)
+    }
+
     /// Which of the sandbox's snapshots it will be.
     pub fn ordinal(&self) -> u64 {
         self.ordinal

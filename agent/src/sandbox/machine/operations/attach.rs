@@ -53,6 +53,8 @@ impl Procedure for Attach {
                 if cx.core.link != Link::Up {
                     // QMP was lost meanwhile, when there was nothing yet to connect again for.
                     cx.core.connect(0, cx.actions);
+                } else if cx.core.missed {
+                    cx.core.resync(cx.actions);
                 }
                 done(format!("{} is attached", cx.core.key))
             }

@@ -6,16 +6,16 @@
 //!                      └────────────┴────── Undoing ◀─────┴───────────┘        Killing ─▶ done
 //!                                            │ cont
 //!                                            ▼
-//!                                  failed, the guest runs on
+//!                  failed, and the guest runs on as soon as QEMU says so
 //! ```
 
-use dormouse_metering::{BillingState, Cause, Change};
+use dormouse_metering::{BillingState, Cause, Change, Stamp};
 
 use super::transfer::{Transfer, Turn, internal_tag};
-use super::{Answer, Context, Flow, Procedure, done, failed, is_unsure, out_of_place};
+use super::{Answer, Context, Flow, Procedure, done, failed, is_unsure, out_of_place, status_of};
 use crate::sandbox::command::{Method, MethodChoice};
 use crate::sandbox::hibernation;
-use crate::sandbox::machine::core::Phase;
+use crate::sandbox::machine::core::{Link, Phase};
 use crate::sandbox::machine::{Action, Announcement, SnapshotRemoval};
 use crate::sandbox::refusal::{Reason, Refusal};
 use crate::sandbox::snapshot::Manifest;
@@ -28,7 +28,12 @@ pub(super) struct Hibernate {
     /// Whether the guest ran before, and so runs on if saving fails.
     ran: bool,
     step: Step,
+    /// How often the guest was told to go on, and when last.
+    told: (u32, Option<Stamp>),
 }
+
+/// How often a guest is told to go on after a save that failed.
+const CONT_MAX: u32 = 3;
 
 #[derive(Debug)]
 enum Step {
@@ -46,7 +51,14 @@ enum Step {
 
 impl Hibernate {
     pub(super) fn new(choice: MethodChoice) -> Self {
-        Self { choice, method: Method::Internal, why: String::new(), ran: false, step: Step::AskingMemory }
+        Self {
+            choice,
+            method: Method::Internal,
+            why: String::new(),
+            ran: false,
+            step: Step::AskingMemory,
+            told: (0, None),
+        }
     }
 
     /// One whose save was interrupted: what it has begun is called off, and the guest goes on.
@@ -61,7 +73,9 @@ impl Hibernate {
     }
 
     fn prepare(&mut self, cx: &mut Context<'_>) -> Flow {
-        cx.observe(cx.now, Change::State(BillingState::Hibernating), Cause::Hibernate);
+        // Where its STOP was lost, the guest stands since some time after it was told to.
+        let at = cx.since_asked();
+        cx.observe(at, Change::State(BillingState::Hibernating), Cause::Hibernate);
         self.step = Step::Preparing;
         cx.ask(|token| Action::PrepareSnapshot(token, self.method))
     }
@@ -106,14 +120,54 @@ impl Hibernate {
     fn undo(&mut self, cx: &mut Context<'_>, why: Refusal) -> Flow {
         cx.actions.push(Action::RemoveSnapshot(SnapshotRemoval::Draft));
         let reason = if is_unsure(&why) { why.reason } else { Reason::SaveFailed };
-        let message = format!("saving failed and the guest goes on: {}", why.message);
+        let then = if self.ran { "goes on" } else { "stays paused" };
+        let message = format!("saving failed and the guest {then}: {}", why.message);
         let refusal = Refusal { reason, message, metadata: why.metadata };
         if !self.ran {
             cx.observe(cx.now, Change::State(BillingState::Paused), Cause::HibernateFailed);
             return failed(refusal);
         }
+        self.go_on(cx, refusal)
+    }
+
+    fn go_on(&mut self, cx: &mut Context<'_>, refusal: Refusal) -> Flow {
         self.step = Step::Undoing(refusal);
+        if cx.core.link != Link::Up {
+            return Flow::Wait;
+        }
+        self.told = (self.told.0 + 1, self.told.1.or(Some(cx.now)));
         cx.query("cont")
+    }
+
+    /// Whether the guest goes on is what QEMU says of it, not what it was told.
+    fn gone_on(&mut self, cx: &mut Context<'_>, refusal: Refusal, answer: &Answer) -> Flow {
+        let status = match answer {
+            Answer::Returned(value) => status_of(value),
+            _ => None,
+        };
+        match (status, answer) {
+            (None, Answer::Failed(unsure)) if is_unsure(unsure) => {
+                self.step = Step::Undoing(refusal);
+                cx.wait(cx.core.settings.poll_max_ms)
+            }
+            (Some(BillingState::Running), _) => {
+                let told_ns = self.told.1.map_or(0, |told| told.boottime_ns);
+                let at = cx.now.uncertain_by(cx.now.boottime_ns.saturating_sub(told_ns));
+                cx.observe(at, Change::State(BillingState::Running), Cause::HibernateFailed);
+                failed(refusal)
+            }
+            (Some(_), _) if self.told.0 < CONT_MAX => self.go_on(cx, refusal),
+            (Some(state), _) => {
+                cx.observe(cx.now, Change::State(state), Cause::HibernateFailed);
+                let message = format!("{}; but QEMU does not continue it: it is {state}", refusal.message);
+                failed(Refusal { message: message.replacen(" and the guest goes on", "", 1), ..refusal })
+            }
+            (None, _) if cx.core.state == BillingState::Running => failed(refusal),
+            (None, _) => {
+                self.step = Step::Undoing(refusal);
+                if cx.core.link == Link::Up { cx.query("query-status") } else { Flow::Wait }
+            }
+        }
     }
 }
 
@@ -171,8 +225,8 @@ impl Procedure for Hibernate {
                 cx.wait(cx.core.settings.quit_ms)
             }
             (Step::Quitting(manifest), Answer::Failed(_) | Answer::Elapsed) => self.kill(cx, manifest),
-            // Undoing failed as well: the guest stands, and nobody is billed for that.
-            (Step::AskingMemory, Answer::Failed(refusal)) | (Step::Undoing(refusal), _) => failed(refusal),
+            (Step::AskingMemory, Answer::Failed(refusal)) => failed(refusal),
+            (Step::Undoing(refusal), answer) => self.gone_on(cx, refusal, &answer),
             // Whether there was a migration to cancel or not: the guest is to go on.
             (Step::Cancelling(refusal), _) | (_, Answer::Failed(refusal)) => self.undo(cx, refusal),
             (step, answer) => {
@@ -190,6 +244,10 @@ impl Procedure for Hibernate {
             ("RESUME", Step::Undoing(_)) => Some((Cause::HibernateFailed, BillingState::Running)),
             _ => None,
         }
+    }
+
+    fn reconnected(&mut self, cx: &mut Context<'_>) -> Flow {
+        if matches!(self.step, Step::Undoing(_)) { cx.query("query-status") } else { Flow::Wait }
     }
 
     fn expects_exit(&self) -> bool {

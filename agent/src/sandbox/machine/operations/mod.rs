@@ -58,6 +58,11 @@ pub(super) trait Procedure: Debug + Send {
         None
     }
 
+    /// Whether a destroy may take its place now: not while it waits for something that must not be lost.
+    fn may_be_overtaken(&self) -> bool {
+        true
+    }
+
     /// QMP is gone.
     fn disconnected(&mut self, _cx: &mut Context<'_>) -> Flow {
         Flow::Wait
@@ -147,6 +152,12 @@ impl Context<'_> {
     fn observe(&mut self, at: Stamp, change: Change, cause: Cause) {
         let cause = self.cause(cause);
         self.core.observe(at, change, cause, self.actions);
+    }
+
+    /// Now, uncertain since what has been answered was asked for.
+    fn since_asked(&self) -> Stamp {
+        let asked_ns = self.core.answered.map_or(self.now.boottime_ns, |asked| asked.boottime_ns);
+        self.now.uncertain_by(self.now.boottime_ns.saturating_sub(asked_ns))
     }
 
     fn progress(&mut self, done_bytes: u64, total_bytes: u64) {

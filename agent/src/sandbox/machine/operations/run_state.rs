@@ -7,7 +7,7 @@
 //!                          Confirming ── still the same ─▶ failed
 //! ```
 
-use dormouse_metering::{BillingState, Cause, Change};
+use dormouse_metering::{BillingState, Cause, Change, Stamp};
 use serde_json::json;
 
 use super::{Answer, Context, Flow, Procedure, done, failed, is_unsure, out_of_place, status_of, unchanged};
@@ -21,6 +21,8 @@ pub(super) struct SetRunState {
     cause: Cause,
     target: BillingState,
     step: Step,
+    /// When QEMU was told.
+    told: Option<Stamp>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,15 +35,28 @@ enum Step {
 impl SetRunState {
     pub(super) fn pause() -> Self {
         // A size event that is still on its way would be stamped before the stop: ask while it can be told.
-        Self { command: "stop", cause: Cause::Pause, target: BillingState::Paused, step: Step::AskingMemory }
+        Self {
+            command: "stop",
+            cause: Cause::Pause,
+            target: BillingState::Paused,
+            step: Step::AskingMemory,
+            told: None,
+        }
     }
 
     pub(super) fn resume() -> Self {
-        Self { command: "cont", cause: Cause::Resume, target: BillingState::Running, step: Step::Telling }
+        Self {
+            command: "cont",
+            cause: Cause::Resume,
+            target: BillingState::Running,
+            step: Step::Telling,
+            told: None,
+        }
     }
 
     fn tell(&mut self, cx: &mut Context<'_>) -> Flow {
         self.step = Step::Telling;
+        self.told = Some(cx.now);
         cx.qmp(self.command, json!({}))
     }
 
@@ -90,7 +105,8 @@ impl Procedure for SetRunState {
             (Step::Telling, Answer::Returned(_)) | (Step::Confirming, Answer::Elapsed) => self.confirm(cx),
             (Step::Telling, Answer::Failed(refusal)) if is_unsure(&refusal) => self.confirm(cx),
             (Step::Confirming, Answer::Returned(status)) => {
-                let gap_ns = cx.core.silence_ns;
+                let told_ns = self.told.map_or(cx.now.boottime_ns, |told| told.boottime_ns);
+                let gap_ns = cx.now.boottime_ns.saturating_sub(told_ns);
                 if status_of(&status) == Some(self.target) {
                     let at = cx.now.uncertain_by(gap_ns);
                     cx.observe(at, Change::State(self.target), self.cause);

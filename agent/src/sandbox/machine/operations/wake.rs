@@ -11,10 +11,10 @@
 //!
 //! Billing starts when the guest has been continued, with the memory that QEMU reports then.
 
-use dormouse_metering::{BillingState, Cause, Change};
+use dormouse_metering::{BillingState, Cause, Change, RunState, Stamp};
 
 use super::transfer::{Transfer, Turn, internal_tag};
-use super::{Answer, Context, Flow, Procedure, done, failed, out_of_place, status_of};
+use super::{Answer, Context, Flow, Procedure, done, failed, is_unsure, out_of_place, status_of};
 use crate::process::ProcessIdentity;
 use crate::sandbox::command::Method;
 use crate::sandbox::facts::Survey;
@@ -27,7 +27,12 @@ use crate::sandbox::snapshot::Manifest;
 pub(super) struct Wake {
     step: Step,
     connect_until_ns: u64,
+    /// The guest cannot have run before.
+    stood: Option<Stamp>,
 }
+
+/// How long the QEMU that an interrupted wake may have started is looked for.
+const RECLAIM_MS: u64 = 3_000;
 
 #[derive(Debug)]
 enum Step {
@@ -43,12 +48,12 @@ enum Step {
 
 impl Wake {
     pub(super) fn new() -> Self {
-        Self { step: Step::Verifying, connect_until_ns: 0 }
+        Self { step: Step::Verifying, connect_until_ns: 0, stood: None }
     }
 
     /// One that was interrupted: the QEMU that it may have started is looked for.
     pub(super) fn to_reclaim(why: Refusal) -> Self {
-        Self { step: Step::Reclaiming(why), connect_until_ns: 0 }
+        Self { step: Step::Reclaiming(why), connect_until_ns: 0, stood: None }
     }
 
     fn launch(&mut self, cx: &mut Context<'_>, manifest: Box<Manifest>) -> Flow {
@@ -92,30 +97,48 @@ impl Wake {
         }
     }
 
+    /// Now, uncertain since the guest was last known to stand.
+    fn since_it_stood(&self, now: Stamp) -> Stamp {
+        let stood_ns = self.stood.filter(|at| at.boot == now.boot).map_or(0, |at| at.boottime_ns);
+        now.uncertain_by(now.boottime_ns.saturating_sub(stood_ns))
+    }
+
+    /// QEMU answers again: does the guest run?
+    fn reclaim(&mut self, cx: &mut Context<'_>, survey: &Survey, why: Refusal) -> Flow {
+        if survey.folded().map(RunState::billing_state) != Some(BillingState::Running) {
+            return self.give_up(cx, why);
+        }
+        let at = self.since_it_stood(cx.now);
+        cx.observe(at, Change::Holds(survey.shape(), BillingState::Running), Cause::Wake);
+        self.awake(cx)
+    }
+
+    /// The guest runs: the snapshot is no longer what it was.
+    fn awake(&mut self, cx: &mut Context<'_>) -> Flow {
+        cx.core.phase = Phase::Attached;
+        if let Some(manifest) = cx.core.snapshot.clone() {
+            let removal = SnapshotRemoval::Consumed(Box::new(manifest));
+            cx.actions.push(Action::RemoveSnapshot(removal));
+        }
+        done(format!("{} runs again", cx.core.key))
+    }
+
     /// The QEMU that was started goes; the snapshot stays, and the sandbox is hibernated as before.
     fn give_up(&mut self, cx: &mut Context<'_>, refusal: Refusal) -> Flow {
         let Some(process) = cx.core.process else { return hibernated_again(cx, refusal) };
         self.step = Step::GivingUp(refusal);
+        cx.core.link = Link::None;
         cx.actions.extend([Action::Disconnect, Action::Kill(process)]);
         Flow::Wait
     }
 }
 
-/// The guest runs: the snapshot is no longer what it was.
-fn awake(cx: &mut Context<'_>) -> Flow {
-    cx.core.phase = Phase::Attached;
-    if let Some(manifest) = cx.core.snapshot.clone() {
-        let removal = SnapshotRemoval::Consumed(Box::new(manifest));
-        cx.actions.push(Action::RemoveSnapshot(removal));
-    }
-    done(format!("{} runs again", cx.core.key))
-}
-
 /// QEMU answers. An agent that is started again has to find this process, not the one that was hibernated.
-fn found(cx: &mut Context<'_>, survey: Survey, process: ProcessIdentity) {
+fn found(cx: &mut Context<'_>, survey: &Survey, process: ProcessIdentity) {
     cx.core.found(cx.now, survey.clone(), process);
     let token = cx.core.token();
-    cx.actions.push(Action::Announce(token, Announcement::Reattached(Box::new(survey), process)));
+    let announcement = Announcement::Reattached(Box::new(survey.clone()), process);
+    cx.actions.push(Action::Announce(token, announcement));
 }
 
 /// Billing goes back to what it was before the wake.
@@ -153,6 +176,8 @@ impl Procedure for Wake {
 
     fn begin(&mut self, cx: &mut Context<'_>) -> Flow {
         if let Step::Reclaiming(_) = self.step {
+            self.connect_until_ns = cx.now.boottime_ns.saturating_add(RECLAIM_MS * 1_000_000);
+            self.stood = cx.core.contact;
             return cx.ask(|token| Action::Connect(token, 0));
         }
         let Some(manifest) = cx.core.snapshot.clone() else {
@@ -175,7 +200,7 @@ impl Procedure for Wake {
                 self.connect(cx)
             }
             (Step::Connecting, Answer::Surveyed(survey, process)) => {
-                found(cx, *survey.clone(), process);
+                found(cx, &survey, process);
                 self.load(cx, &survey)
             }
             (Step::Connecting, Answer::Failed(refusal)) => {
@@ -183,17 +208,20 @@ impl Procedure for Wake {
                 if keeps_trying { self.connect(cx) } else { self.give_up(cx, refusal) }
             }
             (Step::Reclaiming(why), Answer::Surveyed(survey, process)) => {
-                let runs = survey.folded().map(dormouse_metering::RunState::billing_state);
-                found(cx, *survey, process);
-                if runs == Some(BillingState::Running) {
-                    // When it continued is known only to within the time that nobody looked.
-                    let shape = cx.core.survey.as_ref().map_or(cx.core.shape, Survey::shape);
-                    cx.observe(cx.now, Change::Holds(shape, BillingState::Running), Cause::Wake);
-                    return awake(cx);
-                }
-                self.give_up(cx, why)
+                found(cx, &survey, process);
+                self.reclaim(cx, &survey, why)
             }
-            (Step::Reclaiming(why), Answer::Failed(_)) => hibernated_again(cx, why),
+            (Step::Reclaiming(why), Answer::Failed(_)) if cx.now.boottime_ns < self.connect_until_ns => {
+                self.step = Step::Reclaiming(why);
+                let pause_ms = cx.core.settings.reconnect_min_ms;
+                cx.ask(|token| Action::Connect(token, pause_ms))
+            }
+            (Step::Reclaiming(why), Answer::Failed(_)) => self.give_up(cx, why),
+            // Whether the guest was continued shows when QEMU answers again.
+            (Step::Continuing, Answer::Failed(why)) if is_unsure(&why) => {
+                self.step = Step::Reclaiming(why);
+                cx.ask(|token| Action::Connect(token, 0))
+            }
             (Step::Loading(mut transfer), answer) => {
                 let turn = transfer.answer(cx, answer);
                 self.step = Step::Loading(transfer);
@@ -203,18 +231,25 @@ impl Procedure for Wake {
                 // Nothing is billed yet, so that what was plugged before costs nothing until the guest goes on.
                 cx.core.learn_memory(cx.now, &devices, cx.actions);
                 self.step = Step::Continuing;
+                self.stood = Some(cx.now);
                 cx.query("cont")
             }
             (Step::Continuing, Answer::Returned(value)) if value.get("status").is_some() => {
                 match status_of(&value) {
                     Some(BillingState::Running) => {
-                        cx.observe(cx.now, Change::State(BillingState::Running), Cause::Wake);
-                        awake(cx)
+                        cx.observe(
+                            self.since_it_stood(cx.now),
+                            Change::State(BillingState::Running),
+                            Cause::Wake,
+                        );
+                        self.awake(cx)
                     }
                     _ => self.give_up(cx, Refusal::new(Reason::QemuFailed, "the guest did not continue")),
                 }
             }
-            (Step::Continuing, Answer::Returned(_)) if cx.core.state == BillingState::Running => awake(cx),
+            (Step::Continuing, Answer::Returned(_)) if cx.core.state == BillingState::Running => {
+                self.awake(cx)
+            }
             (Step::Continuing, Answer::Returned(_)) => {
                 self.step = Step::Continuing;
                 cx.query("query-status")
@@ -234,6 +269,21 @@ impl Procedure for Wake {
             ("STOP" | "RESUME", _) => Some((Cause::Wake, BillingState::Waking)),
             _ => None,
         }
+    }
+
+    fn may_be_overtaken(&self) -> bool {
+        // Which process is being started is not known yet: a destroy would leave it behind.
+        !matches!(self.step, Step::Launching)
+    }
+
+    fn disconnected(&mut self, cx: &mut Context<'_>) -> Flow {
+        // A QEMU that loads and cannot be asked is ended; nothing has run in it.
+        let gone = matches!(self.step, Step::Loading(_) | Step::AskingMemory);
+        if !gone {
+            return Flow::Wait;
+        }
+        *cx.waiting = None;
+        self.give_up(cx, Refusal::new(Reason::QmpUnreachable, "the QMP connection was lost while loading"))
     }
 
     fn expects_exit(&self) -> bool {

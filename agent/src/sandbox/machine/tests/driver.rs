@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::sync::OnceLock;
 
 use dormouse_metering::{BootId, Change, Observation, Stamp};
 use serde_json::{Value, json};
@@ -14,7 +13,7 @@ use crate::sandbox::machine::{
     Action, Announcement, Answer, Core, Input, Phase, QemuEvent, QmpCommand, Sandbox, Settings, Token,
 };
 use crate::sandbox::refusal::{Reason, Refusal};
-use crate::sandbox::snapshot::{Draft, DraftSpec, Manifest, SnapshotStore};
+use crate::sandbox::snapshot::{Draft, DraftSpec, Manifest};
 
 pub(super) const MIB: u64 = 1 << 20;
 pub(super) const BASE: u64 = 256 * MIB;
@@ -173,16 +172,16 @@ pub(super) fn command_line() -> CommandLine {
     }
 }
 
-/// A real draft, made once: the machine reads nothing of it but its path and its number.
-pub(super) fn draft() -> Draft {
-    static DRAFT: OnceLock<Draft> = OnceLock::new();
-    let make = || {
-        let dir = tempfile::tempdir().unwrap();
-        let (uid, gid) = (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw());
-        let spec = DraftSpec { key: &key(), generation: 7, ordinal_min: 1, method: Method::Shared, uid, gid };
-        SnapshotStore::new(dir.path()).begin(spec).unwrap()
-    };
-    DRAFT.get_or_init(make).clone()
+fn draft() -> Draft {
+    let (uid, gid) = (0, 0);
+    Draft::imaginary(DraftSpec {
+        key: &key(),
+        generation: 7,
+        ordinal_min: 1,
+        method: Method::Shared,
+        uid,
+        gid,
+    })
 }
 
 pub(super) fn manifest(method: Method) -> Manifest {
@@ -315,6 +314,7 @@ impl Driver {
         self.qemu = None;
         self.going = false;
         self.feed(Input::Exited);
+        self.feed(Input::Disconnected);
     }
 
     pub(super) fn event(&mut self, name: &str, detail: Value) {

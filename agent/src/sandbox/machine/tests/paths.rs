@@ -115,13 +115,17 @@ fn destroy_asks_for_the_memory_quits_and_waits_for_the_exit() {
 fn reboot_is_believed_when_reset_comes_and_a_second_reset_cuts_nothing() {
     let mut driver = Driver::attached();
     driver.execute("c1", Request::Reboot).unwrap();
-    assert_eq!(done(&driver), ["before", "system_reset", "after", "reply ok"]);
+    assert_eq!(
+        done(&driver),
+        ["before", "system_reset", "query-memory-devices", "query-memory-devices", "after", "reply ok"]
+    );
 }
 
 #[test]
-fn detach_ends_the_metering_and_tells_qemu_nothing() {
+fn detach_asks_for_the_memory_ends_the_metering_and_changes_nothing_in_qemu() {
     let mut driver = Driver::attached();
     driver.execute("c1", Request::Detach).unwrap();
-    let expected = ["before", "observe ended", "disconnect", "after", "reply ok", "retire"];
+    let expected =
+        ["before", "query-memory-devices", "observe ended", "disconnect", "after", "reply ok", "retire"];
     assert_eq!(done(&driver), expected);
 }
