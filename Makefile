@@ -6,6 +6,8 @@ CARGO ?= cargo
 DEMO_FLAGS ?=
 # How long each fuzz target runs.
 FUZZ_SECONDS ?= 60
+# How long `make soak` simulates.
+SECONDS ?= 600
 
 GUEST := target/guest/initrd.cpio.gz
 QEMU72 := target/qemu-7.2/qemu-system-x86_64
@@ -42,8 +44,9 @@ test: deps guest qemu72 ## Run every test, those on real QEMU included
 	$(CARGO) test --workspace --doc
 	$(MAKE) check-deb
 
-soak: deps guest qemu72 ## Run the long tests, which `make test` leaves out
+soak: deps guest qemu72 ## Run the long tests, which `make test` leaves out, and simulate for SECONDS
 	$(CARGO) build -p dormouse
+	SIM_SECONDS=$(SECONDS) $(CARGO) test --release -p dormouse-tests --test sim -- --nocapture
 	$(CARGO) test --workspace -- --ignored
 
 lint: deps ## Check format, lints, documentation, scripts and dependencies

@@ -1,0 +1,396 @@
+//! The agent of a history: the real machine, the real accounts, and a shell that does what the agent's own shell
+//! does, in virtual time.
+
+use dormouse::metering::accounts::Accounts;
+use dormouse::process::ProcessIdentity;
+use dormouse::sandbox::command::{Command, CommandResult, Outcome, Request};
+use dormouse::sandbox::machine::{
+    Action, Announcement, Answer, Input, Launch, Link as CoreLink, Phase, Sandbox, SnapshotRemoval, Token,
+};
+use dormouse::sandbox::refusal::{Reason, Refusal};
+use dormouse::sandbox::snapshot::Manifest;
+use dormouse_ledger::{Record, SandboxKey};
+use dormouse_metering::{BillingState, Cause, Change, CommandId, Observation};
+
+use crate::ledger::{Became, Entry, Unit, Waiter};
+use crate::link::Link;
+use crate::qemu::MS;
+use crate::world::{Ask, Event, World};
+
+/// The agent, from one start to its end.
+#[derive(Debug)]
+pub(crate) struct Agent {
+    pub(crate) accounts: Accounts,
+    pub(crate) seats: Vec<Option<Seat>>,
+    pub(crate) proof_under_way: bool,
+    pub(crate) commit_due: bool,
+}
+
+/// What one sandbox's actor keeps.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    pub(crate) machine: Sandbox,
+    pub(crate) link: Option<Link>,
+    pub(crate) links: u64,
+    pub(crate) attempt: u64,
+    pub(crate) held: Option<ProcessIdentity>,
+    pub(crate) draft: Option<u64>,
+    /// Commands that the machine has taken, and when.
+    pub(crate) taken: Vec<(String, u64)>,
+}
+
+impl Agent {
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.seats.iter().flatten().all(|seat| {
+            let core = seat.machine.core();
+            let rests = core.phase == Phase::Hibernated || core.link == CoreLink::Up;
+            rests && seat.machine.underway().is_none()
+        })
+    }
+
+    pub(crate) fn underway(&self) -> Vec<String> {
+        let seats = self.seats.iter().flatten();
+        seats.map(|seat| format!("{:?} {:?}", seat.machine.underway(), seat.machine.core().link)).collect()
+    }
+}
+
+impl Seat {
+    pub(crate) fn new(machine: Sandbox) -> Self {
+        Self { machine, link: None, links: 0, attempt: 0, held: None, draft: None, taken: Vec::new() }
+    }
+}
+
+pub(crate) fn failed(reason: Reason, message: &str) -> Answer {
+    Answer::Failed(Refusal::new(reason, message))
+}
+
+impl World {
+    pub(crate) fn seat(&mut self, seat: usize) -> Option<&mut Seat> {
+        self.agent.as_mut()?.seats[seat].as_mut()
+    }
+
+    pub(crate) fn feed(&mut self, number: usize, input: Input) {
+        let now = self.clock.now();
+        self.trace(|| format!("machine {number} <- {}", short(&format!("{input:?}"))));
+        let Some(seat) = self.seat(number) else { return };
+        let actions = seat.machine.step(now, input);
+        self.carry_out(number, actions);
+    }
+
+    pub(crate) fn carry_out(&mut self, number: usize, actions: Vec<Action>) {
+        for action in actions {
+            if !matches!(action, Action::Publish(_)) {
+                self.trace(|| format!("machine {number} -> {}", short(&format!("{action:?}"))));
+            }
+            self.act(number, action);
+        }
+        self.tell_sight(number);
+    }
+
+    /// As the actor's shell does it, after what was observed in the same step.
+    fn tell_sight(&mut self, number: usize) {
+        let Some(seen) = self.seat(number).and_then(|seat| seat.machine.core().in_sight()) else { return };
+        let key = self.ledger_key(number);
+        if let Some(agent) = self.agent.as_mut() {
+            agent.accounts.in_sight(&key, seen);
+        }
+    }
+
+    pub(crate) fn answer(&mut self, seat: usize, after_ns: u64, token: Token, answer: Answer) {
+        let epoch = self.epoch;
+        self.after(after_ns, Event::Answer { epoch, seat, token, answer });
+    }
+
+    fn act(&mut self, number: usize, action: Action) {
+        let instant = self.random.range(1_000, 50_000);
+        match action {
+            Action::Announce(token, announcement) => self.announce(number, token, announcement),
+            Action::Observe(observation) => self.observe(number, observation),
+            Action::Connect(token, after_ms) => self.connect(number, token, after_ms),
+            Action::Survey(token) => self.ask(number, token, Ask::Survey),
+            Action::Qmp(token, command) => self.ask(number, token, Ask::Command(command)),
+            Action::Wait(token, ms) => self.answer(number, ms * MS + instant, token, Answer::Elapsed),
+            Action::PrepareSnapshot(token, _) => self.prepare_snapshot(number, token),
+            Action::WriteSnapshot(token, method) => self.write_snapshot(number, token, method),
+            Action::VerifySnapshot(token, manifest) => {
+                let there = self.guests[number].snapshots.contains_key(&manifest.ordinal);
+                let answer = if there {
+                    Answer::SnapshotVerified(manifest)
+                } else {
+                    failed(Reason::SnapshotDamaged, "not there")
+                };
+                self.answer(number, 20 * MS, token, answer);
+            }
+            Action::RemoveSnapshot(removal) => self.remove_snapshot(number, &removal),
+            Action::Launch(token, launch) => self.launch(number, token, &launch),
+            Action::Kill(process) => {
+                let later = crate::qemu::Later::Exit;
+                self.after(MS + instant, Event::Qemu { guest: number, process, later });
+            }
+            Action::Disconnect => self.drop_link(number),
+            Action::Reply(id, result) => self.replied(number, &id, &result),
+            Action::Publish(_) => {}
+            Action::Retire => {
+                self.drop_link(number);
+                if let Some(agent) = self.agent.as_mut() {
+                    agent.seats[number] = None;
+                }
+            }
+        }
+    }
+
+    pub(crate) fn ledger_key(&mut self, number: usize) -> SandboxKey {
+        let key = self.guests[number].key.clone();
+        let generation = self.seat(number).map_or(0, |seat| seat.machine.core().generation);
+        SandboxKey { org: key.org, sandbox: key.sandbox, generation }
+    }
+
+    fn announce(&mut self, number: usize, token: Token, announcement: Announcement) {
+        let key = self.ledger_key(number);
+        let durable = Waiter::Durable(number, token);
+        match announcement {
+            Announcement::Attached { command, process, at, shape, state, .. } => {
+                self.begin_life(number, token, &command, process, (at, shape, state));
+            }
+            Announcement::Reattached(_, process) => {
+                self.submit(true, vec![Entry::Attachment(key, process)], Waiter::Nobody);
+            }
+            Announcement::Before(command, _, state) => {
+                let generation = key.generation;
+                let entries = vec![Entry::Intent(command, generation), Entry::Lifecycle(key, state)];
+                self.submit(false, entries, durable);
+            }
+            Announcement::After(command, _, result) => {
+                let Some(seat) = self.seat(number) else { return };
+                let core = seat.machine.core();
+                let consumes = matches!(command.request, Request::Wake | Request::Destroy) && result.is_ok();
+                let undone = matches!(command.request, Request::Hibernate { .. }) && result.is_err();
+                let gone = core.snapshot.as_ref().filter(|_| consumes || undone).map(|last| last.ordinal);
+                let state = core.state;
+                let mut entries = vec![Entry::Outcome(command, result), Entry::Lifecycle(key.clone(), state)];
+                entries.extend(gone.map(|ordinal| Entry::Consumed(key, ordinal)));
+                self.submit(true, entries, durable);
+            }
+            Announcement::Saved(manifest) => self.submit(false, vec![Entry::Saved(key, manifest)], durable),
+        }
+    }
+
+    fn begin_life(
+        &mut self,
+        number: usize,
+        token: Token,
+        command: &Command,
+        process: ProcessIdentity,
+        (at, shape, state): (dormouse_metering::Stamp, dormouse_metering::Shape, BillingState),
+    ) {
+        let guest = &self.guests[number];
+        let (name, prepaid) = (guest.key.sandbox.clone(), guest.prepaid);
+        let generation = self.ledger.next_generation(&name, at.wall_ns);
+        let key = SandboxKey { org: guest.key.org.clone(), sandbox: name.clone(), generation };
+        let id = Some(CommandId::new(&command.request_id));
+        let began =
+            Observation { at, change: Change::Began(shape, state), cause: Cause::Attach, command: id };
+        let Some(agent) = self.agent.as_mut() else { return };
+        let record = match agent.accounts.observe(&key, prepaid, began, at) {
+            Ok(record) => record,
+            Err(refused) => return self.violation(format!("a life cannot begin: {refused}")),
+        };
+        let outcome =
+            Outcome { result: CommandResult::Done, message: format!("{} is attached", command.key) };
+        let mut entries =
+            vec![Entry::Intent(command.clone(), generation), Entry::Seen(key.clone(), process, state)];
+        entries.extend(record.and_then(slices));
+        entries.push(Entry::Outcome(command.clone(), Ok(outcome)));
+        self.submit(false, entries, Waiter::Recorded(number, token, key));
+    }
+
+    fn observe(&mut self, number: usize, observation: Observation) {
+        let key = self.ledger_key(number);
+        let now = self.clock.now();
+        let Some(agent) = self.agent.as_mut() else { return };
+        let at = observation.at;
+        self.windows.push((number, at.boottime_ns.saturating_sub(at.uncertainty_ns), at.boottime_ns));
+        match agent.accounts.observe(&key, false, observation.clone(), now) {
+            Ok(record) => self.facts(record.into_iter().collect()),
+            Err(refused) => self.violation(format!("{refused}: {observation:?}")),
+        }
+    }
+
+    /// What has happened: each is a unit of its own.
+    pub(crate) fn facts(&mut self, records: Vec<Record>) {
+        for entry in records.into_iter().filter_map(slices) {
+            self.submit(true, vec![entry], Waiter::Nobody);
+        }
+    }
+
+    pub(crate) fn submit(&mut self, is_fact: bool, entries: Vec<Entry>, waiter: Waiter) {
+        let unit = Unit { is_fact, entries, waiter };
+        if !is_fact && self.now < self.disk_fails_until {
+            return self.refuse(unit);
+        }
+        self.ledger.waiting.push_back(unit);
+        self.plan_commit();
+    }
+
+    fn plan_commit(&mut self) {
+        let epoch = self.epoch;
+        let takes = self.random.range(MS / 5, 6 * MS);
+        let at = (self.now + takes).max(self.disk_fails_until);
+        let Some(agent) = self.agent.as_mut() else { return };
+        if !agent.commit_due {
+            agent.commit_due = true;
+            self.at(at, Event::Commit { epoch });
+        }
+    }
+
+    fn refuse(&mut self, unit: Unit) {
+        let answer = || failed(Reason::LedgerUnwritable, "the disk takes nothing");
+        match unit.waiter {
+            Waiter::Durable(seat, token) => self.answer(seat, 1_000, token, answer()),
+            Waiter::Recorded(seat, token, key) => {
+                self.forget(&key);
+                self.answer(seat, 1_000, token, answer());
+            }
+            Waiter::Nobody | Waiter::Proof => {}
+        }
+    }
+
+    fn forget(&mut self, key: &SandboxKey) {
+        if let Some(agent) = self.agent.as_mut() {
+            agent.accounts.forget(key);
+        }
+    }
+
+    pub(crate) fn commit(&mut self) {
+        if let Some(agent) = self.agent.as_mut() {
+            agent.commit_due = false;
+        }
+        if self.now < self.disk_fails_until {
+            let waiting = std::mem::take(&mut self.ledger.waiting);
+            let (facts, intents): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|unit| unit.is_fact);
+            self.ledger.waiting.extend(facts);
+            for unit in intents {
+                self.refuse(unit);
+            }
+            return self.plan_commit();
+        }
+        while let Some(unit) = self.ledger.waiting.pop_front() {
+            let became = self.ledger.apply(&unit);
+            self.committed(unit.waiter, &became);
+        }
+        for violation in std::mem::take(&mut self.ledger.violations) {
+            self.violation(violation);
+        }
+    }
+
+    fn committed(&mut self, waiter: Waiter, became: &Became) {
+        let answer = |applied: Answer| match became {
+            Became::Applied => applied,
+            Became::Repeat(Some(stored)) => Answer::Replayed(stored.clone()),
+            Became::Repeat(None) => failed(Reason::OutcomeUnknown, "begun before"),
+            Became::Reused => failed(Reason::RequestIdReused, "used before"),
+        };
+        match waiter {
+            Waiter::Nobody => {}
+            Waiter::Proof => {
+                if let Some(agent) = self.agent.as_mut() {
+                    agent.proof_under_way = false;
+                }
+            }
+            Waiter::Durable(seat, token) => self.answer(seat, 10_000, token, answer(Answer::Durable)),
+            Waiter::Recorded(seat, token, key) => {
+                let generation = key.generation;
+                let answer = answer(Answer::Recorded(generation));
+                if !matches!(answer, Answer::Recorded(_)) {
+                    self.forget(&key);
+                }
+                self.answer(seat, 10_000, token, answer);
+            }
+        }
+    }
+
+    fn prepare_snapshot(&mut self, number: usize, token: Token) {
+        let fails = self.random.chance(30);
+        let Some(seat) = self.seat(number) else { return };
+        let ordinal = seat.machine.core().snapshot.as_ref().map_or(1, |last| last.ordinal + 1);
+        seat.draft = Some(ordinal);
+        let answer = if fails {
+            failed(Reason::SaveFailed, "no space")
+        } else {
+            Answer::SnapshotPrepared(crate::places::draft(ordinal))
+        };
+        self.answer(number, MS, token, answer);
+    }
+
+    fn write_snapshot(&mut self, number: usize, token: Token, method: dormouse::sandbox::command::Method) {
+        let takes = self.random.range(MS, 60 * MS);
+        let fails = self.random.chance(30);
+        let Some(seat) = self.seat(number) else { return };
+        let core = seat.machine.core();
+        let (Some(survey), Some(ordinal)) = (core.survey.clone(), seat.draft) else {
+            return self.violation("a snapshot is written that was never begun".to_owned());
+        };
+        let manifest = Manifest {
+            version: 1,
+            key: core.key.clone(),
+            generation: core.generation,
+            ordinal,
+            folder: "/snapshots".into(),
+            created_unix_ns: 7,
+            method,
+            state: None,
+            ram: Vec::new(),
+            qemu_version: survey.version.to_string(),
+            machine_type: None,
+            command_line: crate::places::command_line(),
+            memory_devices: survey.memory_devices.clone(),
+            shape: survey.shape(),
+        };
+        let saved = self.guests[number].qemu.as_ref().and_then(|qemu| qemu.saved.clone());
+        let (Some(saved), false) = (saved, fails) else {
+            return self.answer(number, takes, token, failed(Reason::SaveFailed, "no space"));
+        };
+        self.guests[number].snapshots.insert(ordinal, saved);
+        self.answer(number, takes, token, Answer::SnapshotWritten(Box::new(manifest)));
+    }
+
+    fn remove_snapshot(&mut self, number: usize, removal: &SnapshotRemoval) {
+        let ordinal = match removal {
+            SnapshotRemoval::Draft => self.seat(number).and_then(|seat| seat.draft.take()),
+            SnapshotRemoval::Consumed(manifest) => Some(manifest.ordinal),
+        };
+        if let Some(ordinal) = ordinal {
+            self.guests[number].snapshots.remove(&ordinal);
+            self.mark(number);
+        }
+    }
+
+    fn launch(&mut self, number: usize, token: Token, launch: &Launch) {
+        let occupied = self.guests[number].qemu.is_some();
+        if occupied || self.random.chance(30) {
+            return self.answer(number, MS, token, failed(Reason::LaunchFailed, "cannot start"));
+        }
+        let incoming = self.guests[number].snapshots.get(&launch.manifest.ordinal).cloned();
+        let status = if launch.arguments.len() > 1 { "inmigrate" } else { "prelaunch" };
+        let process = self.start_qemu(number, status);
+        if let Some(qemu) = self.guests[number].qemu.as_mut() {
+            qemu.incoming = incoming;
+        }
+        if let Some(seat) = self.seat(number) {
+            seat.held = Some(process);
+        }
+        self.guests[number].busy_until = 0;
+        self.answer(number, MS, token, Answer::Launched(process));
+    }
+}
+
+fn slices(record: Record) -> Option<Entry> {
+    match record {
+        Record::Slices(batch) => Some(Entry::Slices(batch)),
+        _ => None,
+    }
+}
+
+fn short(text: &str) -> String {
+    text.chars().take(260).collect()
+}

@@ -1,0 +1,102 @@
+//! Whole histories in virtual time: the real machine, accounts and meter against a model QEMU, a model ledger and an
+//! oracle. One seed is one history.
+//!
+//! ```text
+//!   cargo test -p dormouse-tests --test sim                   some seconds of new histories
+//!   SIM_SEED=n cargo test -p dormouse-tests --test sim        that history alone, told step by step
+//!   SIM_HISTORIES=n, SIM_SECONDS=n                            so many, or for so long
+//!   SIM_FROM=n                                                the first seed
+//! ```
+
+mod agent;
+mod event;
+mod ledger;
+mod life;
+mod link;
+mod oracle;
+mod places;
+mod qemu;
+mod random;
+mod world;
+
+use world::World;
+
+/// Seeds that have found something; CHANGELOG.md says what.
+const FOUND_SOMETHING: &[u64] = &[
+    65, 66, 102, 201, 209, 308, 501, 786, 854, 1037, 1128, 1131, 1886, 2467, 2471, 2695, 3411, 3489, 3530,
+    3592, 6789, 10_399, 11_116, 12_183, 12_412,
+];
+
+/// Of so many histories in a million the bill may still differ from the oracle's. A ratchet: it only goes down,
+/// and is to reach 0.
+const DIFFERING_PER_MILLION_MAX: u64 = 4_000;
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+fn run(seed: u64, traces: bool) -> World {
+    let mut world = World::new(seed, traces);
+    world.run();
+    world.judge();
+    world
+}
+
+fn check(seed: u64, traces: bool) -> u64 {
+    let world = run(seed, traces);
+    assert!(world.violations.is_empty(), "SIM_SEED={seed}\n{}", world.violations.join("\n"));
+    world.steps
+}
+
+#[test]
+fn what_was_found_once_stays_found() {
+    for seed in FOUND_SOMETHING {
+        check(*seed, false);
+    }
+}
+
+#[test]
+fn a_seed_is_one_history() {
+    for seed in 1..20 {
+        let (one, other) = (run(seed, false), run(seed, false));
+        assert_eq!((one.steps, one.now, one.violations), (other.steps, other.now, other.violations));
+    }
+}
+
+#[test]
+#[allow(clippy::disallowed_methods, reason = "how long it takes is what is measured")]
+fn every_history_is_billed_as_the_oracle_says() {
+    if let Some(seed) = number("SIM_SEED") {
+        check(seed, true);
+        return;
+    }
+    let histories_max = number("SIM_HISTORIES").unwrap_or(u64::MAX);
+    let default_seconds = if histories_max == u64::MAX { 20 } else { u64::MAX };
+    let seconds = number("SIM_SECONDS").unwrap_or(default_seconds);
+    let first = number("SIM_FROM").unwrap_or(1_000_000);
+    let began = std::time::Instant::now();
+    let (mut histories, mut steps, mut bad) = (0, 0, 0);
+    while histories < histories_max && began.elapsed().as_secs() < seconds {
+        let world = run(first + histories, false);
+        steps += world.steps;
+        if let Some(first_violation) = world.violations.first() {
+            bad += 1;
+            eprintln!(
+                "SIM_SEED={} kinds={:04x} {first_violation}",
+                first + histories,
+                world.knobs.troubles & 0xffff
+            );
+        }
+        histories += 1;
+    }
+    let took = began.elapsed();
+    let per_second = |count: u64| u128::from(count) * 1_000 / took.as_millis().max(1);
+    eprintln!(
+        "{histories} histories ({} a second), {steps} steps ({} a second), {took:.1?}, {bad} differ",
+        per_second(histories),
+        per_second(steps)
+    );
+    // Of few histories a single one weighs too much.
+    let allowed = histories * DIFFERING_PER_MILLION_MAX / 1_000_000 + 10;
+    assert!(bad <= allowed, "{bad} of {histories} histories differ, at most {allowed}");
+}

@@ -1,0 +1,212 @@
+//! What must be billed, by another method than the meter's: the true step functions, instant by instant.
+//!
+//! For every instant of a life: what is billed is never more than what was held, not by a byte. QEMU cuts its
+//! stamps to microseconds, and the clock places them at the end of the microsecond with the rest as uncertainty, so
+//! even there nothing is allowed. Where less is billed than was held, the instant lies in the recorded uncertainty of
+//! a boundary, or in a slice that is called lost and whose QEMU is dead at its end.
+
+use dormouse_metering::audit::audit;
+use dormouse_metering::{BillingState, Cause, Meter, Slice};
+
+use crate::ledger::Row;
+use crate::qemu::{BASE, VCPUS_MILLI};
+use crate::world::{Truth, World};
+
+/// A stretch that is billed: from, to, state and memory.
+struct Billed {
+    from: u64,
+    to: u64,
+    state: BillingState,
+    memory: u64,
+    vcpus: u32,
+}
+
+impl World {
+    /// Checks the whole history.
+    pub(crate) fn judge(&mut self) {
+        for id in std::mem::take(&mut self.asked) {
+            self.violation(format!("{id} was never answered"));
+        }
+        for number in 0..self.guests.len() {
+            let sandbox = self.guests[number].key.sandbox.clone();
+            let rows: Vec<(String, Row)> = self
+                .ledger
+                .rows
+                .iter()
+                .filter(|(key, _)| key.sandbox == sandbox)
+                .map(|(key, row)| (key.to_string(), row.clone()))
+                .collect();
+            for (name, row) in rows {
+                let mut found = Vec::new();
+                self.judge_life(number, &name, &row, &mut found);
+                for what in found {
+                    self.violation(what);
+                }
+            }
+        }
+    }
+
+    fn judge_life(&self, number: usize, name: &str, row: &Row, found: &mut Vec<String>) {
+        let Some((slices, open_from)) = all_slices(row, found) else { return };
+        audit(&slices, None, &mut |violation| found.push(format!("{name}: {violation}")));
+        let Some(began) = began_ns(row, &slices) else { return };
+        let mut at = began;
+        let mut billed = Vec::new();
+        // A window that reaches behind the last final cut has no boundary of its own.
+        let of_guest = self.windows.iter().filter(|(guest, ..)| *guest == number);
+        let mut windows: Vec<(u64, u64)> = of_guest.map(|(_, from, to)| (*from, *to)).collect();
+        for slice in &slices {
+            windows.push((at.saturating_sub(slice.start.uncertainty_ns), at + slice.start.uncertainty_ns));
+            let to = at + slice.duration_ns;
+            billed.push(stretch(at, to, slice.state, slice.shape));
+            at = to;
+            windows.push((at.saturating_sub(slice.end.uncertainty_ns), at + slice.end.uncertainty_ns));
+        }
+        if let Some(open) = open_from {
+            windows.push((at.saturating_sub(open.start.uncertainty_ns), at + open.start.uncertainty_ns));
+            if open.start_boottime_ns != at {
+                let by_clock = open.start_boottime_ns;
+                found.push(format!("M8: {name} lasted {at} by its slices, {by_clock} by the clock"));
+            }
+            billed.push(stretch(at, self.now, open.state, open.shape));
+        } else {
+            let detached = slices.last().is_some_and(|last| last.end.cause == Cause::Detach);
+            let until = self.next_life(number, at).min(self.now);
+            if !detached && at < until {
+                billed.push(Billed { from: at, to: until, state: BillingState::Lost, memory: 0, vcpus: 0 });
+            }
+        }
+        for one in &billed {
+            self.compare(number, name, one, &windows, found);
+        }
+    }
+
+    fn next_life(&self, number: usize, after: u64) -> u64 {
+        let sandbox = &self.guests[number].key.sandbox;
+        let rows = self.ledger.rows.iter().filter(|(key, _)| key.sandbox == *sandbox);
+        let begins = rows.filter_map(|(_, row)| {
+            all_slices(row, &mut Vec::new()).and_then(|(slices, _)| began_ns(row, &slices))
+        });
+        let quit = self.guests[number]
+            .truth
+            .iter()
+            .filter(|truth| truth.at >= after && !truth.lives)
+            .map(|truth| truth.at);
+        // What another QEMU does later is not of this life.
+        begins.chain(quit).filter(|at| *at >= after).min().unwrap_or(u64::MAX)
+    }
+
+    /// What goes down and comes up again while nobody hears of it, or while QEMU holds events back and drops the
+    /// one between, is known to nobody: at both ends of that time the guest had what it is billed.
+    fn is_hidden_dip(&self, number: usize, billed: &Billed, (from, until): (u64, u64)) -> bool {
+        let truths = &self.guests[number].truth;
+        let held = |at: u64| {
+            let index = truths.partition_point(|truth| truth.at <= at).saturating_sub(1);
+            truths.get(index).map_or(0, |truth| if truth.runs { BASE + truth.plugged } else { 0 })
+        };
+        let inside =
+            |(guest, start, end): &&(usize, u64, u64)| *guest == number && *start <= from && until <= *end;
+        let bound = |(_, start, end): &(usize, u64, u64)| {
+            let (before, after) = (held(start.saturating_sub(1)), held(*end));
+            let dips = billed.memory > 0 && before.min(after) >= billed.memory;
+            dips || (held(from) > billed.memory && before.max(after) <= billed.memory)
+        };
+        self.hidden.iter().filter(inside).any(bound)
+    }
+
+    fn compare(
+        &self,
+        number: usize,
+        name: &str,
+        billed: &Billed,
+        windows: &[(u64, u64)],
+        found: &mut Vec<String>,
+    ) {
+        let truths = &self.guests[number].truth;
+        let first = truths.partition_point(|truth| truth.at <= billed.from).saturating_sub(1);
+        for (index, truth) in truths.iter().enumerate().skip(first) {
+            let until = truths.get(index + 1).map_or(u64::MAX, |next| next.at).min(billed.to);
+            let from = truth.at.max(billed.from);
+            if truth.at >= billed.to {
+                break;
+            }
+            if from >= until {
+                continue;
+            }
+            if self.is_hidden_dip(number, billed, (from, until)) {
+                continue;
+            }
+            if let Some(what) = differs(truth, billed, (from, until), windows) {
+                let (state, memory) = (billed.state, billed.memory >> 20);
+                found.push(format!(
+                    "{name}: {what} for {} ns from {from}: billed {state} {memory} MiB in [{}, {}), true {truth:?}",
+                    until - from, billed.from, billed.to
+                ));
+            }
+        }
+    }
+}
+
+fn differs(
+    truth: &Truth,
+    billed: &Billed,
+    (from, until): (u64, u64),
+    windows: &[(u64, u64)],
+) -> Option<&'static str> {
+    let (memory, vcpus) = if truth.runs { (BASE + truth.plugged, VCPUS_MILLI) } else { (0, 0) };
+    if billed.memory > memory || billed.vcpus > vcpus {
+        return Some("OVER-BILLED");
+    }
+    if billed.state != BillingState::Lost && !truth.exists {
+        return Some("OVER-BILLED disk");
+    }
+    if billed.memory == memory || billed.state == BillingState::Lost {
+        return None;
+    }
+    (!covered(from, until, windows)).then_some("under-billed without a word")
+}
+
+/// Whether the windows together cover an interval.
+fn covered(mut from: u64, until: u64, windows: &[(u64, u64)]) -> bool {
+    while from < until {
+        let reach = windows.iter().filter(|(start, _)| *start <= from).map(|(_, end)| *end).max();
+        match reach {
+            Some(end) if end > from => from = end,
+            _ => return false,
+        }
+    }
+    true
+}
+
+fn stretch(from: u64, to: u64, state: BillingState, shape: dormouse_metering::Shape) -> Billed {
+    let runs = state == BillingState::Running;
+    let memory = if runs { shape.memory_base_bytes + shape.memory_plugged_bytes } else { 0 };
+    Billed { from, to, state, memory, vcpus: if runs { shape.vcpus_milli } else { 0 } }
+}
+
+/// The closed slices, with what is pending as if it were final, and the open one behind them.
+fn all_slices(
+    row: &Row,
+    found: &mut Vec<String>,
+) -> Option<(Vec<Slice>, Option<dormouse_metering::OpenSlice>)> {
+    let mut slices = row.slices.clone();
+    if row.ended {
+        return Some((slices, None));
+    }
+    match Meter::resume(row.open.clone(), row.pending.iter().cloned()) {
+        Ok(meter) => {
+            let open = meter.provisional(&mut |slice| slices.push(slice));
+            Some((slices, open))
+        }
+        Err(refused) => {
+            found.push(format!("what is pending cannot be: {refused}"));
+            None
+        }
+    }
+}
+
+/// When a life began, by the clock that passes for the guest.
+fn began_ns(row: &Row, slices: &[Slice]) -> Option<u64> {
+    row.began_ns
+        .or_else(|| slices.is_empty().then(|| row.open.as_ref().map(|open| open.start_boottime_ns)).flatten())
+}

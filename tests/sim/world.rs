@@ -1,0 +1,369 @@
+//! One history: the virtual time, what happens in it, and what is true of each guest.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::sync::Arc;
+
+use dormouse::clock::{Clock, ManualTime};
+use dormouse::process::ProcessIdentity;
+use dormouse::sandbox::command::{Command, SandboxKey};
+use dormouse_metering::BootId;
+
+use crate::agent::Agent;
+pub(crate) use crate::event::{Ask, Event, Slot};
+use crate::ledger::Ledger;
+use crate::qemu::{Effects, Later, MS, Qemu};
+use crate::random::Random;
+
+pub(crate) const SECOND: u64 = 1_000 * MS;
+pub(crate) const BOOT: BootId = BootId([7; 16]);
+/// 2026-01-01T01:00:00Z, an hour that histories begin before.
+const FULL_HOUR: i64 = 1_767_229_200_000_000_000;
+
+/// What is true of a guest from a moment on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Truth {
+    pub(crate) at: u64,
+    pub(crate) lives: bool,
+    pub(crate) runs: bool,
+    pub(crate) plugged: u64,
+    /// There is a QEMU, or a snapshot in its place.
+    pub(crate) exists: bool,
+}
+
+/// A guest and where its QEMU listens.
+#[derive(Debug)]
+pub(crate) struct Guest {
+    pub(crate) key: SandboxKey,
+    pub(crate) prepaid: bool,
+    pub(crate) devices: usize,
+    pub(crate) qemu: Option<Qemu>,
+    /// Until when another client holds the socket.
+    pub(crate) busy_until: u64,
+    pub(crate) truth: Vec<Truth>,
+    /// Since when nobody hears what becomes of it.
+    pub(crate) blind_since: Option<u64>,
+    /// What is in each complete snapshot on disk.
+    pub(crate) snapshots: BTreeMap<u64, Vec<(u64, u64)>>,
+    /// When somebody else stopped or continued it last.
+    pub(crate) meddled: u64,
+}
+
+/// What may happen in a history.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Knobs {
+    /// Which kinds of trouble, one bit each.
+    pub(crate) troubles: u64,
+    /// Until when anything goes wrong or is asked.
+    pub(crate) end: u64,
+    pub(crate) every: u64,
+    pub(crate) asks_every: u64,
+    pub(crate) tick: u64,
+}
+
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) random: Random,
+    pub(crate) clock: Clock,
+    pub(crate) time: Arc<ManualTime>,
+    wall_offset: i64,
+    pub(crate) now: u64,
+    pub(crate) queue: BinaryHeap<Reverse<(u64, u64, Slot)>>,
+    pub(crate) scheduled: u64,
+    pub(crate) guests: Vec<Guest>,
+    pub(crate) ledger: Ledger,
+    pub(crate) disk_fails_until: u64,
+    pub(crate) agent: Option<Agent>,
+    pub(crate) epoch: u64,
+    pub(crate) restarted: u64,
+    pub(crate) asked: BTreeSet<String>,
+    pub(crate) ids: Vec<Command>,
+    pub(crate) knobs: Knobs,
+    pub(crate) pids: i32,
+    pub(crate) steps: u64,
+    /// When a size went down and up again within the second for which QEMU holds events back, and was dropped.
+    pub(crate) hidden: Vec<(usize, u64, u64)>,
+    /// The uncertainty of each observation: of which guest, from, to.
+    pub(crate) windows: Vec<(usize, u64, u64)>,
+    pub(crate) traces: bool,
+    pub(crate) violations: Vec<String>,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, traces: bool) -> Self {
+        let mut random = Random::new(seed);
+        let before_hour = random.range(0, 40 * SECOND);
+        let wall_offset = FULL_HOUR.wrapping_sub_unsigned(before_hour);
+        let (clock, time) = Clock::simulated(BOOT, wall_offset);
+        // Most histories have few kinds of trouble, so that what goes wrong shows its cause.
+        let troubles = match random.range(0, 4) {
+            0 => 0,
+            1 => 1 << random.range(0, 16),
+            2 => random.next() & random.next(),
+            _ => random.next(),
+        };
+        let knobs = Knobs {
+            troubles,
+            end: random.range(2, 40) * SECOND,
+            every: random.range(200, 6_000) * MS,
+            asks_every: random.range(100, 4_000) * MS,
+            tick: random.range(2, 20) * SECOND,
+        };
+        let guests = if random.chance(850) { 1 } else { 2 };
+        let mut world = Self {
+            random,
+            clock,
+            time,
+            wall_offset,
+            now: 0,
+            queue: BinaryHeap::new(),
+            scheduled: 0,
+            guests: Vec::new(),
+            ledger: Ledger::default(),
+            disk_fails_until: 0,
+            agent: None,
+            epoch: 0,
+            restarted: 0,
+            asked: BTreeSet::new(),
+            ids: Vec::new(),
+            knobs,
+            pids: 100,
+            steps: 0,
+            hidden: Vec::new(),
+            windows: Vec::new(),
+            traces,
+            violations: Vec::new(),
+        };
+        for number in 0..guests {
+            world.add_guest(number);
+        }
+        world
+    }
+
+    fn add_guest(&mut self, number: usize) {
+        let key = SandboxKey { org: "acme".to_owned(), sandbox: format!("sb-{number}") };
+        let guest = Guest {
+            key,
+            prepaid: self.random.chance(400),
+            devices: if self.random.chance(750) { 1 } else { 2 },
+            qemu: None,
+            busy_until: 0,
+            truth: Vec::new(),
+            blind_since: Some(0),
+            snapshots: BTreeMap::new(),
+            meddled: 0,
+        };
+        self.guests.push(guest);
+        self.start_qemu(number, "running");
+    }
+
+    pub(crate) fn start_qemu(&mut self, guest: usize, status: &'static str) -> ProcessIdentity {
+        self.pids += 1;
+        let identity = ProcessIdentity { boot: BOOT, pid: self.pids, start_time_ticks: self.now / (10 * MS) };
+        let qemu = Qemu::new(identity, status, self.guests[guest].devices);
+        self.guests[guest].qemu = Some(qemu);
+        self.mark(guest);
+        identity
+    }
+
+    /// Runs the history to its end, and then for as long as it takes until nothing is left to do.
+    pub(crate) fn run(&mut self) {
+        self.restart();
+        let (asks, troubles) = (self.knobs.asks_every, self.knobs.every);
+        self.after(asks, Event::Ask);
+        self.after(troubles, Event::Trouble);
+        while self.now < self.knobs.end || !self.is_quiet() {
+            if self.now > self.knobs.end + 120 * SECOND {
+                let underway = self.agent.as_ref().map(Agent::underway);
+                self.violation(format!("it never ends: {underway:?}"));
+                return;
+            }
+            let Some(Reverse((at, _, Slot(event)))) = self.queue.pop() else { break };
+            self.advance(at);
+            self.steps += 1;
+            self.happen(event);
+        }
+    }
+
+    /// Whether everything has come to rest: nothing under way, everybody in contact, the last word sealed.
+    fn is_quiet(&self) -> bool {
+        let rested = self.now > self.knobs.end.max(self.restarted) + 6 * SECOND;
+        rested && self.ledger.waiting.is_empty() && self.agent.as_ref().is_some_and(Agent::is_quiet)
+    }
+
+    fn advance(&mut self, at: u64) {
+        if at > self.now {
+            self.time.advance(at - self.now);
+            self.now = at;
+        }
+    }
+
+    pub(crate) fn after(&mut self, ns: u64, event: Event) {
+        self.at(self.now + ns, event);
+    }
+
+    pub(crate) fn at(&mut self, at: u64, event: Event) {
+        self.scheduled += 1;
+        self.queue.push(Reverse((at.max(self.now), self.scheduled, Slot(event))));
+    }
+
+    pub(crate) fn trace(&self, what: impl FnOnce() -> String) {
+        if self.traces {
+            eprintln!("{:>12.6} {}", std::time::Duration::from_nanos(self.now).as_secs_f64(), what());
+        }
+    }
+
+    pub(crate) fn violation(&mut self, what: impl std::fmt::Display) {
+        self.trace(|| format!("VIOLATION {what}"));
+        self.violations.push(format!("at {} ns: {what}", self.now));
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Qemu { guest, process, later } => self.qemu_by_itself(guest, process, later),
+            Event::Ask => self.somebody_asks(),
+            Event::Trouble => self.trouble(),
+            Event::Restart => self.restart(),
+            event => self.agent_event(event),
+        }
+    }
+
+    /// Writes down what is true of a guest from now on.
+    pub(crate) fn mark(&mut self, guest: usize) {
+        let now = self.now;
+        let guest = &mut self.guests[guest];
+        let qemu = guest.qemu.as_ref();
+        let truth = Truth {
+            at: now,
+            lives: qemu.is_some(),
+            runs: qemu.is_some_and(Qemu::runs),
+            plugged: qemu.map_or(0, Qemu::plugged),
+            exists: qemu.is_some() || !guest.snapshots.is_empty(),
+        };
+        match guest.truth.last_mut() {
+            Some(last) if Truth { at: now, ..*last } == truth => {}
+            Some(last) if last.at == now => *last = truth,
+            _ => guest.truth.push(truth),
+        }
+    }
+
+    fn qemu_by_itself(&mut self, guest: usize, process: ProcessIdentity, later: Later) {
+        let mut effects = Effects::default();
+        let Some(qemu) = self.guests[guest].qemu.as_mut().filter(|qemu| qemu.identity == process) else {
+            return;
+        };
+        match later {
+            Later::Plug(device) => qemu.plug(device, &mut self.random, &mut effects),
+            Later::Held(device) => return self.release_held(guest, device),
+            Later::Moved => qemu.moved(&mut effects),
+            Later::ResetAgain if qemu.leaving => {}
+            Later::ResetAgain => effects.events.push(("RESET", serde_json::json!({}))),
+            Later::Exit => return self.qemu_exits(guest),
+        }
+        self.apply(guest, effects);
+    }
+
+    /// What QEMU did becomes true, and is told.
+    pub(crate) fn apply(&mut self, guest: usize, effects: Effects) {
+        let Some(process) = self.guests[guest].qemu.as_ref().map(|qemu| qemu.identity) else { return };
+        self.mark(guest);
+        let stamp_ns = self.wall_us();
+        for (name, detail) in effects.events {
+            self.trace(|| format!("qemu {guest}: {name}"));
+            self.tell(guest, name, stamp_ns, detail);
+        }
+        for device in effects.sized {
+            self.sized(guest, device, stamp_ns);
+        }
+        for (after, later) in effects.later {
+            self.after(after, Event::Qemu { guest, process, later });
+        }
+    }
+
+    /// QEMU's wall clock, cut to whole microseconds.
+    fn wall_us(&self) -> i64 {
+        self.wall() / 1_000 * 1_000
+    }
+
+    /// A size changed: told at once, or held back for the rest of a second.
+    fn sized(&mut self, guest: usize, device: usize, stamp_ns: i64) {
+        let now = self.now;
+        let Some(qemu) = self.guests[guest].qemu.as_mut() else { return };
+        let process = qemu.identity;
+        let memory = &mut qemu.memory[device];
+        let size = memory.size;
+        let held = now < memory.quiet_until;
+        let dropped = memory.held.filter(|(_, dropped)| *dropped < size);
+        if held {
+            memory.held = Some((stamp_ns, size));
+        } else {
+            memory.quiet_until = now + SECOND;
+            let at = memory.quiet_until;
+            self.at(at, Event::Qemu { guest, process, later: Later::Held(device) });
+            self.tell_size(guest, device, stamp_ns, size);
+        }
+        if let Some((was_ns, _)) = dropped {
+            let before = u64::try_from(stamp_ns.saturating_sub(was_ns)).unwrap_or(0);
+            self.hidden.push((guest, now.saturating_sub(before + 1_000), now));
+        }
+        self.trace(|| format!("qemu {guest}: size of {device} is {} MiB, held {held}", size >> 20));
+    }
+
+    fn release_held(&mut self, guest: usize, device: usize) {
+        let now = self.now;
+        let Some(qemu) = self.guests[guest].qemu.as_mut() else { return };
+        let process = qemu.identity;
+        let memory = &mut qemu.memory[device];
+        let Some((stamp_ns, size)) = memory.held.take() else { return };
+        memory.quiet_until = now + SECOND;
+        let at = memory.quiet_until;
+        self.at(at, Event::Qemu { guest, process, later: Later::Held(device) });
+        self.tell_size(guest, device, stamp_ns, size);
+    }
+
+    fn tell_size(&mut self, guest: usize, device: usize, stamp_ns: i64, size: u64) {
+        let Some(qemu) = self.guests[guest].qemu.as_ref() else { return };
+        let id = qemu.memory[device].id;
+        let detail =
+            serde_json::json!({"id": id, "size": size, "qom-path": format!("/machine/peripheral/{id}")});
+        self.tell(guest, "MEMORY_DEVICE_SIZE_CHANGE", stamp_ns, detail);
+    }
+
+    /// The process is gone: its client sees the end of the connection, its holder the end of the process.
+    pub(crate) fn qemu_exits(&mut self, guest: usize) {
+        let Some(qemu) = self.guests[guest].qemu.take() else { return };
+        self.trace(|| format!("qemu {guest}: pid {} exits", qemu.identity.pid));
+        self.mark(guest);
+        self.lose_client(guest, qemu.client);
+        let late = self.random.range(MS / 100, 10 * MS);
+        let epoch = self.epoch;
+        self.after(late, Event::Exited { epoch, seat: guest, process: qemu.identity });
+    }
+
+    pub(crate) fn lose_client(&mut self, guest: usize, client: Option<(u64, u64)>) {
+        self.blind(guest, 0);
+        let Some((epoch, link)) = client else { return };
+        let late = self.random.range(MS / 100, 5 * MS);
+        let at = self.arrives(guest, epoch, link, late);
+        self.at(at, Event::Closed { epoch, seat: guest, link });
+    }
+
+    /// From here on, or a while before, nobody hears what becomes of a guest.
+    pub(crate) fn blind(&mut self, guest: usize, before_ns: u64) {
+        let since = self.now.saturating_sub(before_ns);
+        let guest = &mut self.guests[guest];
+        guest.blind_since = Some(guest.blind_since.map_or(since, |had| had.min(since)));
+    }
+
+    /// The wall clock's own reading, whatever the agent thinks that it is.
+    pub(crate) fn wall(&self) -> i64 {
+        self.wall_offset.saturating_add_unsigned(self.now)
+    }
+
+    /// Somebody sets the wall clock.
+    pub(crate) fn step_wall(&mut self, by_ns: i64) {
+        self.trace(|| format!("the wall clock is stepped by {by_ns} ns"));
+        self.time.step_wall(by_ns);
+        self.wall_offset += by_ns;
+    }
+}
