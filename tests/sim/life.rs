@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use dormouse::clock::Clock;
 use dormouse::metering::accounts::Accounts;
 use dormouse::sandbox::command::{Command, CommandResult, Method, MethodChoice, Outcome, Request};
-use dormouse::sandbox::machine::{Core, Input, Phase, Recovered, Sandbox, Settings, last_sign};
+use dormouse::sandbox::machine::{Core, Input, LastSign, Phase, Recovered, Sandbox, Settings};
 use dormouse::sandbox::refusal::{Reason, Refusal};
 use dormouse_ledger::SandboxKey;
 use dormouse_metering::{BillingState, Meter};
@@ -97,8 +97,8 @@ impl World {
             manifest
         };
         let ran = row.lifecycle == BillingState::Running;
-        let last_proof = last_sign(self.ledger.proof, row.open.as_ref(), &row.pending);
-        let recovered = Recovered { core, unfinished, saved, ran, last_proof };
+        let last_sign = LastSign::of(self.ledger.proof, row.open.as_ref(), &row.pending);
+        let recovered = Recovered { core, unfinished, saved, ran, last_sign };
         let (machine, actions) = Sandbox::recover_from(recovered, self.clock.now(), lives);
         self.trace(|| format!("taken up: {:?} {:?}", machine.core().phase, machine.underway()));
         let mut seat = Seat::new(machine);

@@ -45,6 +45,7 @@
 //! | stamped before the last final cut | there; the slice that is open takes the change over, its first boundary stays | `u` and what was clamped |
 //! | exact, in the window of an uncertain one that says the same | one cut, at the exact stamp; the uncertain one's cause and command where the exact one has no command | 0 |
 //! | several at one stamp | one cut, named by a command's before another change's before a mark's | the greatest |
+//! | a state that stands, for the very stamp of another one without a command | the one cut of both, by the later name | that of both |
 //! | nothing, at a full UTC hour | at the hour, cause [`Hour`](crate::Cause::Hour) | 0 |
 //!
 //! The order of arrival of the exact and the uncertain one does not matter, unless a seal came in between.

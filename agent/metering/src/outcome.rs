@@ -14,7 +14,7 @@ pub enum Placed {
         /// By how much it was moved, in nanoseconds; its uncertainty has grown by as much.
         by_ns: u64,
     },
-    /// Nowhere: the pending end of the life says the same already, and has taken its name.
+    /// Nowhere of its own: what is pending says the same already, and has taken its name.
     Repeated,
 }
 

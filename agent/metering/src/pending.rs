@@ -1,12 +1,13 @@
 //! The observations that are not final yet, in order.
 
 use crate::sweep::window_start_ns;
-use crate::{Change, Observation, OpenSlice, Placed, Refused, Stamp};
+use crate::{BillingState, Change, Observation, OpenSlice, Placed, Refused, Stamp};
 
 /// Observations in order of their stamps. Of equal stamps, the exact one comes before the uncertain one, whose
 /// window it ends; but where everything that came too late was clamped to, the more uncertain comes first, for
 /// what was clamped is uncertainty. The rest is in order of arrival. Those of an older boot come before those
-/// of a newer one. An end, if there is one, is the last.
+/// of a newer one. An end, if there is one, is the last. Why a guest stands, told for the very stamp at which it
+/// stopped, takes the place of that it stopped.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Pending(Vec<Observation>);
 
@@ -25,6 +26,12 @@ impl Pending {
         let clamped_ns = clamp(&mut new.at, open);
         let placed = if clamped_ns > 0 { Placed::Clamped { by_ns: clamped_ns } } else { Placed::AsStamped };
         let index = self.position(&new, open);
+        if let Some(known) = index.checked_sub(1).and_then(|before| self.0.get_mut(before))
+            && explains(&new, known)
+        {
+            *known = new;
+            return Ok(Placed::Repeated);
+        }
         if new.change == Change::Ended {
             return self
                 .insert_end(index, new)
@@ -111,6 +118,15 @@ fn covers(late: &Observation, early: &Observation) -> bool {
     late.at.boot == early.at.boot
         && window_start_ns(late) <= early.at.boottime_ns
         && early.at.boottime_ns <= late.at.boottime_ns
+}
+
+/// Whether an observation says of the very same stop why it was: a guest that stands is asked after its state.
+fn explains(new: &Observation, known: &Observation) -> bool {
+    let stands = |observation: &Observation| match observation.change {
+        Change::State(state) => !matches!(state, BillingState::Running | BillingState::Lost),
+        _ => false,
+    };
+    new.at == known.at && known.command.is_none() && stands(known) && stands(new)
 }
 
 /// Lets an end that no command names take the name of one that says the same.

@@ -8,7 +8,7 @@
 mod support;
 
 use dormouse_metering::meter::PENDING_MAX;
-use dormouse_metering::{BillingState, BootId, Cause, Change, Observation, Placed, Slice, Stamp};
+use dormouse_metering::{BillingState, BootId, Cause, Change, Fault, Observation, Placed, Slice, Stamp};
 use support::*;
 
 /// The cuts that are made of observations: nanoseconds after the beginning, cause, command, uncertainty.
@@ -50,6 +50,17 @@ fn an_answer_that_less_is_held_counts_from_the_start_of_its_window() {
     let stopped = Change::State(BillingState::Paused);
     let stopped = seen(at(BEGAN + 30).uncertain_by(20), stopped, Cause::Resync);
     assert_eq!(cuts([stopped])[0].0, 10);
+}
+
+#[test]
+fn why_a_guest_stands_takes_the_place_of_that_it_stopped() {
+    let stamp = at(BEGAN + 30).uncertain_by(20);
+    let stands = |state, cause| seen(stamp, Change::State(state), cause);
+    let fault = BillingState::Faulted(Fault::IoError);
+    let stopped = [stands(BillingState::Paused, Cause::Stop), stands(fault, Cause::Fault)];
+    assert_eq!(cuts(stopped), [(10, Cause::Fault, String::new(), 20)]);
+    let runs_on = [stands(BillingState::Paused, Cause::Stop), stands(BillingState::Running, Cause::Continue)];
+    assert_eq!(cuts(runs_on).len(), 2);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use dormouse_metering::{BillingState, Meter, Shape};
 use crate::process::Process;
 use crate::sandbox::actor::Attachment;
 use crate::sandbox::command::{Command, Request, SandboxKey};
-use crate::sandbox::machine::{Core, Phase, Recovered, Settings, last_sign};
+use crate::sandbox::machine::{Core, LastSign, Phase, Recovered, Settings};
 use crate::sandbox::snapshot::Manifest;
 use crate::sandbox::view::SandboxView;
 
@@ -84,8 +84,8 @@ fn take_up(
     let ran = row.lifecycle == BillingState::Running.name();
     let mut view = SandboxView::gone(key);
     (view.plan, view.generation) = (row.plan.clone(), row.key.generation);
-    let last_proof = last_sign(recovery.proof, row.open.as_ref(), &row.pending);
-    Some(Found { recovered: Recovered { core, unfinished, saved, ran, last_proof }, view, process })
+    let last_sign = LastSign::of(recovery.proof, row.open.as_ref(), &row.pending);
+    Some(Found { recovered: Recovered { core, unfinished, saved, ran, last_sign }, view, process })
 }
 
 /// What the sandbox held when the ledger last heard of it.

@@ -86,6 +86,8 @@ async fn a_socket_closed_in_the_middle_of_a_line_is_connected_again_and_the_slic
 async fn a_stop_that_was_missed_shows_when_the_connection_is_back() {
     let scene = Scene::new().await;
     let qemu = scene.sandbox("s1", &Options::default()).await;
+    // The end of a connection is seen a little late: it has run for longer than that.
+    scene.until_proven_after(now_unix_ns()).await;
     // Told in one breath: nobody is connected when it stops.
     qemu.order(&Order::Disconnect).await.unwrap();
     qemu.order(&become_("paused", "STOP")).await.unwrap();

@@ -8,9 +8,6 @@ use crate::process::ProcessIdentity;
 use crate::sandbox::facts::Survey;
 use crate::sandbox::refusal::Reason;
 
-/// QEMU holds a size event back for a second.
-const HELD_BACK_NS: u64 = 1_100_000_000;
-
 /// How long after a connection's end it may be seen.
 const END_SEEN_NS: u64 = 50_000_000;
 
@@ -137,11 +134,11 @@ impl Core {
         let owned = matches!(self.state, BillingState::Hibernating | BillingState::Waking);
         let reported = survey.folded().map(RunState::billing_state).filter(|_| !owned);
         let state = reported.unwrap_or(self.state);
+        let held_back_ns = self.held_back_ns(at);
         self.found(at, survey.clone(), process);
         self.observe(at, Change::State(state), (Cause::Resync, None), actions);
         // A size event that QEMU held back when the contact was lost is older than that.
-        let since_ns = at.uncertainty_ns.saturating_add(HELD_BACK_NS);
-        let at = at.uncertain_by(since_ns.min(at.boottime_ns));
+        let at = at.uncertain_by(at.uncertainty_ns.saturating_add(held_back_ns));
         self.observe(at, Change::Holds(survey.shape(), state), (Cause::Resync, None), actions);
         actions.push(Action::Publish(Notice::Changed("resync")));
     }

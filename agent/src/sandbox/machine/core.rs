@@ -12,6 +12,13 @@ use crate::sandbox::facts::Survey;
 use crate::sandbox::hibernation;
 use crate::sandbox::snapshot::Manifest;
 
+/// For how long after a size event's stamp QEMU may hold the next one back: an event a second for each device, and
+/// what was held back is told up to a second after its stamp.
+pub(super) const HELD_BACK_NS: u64 = 2_200_000_000;
+
+/// For how long QEMU holds a size event back, and its way.
+const TOLD_LATE_NS: u64 = 1_100_000_000;
+
 /// How many questions are remembered. An operation has one open, the core a few of its own.
 const ASKED_MAX: usize = 32;
 
@@ -194,6 +201,14 @@ impl Core {
             Phase::Hibernated => Some(true),
             Phase::New | Phase::Ended => None,
         }
+    }
+
+    /// How long before the earliest that a stamp may be QEMU may have held a size back.
+    pub(super) fn held_back_ns(&self, at: Stamp) -> u64 {
+        let from_ns = at.boottime_ns.saturating_sub(at.uncertainty_ns);
+        let told = self.memory_told.filter(|told| told.boot == at.boot);
+        let since_ns = told.map_or(u64::MAX, |told| from_ns.saturating_sub(told.boottime_ns));
+        if since_ns < HELD_BACK_NS { since_ns.min(TOLD_LATE_NS) } else { 0 }
     }
 
     pub(super) fn token(&mut self) -> Token {

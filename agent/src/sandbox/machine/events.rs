@@ -3,12 +3,9 @@
 use dormouse_metering::{BillingState, Cause, Change, CommandId, Observation, Stamp};
 use serde_json::{Value, json};
 
-use super::core::Core;
+use super::core::{Core, HELD_BACK_NS};
 use super::{Action, Notice, QemuEvent, QmpCommand};
 use crate::sandbox::facts::MemoryDevice;
-
-/// QEMU sends a size event a second at most, for each device, and it may be on its way for a while.
-const HELD_BACK_NS: u64 = 2_200_000_000;
 
 /// An event that the operation under way has brought about.
 #[derive(Clone, Debug)]

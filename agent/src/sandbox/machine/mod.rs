@@ -43,7 +43,7 @@ pub use action::{Action, Announcement, Launch, Notice, QmpCommand, SnapshotRemov
 pub use core::{Core, Link, Phase, Settings};
 pub use input::{Answer, Input, QemuEvent};
 pub(super) use operations::internal_tag;
-pub use recovery::{Recovered, last_sign};
+pub use recovery::{LastSign, Recovered};
 
 use dormouse_metering::{CommandId, Stamp};
 

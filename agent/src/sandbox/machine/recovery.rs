@@ -14,15 +14,15 @@
 
 use dormouse_metering::{BillingState, Cause, Change, CommandId, Observation, OpenSlice, Stamp};
 
-use super::core::{Core, Link, Phase};
+use super::core::{Core, HELD_BACK_NS, Link, Phase};
 use super::operations::{self, Operation};
 use super::{Action, Notice, Sandbox, SnapshotRemoval, Stage, Underway};
 use crate::sandbox::command::{Command, CommandResult, Outcome, Request};
 use crate::sandbox::refusal::{Reason, Refusal};
 use crate::sandbox::snapshot::Manifest;
 
-/// QEMU holds a size event back for up to a second; the rest is for its way into the ledger.
-const UNTOLD_NS: u64 = 2_000_000_000;
+/// What QEMU told so shortly before the last proof may not have reached the ledger.
+const IN_FLIGHT_NS: u64 = 50_000_000;
 
 /// How often QMP is tried before an unfinished end is brought about without it.
 const ATTEMPTS_MAX: u32 = 6;
@@ -38,33 +38,63 @@ pub struct Recovered {
     pub saved: Option<Manifest>,
     /// Whether the guest ran when the unfinished command began.
     pub ran: bool,
-    /// Through when the process is known to have lived, where it is gone now.
-    pub last_proof: Option<Stamp>,
+    /// What is durable of its life.
+    pub last_sign: Option<LastSign>,
 }
 
-/// The last sign of a process's life that is durable: the host's proof, or what was seen of it since.
-pub fn last_sign(proof: Option<Stamp>, open: Option<&OpenSlice>, pending: &[Observation]) -> Option<Stamp> {
-    // The passing of an hour is no sign of life.
-    let marks = [Cause::Hour, Cause::Tick, Cause::ClockStep, Cause::HostBoot];
-    let opened = open.filter(|open| !marks.contains(&open.start.cause)).map(|open| Stamp {
-        boot: open.boot,
-        boottime_ns: open.start_boottime_ns,
-        wall_ns: open.start.unix_ns,
-        uncertainty_ns: 0,
-    });
-    let of_qemu = |seen: &&Observation| {
-        !matches!(seen.change, Change::Mark | Change::Ended | Change::State(BillingState::Lost))
-    };
-    let seen = pending.iter().filter(of_qemu).map(|seen| seen.at.uncertain_by(0));
-    // Within a boot by its clock; between boots, of which the younger one counts, by the wall's.
-    opened.into_iter().chain(seen).chain(proof).reduce(|last, sign| {
-        let later = if sign.boot == last.boot {
-            sign.boottime_ns > last.boottime_ns
-        } else {
-            sign.wall_ns > last.wall_ns
+/// The last sign of a life that is durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastSign {
+    /// Through when the process is known to have lived: the host's proof, or what was seen of it since.
+    pub at: Stamp,
+    /// Through when all that QEMU told, but for sizes, had reached the ledger.
+    pub told: Stamp,
+    /// When its memory was spoken of first, so shortly before that QEMU may have held a later size back.
+    pub memory_told: Option<Stamp>,
+}
+
+impl LastSign {
+    /// Of a sandbox, from the host's proof, its open slice and what is pending.
+    pub fn of(proof: Option<Stamp>, open: Option<&OpenSlice>, pending: &[Observation]) -> Option<Self> {
+        // The passing of an hour is no sign of life.
+        let marks = [Cause::Hour, Cause::Tick, Cause::ClockStep, Cause::HostBoot];
+        let opened = open.filter(|open| !marks.contains(&open.start.cause)).map(|open| Stamp {
+            boot: open.boot,
+            boottime_ns: open.start_boottime_ns,
+            wall_ns: open.start.unix_ns,
+            uncertainty_ns: 0,
+        });
+        let of_qemu = |seen: &&Observation| {
+            !matches!(seen.change, Change::Mark | Change::Ended | Change::State(BillingState::Lost))
         };
-        if later { sign } else { last }
-    })
+        let seen = pending.iter().filter(of_qemu).map(|seen| seen.at.uncertain_by(0));
+        // QEMU tells one thing after the other: what it told last came after all the rest.
+        let last_told = opened.into_iter().chain(seen).reduce(later);
+        let at = last_told.into_iter().chain(proof).reduce(later)?;
+        let in_flight = at.earlier_by(IN_FLIGHT_NS.min(at.boottime_ns));
+        let told =
+            last_told.filter(|told| told.boot == at.boot).map_or(in_flight, |told| later(told, in_flight));
+        let of_memory = |seen: &&Observation| {
+            matches!(seen.change, Change::Plugged(_) | Change::Holds(..) | Change::Began(..))
+        };
+        let sizes = pending.iter().filter(of_memory).map(|seen| seen.at);
+        let shortly_before = |told: &Stamp| {
+            told.boot == at.boot && at.boottime_ns.saturating_sub(told.boottime_ns) < HELD_BACK_NS
+        };
+        let memory_told =
+            opened.into_iter().chain(sizes).filter(shortly_before).min_by_key(|told| told.boottime_ns);
+        Some(Self { at, told, memory_told })
+    }
+}
+
+/// Within a boot by its clock; between boots, of which the younger one counts, by the wall's.
+fn later(last: Stamp, sign: Stamp) -> Stamp {
+    let is_later = if sign.boot == last.boot {
+        sign.boottime_ns > last.boottime_ns
+    } else {
+        sign.wall_ns > last.wall_ns
+    };
+    if is_later { sign } else { last }
 }
 
 /// How an unfinished command goes on.
@@ -89,11 +119,12 @@ impl Sandbox {
         let mut sandbox = Self { underway, saved: recovered.saved, ran: recovered.ran, ..Self::new(core) };
         sandbox.core.now = Some(now);
         // What happened shortly before the last proof may not have been told yet.
-        sandbox.core.contact = recovered.last_proof.map(|proof| proof.earlier_by(UNTOLD_NS));
+        sandbox.core.contact = recovered.last_sign.map(|sign| sign.told);
+        sandbox.core.memory_told = recovered.last_sign.and_then(|sign| sign.memory_told);
         match (sandbox.core.phase, process_lives) {
             (Phase::Attached, true) => sandbox.core.connect(0, &mut actions),
             (Phase::Attached, false) => {
-                sandbox.core.last_proof = recovered.last_proof;
+                sandbox.core.last_proof = recovered.last_sign.map(|sign| sign.at);
                 actions.extend(sandbox.step(now, super::Input::Exited));
             }
             _ => sandbox.recover(now, &mut actions),
@@ -219,9 +250,14 @@ impl Core {
     ) {
         let proof = self.last_proof.take().unwrap_or(now);
         self.link = Link::None;
-        // A stop shortly before may have been on its way to the ledger: it counts for the customer.
-        let proof = proof.uncertain_by(UNTOLD_NS.min(proof.boottime_ns));
-        self.observe(proof, Change::State(BillingState::Lost), (Cause::ProofEnded, None), actions);
+        // What QEMU told shortly before, or held back, is gone with it: it counts for the customer.
+        let told = proof.uncertain_by(self.contact_gap_ns(proof));
+        let held_back_ns = self.held_back_ns(told);
+        if held_back_ns > 0 {
+            let at = told.uncertain_by(told.uncertainty_ns.saturating_add(held_back_ns));
+            self.observe(at, Change::Plugged(0), (Cause::ProofEnded, None), actions);
+        }
+        self.observe(told, Change::State(BillingState::Lost), (Cause::ProofEnded, None), actions);
         self.observe(now, Change::Ended, cause, actions);
         self.phase = Phase::Ended;
         actions.push(Action::Publish(Notice::Changed("proof_ended")));
