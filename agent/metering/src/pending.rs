@@ -6,7 +6,8 @@ use crate::{BillingState, Change, Observation, OpenSlice, Placed, Refused, Stamp
 /// Observations in order of their stamps. Of equal stamps, the exact one comes before the uncertain one, whose
 /// window it ends; but where everything that came too late was clamped to, the more uncertain comes first, for
 /// what was clamped is uncertainty. The rest is in order of arrival. Those of an older boot come before those
-/// of a newer one. An end, if there is one, is the last. Why a guest stands, told for the very stamp at which it
+/// of a newer one. That a life is lost from a stamp on comes behind all else of that stamp, but for an end: if there
+/// is one, it is the last. Why a guest stands, told for the very stamp at which it
 /// stopped, takes the place of that it stopped.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Pending(Vec<Observation>);
@@ -88,7 +89,8 @@ fn order(observation: &Observation, open: &OpenSlice) -> (u64, u64) {
     let clamped = at.boot == open.boot && at.boottime_ns == open.start_boottime_ns;
     let behind = match observation.change {
         Change::Ended => u64::MAX,
-        _ if clamped => u64::MAX - at.uncertainty_ns,
+        Change::State(BillingState::Lost) => u64::MAX - 1,
+        _ if clamped => (u64::MAX - 2).saturating_sub(at.uncertainty_ns),
         _ => at.uncertainty_ns,
     };
     (at.boottime_ns, behind)

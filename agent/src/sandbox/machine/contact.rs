@@ -147,6 +147,7 @@ impl Core {
     pub(super) fn found(&mut self, now: Stamp, survey: Survey, process: ProcessIdentity) {
         self.link = Link::Up;
         self.process = Some(process);
+        self.sizes.asked(now, &survey.memory_devices);
         self.survey = Some(survey);
         self.memory_known = self.answered.or(Some(now));
         // Whether QEMU held an event back before it was asked is not known.

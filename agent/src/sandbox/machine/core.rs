@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use dormouse_metering::{BillingState, Cause, Change, CommandId, Observation, Shape, Stamp};
 
+use super::memory::Sizes;
 use super::{Action, Token};
 use crate::process::ProcessIdentity;
 use crate::sandbox::command::{Method, SandboxKey};
@@ -130,6 +131,8 @@ pub struct Core {
     pub(super) memory_told: Option<Stamp>,
     /// Through when everything that QEMU told has arrived.
     pub(super) contact: Option<Stamp>,
+    /// What each of its memory devices had of late.
+    pub(super) sizes: Sizes,
     /// Why memory changes now: the last command or reset that set it going.
     pub(super) memory_cause: (Cause, Option<CommandId>),
     /// Through when the process is known to have lived, where it ended unseen.
@@ -173,6 +176,7 @@ impl Core {
             memory_known: None,
             memory_told: None,
             memory_asked: None,
+            sizes: Sizes::default(),
             missed: false,
             contact: None,
             memory_cause: (Cause::Resize, None),

@@ -33,6 +33,7 @@ mod contact;
 mod core;
 mod events;
 mod input;
+mod memory;
 mod operations;
 mod recovery;
 

@@ -28,7 +28,7 @@ pub(super) struct Hibernate {
     /// Whether the guest ran before, and so runs on if saving fails.
     ran: bool,
     step: Step,
-    /// How often the guest was told to go on, and when last.
+    /// How often the guest was told to go on, and since when it may go on.
     told: (u32, Option<Stamp>),
 }
 
@@ -189,6 +189,8 @@ impl Procedure for Hibernate {
 
     fn begin(&mut self, cx: &mut Context<'_>) -> Flow {
         if let Step::Cancelling(_) = self.step {
+            // Somebody else may have continued it since it was last heard.
+            self.told.1 = Some(cx.now.earlier_by(cx.core.silence_ns));
             return cx.query("migrate_cancel");
         }
         let Some(survey) = cx.core.survey.as_ref() else {

@@ -27,6 +27,8 @@ pub(super) struct Transfer {
     commands: VecDeque<QmpCommand>,
     job: Option<String>,
     stage: Stage,
+    /// Whether QEMU has returned every command.
+    heard: bool,
     poll_ms: u64,
 }
 
@@ -83,7 +85,7 @@ impl Transfer {
     }
 
     fn new(commands: Vec<QmpCommand>, job: Option<String>) -> Self {
-        Self { commands: commands.into(), job, stage: Stage::Preparing, poll_ms: 0 }
+        Self { commands: commands.into(), job, stage: Stage::Preparing, heard: true, poll_ms: 0 }
     }
 
     pub(super) fn begin(&mut self, cx: &mut Context<'_>) -> Turn {
@@ -102,6 +104,7 @@ impl Transfer {
             },
             (Stage::Preparing | Stage::Watching, Answer::Failed(refusal)) if is_unsure(&refusal) => {
                 // QEMU may be at it all the same: what it says of the job or migration decides.
+                self.heard &= matches!(self.stage, Stage::Watching);
                 self.commands.clear();
                 self.stage = Stage::Watching;
                 self.pause(cx)
@@ -158,6 +161,10 @@ impl Transfer {
             Some("failed" | "cancelled") => {
                 let words = value["error-desc"].as_str().unwrap_or("the migration failed without a word");
                 Turn::Failed(Refusal::new(Reason::QemuFailed, words.to_owned()))
+            }
+            // Told over a connection that was lost, it was never begun.
+            None | Some("none") if !self.heard => {
+                Turn::Failed(Refusal::new(Reason::QemuFailed, "QEMU knows of no migration".to_owned()))
             }
             _ => self.pause(cx),
         }
