@@ -1,10 +1,10 @@
 //! Pending observations of one boot, in order, become cuts.
 //!
 //! Every observation speaks of some components of what a sandbox holds, and says that since some instant of
-//! its window `[at - uncertainty, at]` they have the values it names. Up to `at` of the one before it that
-//! speaks of a component, that one is believed; from there, as soon as the window has begun, the lesser of the
-//! two values; from `at` on, its own. The sweep walks the instants at which any of this can change anything.
-//! [`author`] says under which name a cut is made.
+//! its window `[at - uncertainty, at]` they have the values it names. Until the window has begun, what was said
+//! of a component before is believed; in the window the lesser of all that may be so; from `at` on, its own. Where
+//! windows overlap, what the earlier says may be over before its `at`. The sweep walks the instants at which any of
+//! this can change anything. [`author`] says under which name a cut is made.
 
 use std::cmp::max;
 
@@ -56,8 +56,8 @@ pub(crate) fn sweep(
 /// When a life ended, in the customer's favour: at the start of the window, but not before anything that the
 /// sandbox was seen to do.
 fn end_ns(open: &OpenSlice, end: &Observation, before: &[Observation]) -> u64 {
-    let seen = before.iter().rev().find(|observation| observation.change != Change::Mark);
-    let seen_ns = seen.map_or(0, |observation| observation.at.boottime_ns);
+    let seen = before.iter().filter(|observation| observation.change != Change::Mark);
+    let seen_ns = seen.map(window_start_ns).max().unwrap_or(0);
     let floor_ns = if open.boot == end.at.boot { open.start_boottime_ns } else { 0 };
     max(window_start_ns(end), max(seen_ns, floor_ns))
 }
@@ -143,22 +143,24 @@ impl<'a> Sweep<'a> {
     /// What may be billed from an instant on: what is known, lowered by every window that has begun.
     fn least(&self, at_ns: u64) -> Holding {
         let mut held = self.known;
-        for (item, next) in self.next_speakers() {
-            if window_start_ns(item) <= at_ns {
-                held = held.least(&self.known.after(&item.change), next);
-            }
+        for (item, components) in self.may_be_so(at_ns) {
+            held = held.least(&self.known.after(&item.change), components);
         }
         held
     }
 
-    /// The items ahead that are the next to speak of some components, with these. Empty without windows.
-    fn next_speakers(&self) -> impl Iterator<Item = (&'a Observation, Components)> {
+    /// The items ahead whose windows have begun, with the components of which nothing is said between that is not
+    /// true before a later instant. Empty without windows.
+    fn may_be_so(&self, at_ns: u64) -> impl Iterator<Item = (&'a Observation, Components)> {
         let ahead: &'a [Observation] = if self.windows { &self.items[self.index..] } else { &[] };
-        let mut seen = Components::NONE;
+        let mut settled = Components::NONE;
         ahead.iter().filter_map(move |item| {
-            let next = Components::spoken_of(&item.change).without(seen);
-            seen = seen.or(next);
-            (!next.is_empty()).then_some((item, next))
+            let components = Components::spoken_of(&item.change).without(settled);
+            if window_start_ns(item) > at_ns {
+                settled = settled.or(components);
+                return None;
+            }
+            (!components.is_empty()).then_some((item, components))
         })
     }
 }

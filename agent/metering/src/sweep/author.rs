@@ -39,9 +39,9 @@ impl Sweep<'_> {
         }
         let lowered = held.differs(&self.known).and(changed);
         let mut best: Option<(Rank, Boundary)> = None;
-        for (item, next) in self.next_speakers() {
-            let spoken = next.and(lowered);
-            if window_start_ns(item) <= at_ns && !spoken.is_empty() {
+        for (item, components) in self.may_be_so(at_ns) {
+            let spoken = components.and(lowered);
+            if !spoken.is_empty() {
                 best = Some(better(best, self.name(item, spoken, now, at_ns)));
             }
         }

@@ -274,7 +274,7 @@ pub fn values(shape: &Shape, state: BillingState) -> [u64; COMPONENTS] {
 }
 
 /// What must be held at an instant, straight from the definition: up to the last statement on a component its
-/// value; once the window of the next one has begun, the lesser of both.
+/// value; of the next ones, as long as their windows have begun, the least.
 pub fn oracle(history: &History, at_ns: u64) -> [u64; COMPONENTS] {
     std::array::from_fn(|component| {
         let all = [&history.began].into_iter().chain(&history.stamped);
@@ -284,12 +284,9 @@ pub fn oracle(history: &History, at_ns: u64) -> [u64; COMPONENTS] {
         while let Some((_, value)) = statements.next_if(|(at, _)| at.boottime_ns <= at_ns) {
             known = value;
         }
-        match statements.peek() {
-            Some((at, next)) if at.boottime_ns - at.uncertainty_ns <= at_ns => {
-                lesser(component, known, *next)
-            }
-            _ => known,
-        }
+        statements
+            .take_while(|(at, _)| at.boottime_ns - at.uncertainty_ns <= at_ns)
+            .fold(known, |least, (_, next)| lesser(component, least, next))
     })
 }
 
@@ -301,7 +298,7 @@ fn lesser(component: usize, known: u64, next: u64) -> u64 {
 pub fn oracle_end(history: &History) -> Option<u64> {
     let end = history.stamped.iter().find(|last| last.change == Change::Ended)?;
     let others = history.stamped.iter().filter(|o| !matches!(o.change, Change::Mark | Change::Ended));
-    let seen = others.map(|o| o.at.boottime_ns).max().unwrap_or(BEGAN);
+    let seen = others.map(|o| o.at.boottime_ns - o.at.uncertainty_ns).max().unwrap_or(BEGAN);
     Some(max(end.at.boottime_ns - end.at.uncertainty_ns, seen))
 }
 
