@@ -89,10 +89,12 @@ impl World {
 
     /// As the actor's shell does it, after what was observed in the same step.
     fn tell_sight(&mut self, number: usize) {
-        let Some(seen) = self.seat(number).and_then(|seat| seat.machine.core().in_sight()) else { return };
+        let Some((sight, heard)) = self.seat(number).and_then(|seat| seat.machine.core().sight()) else {
+            return;
+        };
         let key = self.ledger_key(number);
-        if let Some(agent) = self.agent.as_mut() {
-            agent.accounts.in_sight(&key, seen);
+        if self.agent.as_mut().is_some_and(|agent| agent.accounts.sight(&key, sight)) {
+            self.submit(true, vec![Entry::Unheard(key, heard)], Waiter::Nobody);
         }
     }
 
@@ -301,8 +303,9 @@ impl World {
             Waiter::Recorded(seat, token, key) => {
                 let generation = key.generation;
                 let answer = answer(Answer::Recorded(generation));
-                if !matches!(answer, Answer::Recorded(_)) {
-                    self.forget(&key);
+                match self.agent.as_mut() {
+                    Some(agent) if matches!(answer, Answer::Recorded(_)) => agent.accounts.born(&key),
+                    _ => self.forget(&key),
                 }
                 self.answer(seat, 10_000, token, answer);
             }

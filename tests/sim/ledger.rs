@@ -16,6 +16,8 @@ use dormouse_metering::{BillingState, Observation, OpenSlice, Slice, Stamp};
 pub(crate) enum Entry {
     Seen(SandboxKey, ProcessIdentity, BillingState),
     Attachment(SandboxKey, ProcessIdentity),
+    Unheard(SandboxKey, Stamp),
+    NobodyHeard(Stamp),
     Lifecycle(SandboxKey, BillingState),
     Slices(SliceBatch),
     Intent(Command, i64),
@@ -55,6 +57,8 @@ pub(crate) enum Became {
 pub(crate) struct Row {
     pub(crate) process: ProcessIdentity,
     pub(crate) lifecycle: BillingState,
+    /// Since when its QEMU is not heard.
+    pub(crate) unheard: Option<Stamp>,
     /// When the life began, in boottime.
     pub(crate) began_ns: Option<u64>,
     pub(crate) slices: Vec<Slice>,
@@ -129,6 +133,7 @@ impl Ledger {
                 let row = Row {
                     process: *process,
                     lifecycle: *lifecycle,
+                    unheard: None,
                     began_ns: None,
                     slices: Vec::new(),
                     open: None,
@@ -140,7 +145,17 @@ impl Ledger {
             }
             Entry::Attachment(key, process) => {
                 if let Some(row) = self.row(key) {
-                    row.process = *process;
+                    (row.process, row.unheard) = (*process, None);
+                }
+            }
+            Entry::Unheard(key, since) => {
+                if let Some(row) = self.row(key) {
+                    row.unheard.get_or_insert(*since);
+                }
+            }
+            Entry::NobodyHeard(since) => {
+                for row in self.rows.values_mut().filter(|row| !row.ended) {
+                    row.unheard.get_or_insert(*since);
                 }
             }
             Entry::Lifecycle(key, state) => {

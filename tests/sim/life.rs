@@ -55,6 +55,9 @@ impl World {
         }
         let seats = self.guests.iter().map(|_| None).collect();
         self.agent = Some(Agent { accounts, seats, proof_under_way: false, commit_due: false });
+        if let Some(proof) = self.ledger.proof {
+            self.submit(true, vec![Entry::NobodyHeard(proof)], Waiter::Nobody);
+        }
         self.after(250 * MS, Event::Seal { epoch });
         self.after(self.knobs.tick, Event::Tick { epoch });
         self.after(MS, Event::Prove { epoch });
@@ -97,7 +100,7 @@ impl World {
             manifest
         };
         let ran = row.lifecycle == BillingState::Running;
-        let last_sign = LastSign::of(self.ledger.proof, row.open.as_ref(), &row.pending);
+        let last_sign = LastSign::of(self.ledger.proof, row.unheard, row.open.as_ref(), &row.pending);
         let recovered = Recovered { core, unfinished, saved, ran, last_sign };
         let (machine, actions) = Sandbox::recover_from(recovered, self.clock.now(), lives);
         self.trace(|| format!("taken up: {:?} {:?}", machine.core().phase, machine.underway()));
@@ -367,7 +370,9 @@ impl World {
         let mut effects = Effects::default();
         let guest = &mut self.guests[number];
         let Some(qemu) = guest.qemu.as_mut() else { return };
+        let hangs = now < qemu.hangs_until;
         match kind {
+            5 | 11.. if hangs => {}
             4 => return self.qemu_exits(number),
             5 => qemu.leave(1000, &mut self.random, &mut effects),
             6 | 7 => {
@@ -392,8 +397,10 @@ impl World {
             }
             13 => {
                 let fault = if self.random.chance(500) { "io-error" } else { "guest-panicked" };
+                guest.meddled = now;
                 qemu.stop(fault, &mut effects);
             }
+            14 if qemu.leaving => {}
             14 => qemu.reset(&mut self.random, &mut effects),
             15 => {
                 // Somebody else asks for another size.
@@ -470,7 +477,7 @@ impl World {
                 let meddled = guest.meddled >= from;
                 let stands =
                     was(&|truth| truth.runs) && !now.runs && !meddled && refusal.message.contains("goes on");
-                (stands || !now.lives).then_some("the guest does not go on")
+                (stands || !was(&|truth| truth.lives)).then_some("the guest does not go on")
             }
             (Request::Wake, Err(refusal))
                 if matches!(

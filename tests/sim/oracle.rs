@@ -76,7 +76,7 @@ impl World {
                 billed.push(Billed { from: at, to: until, state: BillingState::Lost, memory: 0, vcpus: 0 });
             }
         }
-        for one in &billed {
+        for one in &together(billed) {
             self.compare(number, name, one, &windows, found);
         }
     }
@@ -107,7 +107,7 @@ impl World {
         let inside =
             |(guest, start, end): &&(usize, u64, u64)| *guest == number && *start <= from && until <= *end;
         let bound = |(_, start, end): &(usize, u64, u64)| {
-            let (before, after) = (held(start.saturating_sub(1)), held(*end));
+            let (before, after) = (held(start.saturating_sub(1).max(billed.from + 1_000)), held(*end));
             let dips = billed.memory > 0 && before.min(after) >= billed.memory;
             dips || (held(from) > billed.memory && before.max(after) <= billed.memory)
         };
@@ -145,6 +145,21 @@ impl World {
             }
         }
     }
+}
+
+/// What is billed alike, whatever cuts it.
+fn together(billed: Vec<Billed>) -> Vec<Billed> {
+    let mut stretches: Vec<Billed> = Vec::new();
+    for one in billed {
+        let alike = |last: &&mut Billed| {
+            (last.state, last.memory, last.vcpus, last.to) == (one.state, one.memory, one.vcpus, one.from)
+        };
+        match stretches.last_mut().filter(alike) {
+            Some(last) => last.to = one.to,
+            None => stretches.push(one),
+        }
+    }
+    stretches
 }
 
 fn differs(

@@ -145,7 +145,7 @@ impl World {
         let guest = Guest {
             key,
             prepaid: self.random.chance(400),
-            devices: if self.random.chance(750) { 1 } else { 2 },
+            devices: 1,
             qemu: None,
             busy_until: 0,
             truth: Vec::new(),
@@ -252,6 +252,11 @@ impl World {
         let Some(qemu) = self.guests[guest].qemu.as_mut().filter(|qemu| qemu.identity == process) else {
             return;
         };
+        if self.now < qemu.hangs_until && !matches!(later, Later::Exit) {
+            // Its main loop holds the lock without which nothing in it changes.
+            let at = qemu.hangs_until;
+            return self.at(at, Event::Qemu { guest, process, later });
+        }
         match later {
             Later::Plug(device) => qemu.plug(device, &mut self.random, &mut effects),
             Later::Held(device) => return self.release_held(guest, device),
@@ -293,7 +298,7 @@ impl World {
         let memory = &mut qemu.memory[device];
         let size = memory.size;
         let held = now < memory.quiet_until;
-        let dropped = memory.held.filter(|(_, dropped)| *dropped < size);
+        let dropped = memory.held;
         if held {
             memory.held = Some((stamp_ns, size));
         } else {

@@ -93,7 +93,13 @@ BEGIN SELECT RAISE(ABORT, 'dormouse: a sandbox is never deleted'); END;
 -- How the agent finds a sandbox's QEMU again. Apart from the row above, which every slice rewrites.
 CREATE TABLE attachments (
     sandbox_pk INTEGER PRIMARY KEY REFERENCES sandboxes (pk),
-    attachment TEXT NOT NULL CHECK (json_valid(attachment))
+    attachment TEXT NOT NULL CHECK (json_valid(attachment)),
+    -- Since when its QEMU is not heard: what has become of it since shows when it is heard again.
+    unheard_boot        BLOB CHECK (length(unheard_boot) = 16),
+    unheard_boottime_ns INTEGER CHECK (unheard_boottime_ns >= 0),
+    unheard_unix_ns     INTEGER,
+    CHECK ((unheard_boot IS NULL) = (unheard_boottime_ns IS NULL)
+       AND (unheard_boot IS NULL) = (unheard_unix_ns IS NULL))
 ) STRICT;
 
 CREATE TABLE slices (

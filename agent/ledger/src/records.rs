@@ -14,6 +14,10 @@ pub enum Record {
     SandboxSeen(SandboxSeen),
     /// How the agent finds a sandbox's QEMU again, and where its life stands.
     Attachment(AttachmentUpdate),
+    /// A sandbox's QEMU is not heard since this stamp, until an attachment says how it was found again.
+    Unheard(SandboxKey, Stamp),
+    /// No QEMU is heard since this stamp: the agent was not there.
+    NobodyHeard(Stamp),
     /// Slices became final, and what stays open behind them.
     Slices(SliceBatch),
     /// A command was asked for. A unit whose intent is already known is answered with

@@ -118,6 +118,8 @@ pub struct SandboxRow {
     pub attachment: Value,
     /// Where its life stands.
     pub lifecycle: String,
+    /// Since when its QEMU is not heard; `None` while it is.
+    pub unheard: Option<Stamp>,
     /// When the ledger first saw it, in nanoseconds since the Unix epoch.
     pub created_unix_ns: i64,
     /// When its life ended.

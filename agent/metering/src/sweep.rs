@@ -11,7 +11,7 @@ use std::cmp::max;
 use self::author::boundary;
 use crate::holding::{Components, Holding};
 use crate::place::{self, Point};
-use crate::{Change, Observation, OpenSlice, Slice};
+use crate::{Boundary, Change, Observation, OpenSlice, Slice};
 
 mod author;
 
@@ -49,7 +49,11 @@ pub(crate) fn sweep(
     }
     let consumed = sweep.index;
     let Some((last, end_ns)) = end else { return Swept { consumed, ended: false } };
-    place::close(open, &point(last, end_ns), boundary(last, last), emit);
+    // What more may have been held before the end is not billed, but not certain either.
+    let unreached = items[consumed..].iter().map(|item| item.at.uncertainty_ns);
+    let uncertainty_ns = unreached.fold(last.at.uncertainty_ns, max);
+    let why = Boundary { uncertainty_ns, ..boundary(last, last) };
+    place::close(open, &point(last, end_ns), why, emit);
     Swept { consumed: run.len(), ended: true }
 }
 

@@ -84,7 +84,7 @@ fn take_up(
     let ran = row.lifecycle == BillingState::Running.name();
     let mut view = SandboxView::gone(key);
     (view.plan, view.generation) = (row.plan.clone(), row.key.generation);
-    let last_sign = LastSign::of(recovery.proof, row.open.as_ref(), &row.pending);
+    let last_sign = LastSign::of(recovery.proof, row.unheard, row.open.as_ref(), &row.pending);
     Some(Found { recovered: Recovered { core, unfinished, saved, ran, last_sign }, view, process })
 }
 

@@ -13,6 +13,17 @@ const QEMU_STAMP_NS: u64 = 1_000;
 /// For how long a process that quits may still be there when its guest is not.
 const QUITTING_NS: u64 = 100_000_000;
 
+/// Whether a sandbox's QEMU is heard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sight {
+    /// It is, or there is none to hear.
+    Clear,
+    /// It is, but events were missed, and what became of it meanwhile is being asked.
+    Behind,
+    /// It cannot be asked.
+    Lost,
+}
+
 /// One sandbox's meter.
 #[derive(Debug)]
 struct Account {
@@ -28,7 +39,9 @@ pub struct Accounts {
     unsettled: BTreeSet<SandboxKey>,
     /// Those whose QEMU cannot be asked now. What it did meanwhile comes to light only when it answers again, so
     /// that nothing of them becomes final until then.
-    out_of_sight: BTreeSet<SandboxKey>,
+    out_of_sight: BTreeMap<SandboxKey, Sight>,
+    /// Those of which nothing is durable yet: the ledger does not know them.
+    unborn: BTreeSet<SandboxKey>,
     /// How long after its stamp an event of QEMU may still arrive, in nanoseconds.
     lateness_ns: u64,
     /// The wall time of the next hour at which every open slice is cut.
@@ -43,7 +56,8 @@ impl Accounts {
         Self {
             by_key: BTreeMap::new(),
             unsettled: BTreeSet::new(),
-            out_of_sight: BTreeSet::new(),
+            out_of_sight: BTreeMap::new(),
+            unborn: BTreeSet::new(),
             lateness_ns,
             next_hour_ns: hour::next_boundary(now.wall_ns),
             proof,
@@ -60,7 +74,7 @@ impl Accounts {
     ) -> Result<(), Refused> {
         let meter = Meter::resume(open, pending)?;
         self.unsettled.insert(key.clone());
-        self.out_of_sight.insert(key.clone());
+        self.out_of_sight.insert(key.clone(), Sight::Lost);
         self.by_key.insert(key, Account { meter, prepaid });
         Ok(())
     }
@@ -76,6 +90,9 @@ impl Accounts {
         self.bound_by_proof(key, &mut observation);
         // With its QEMU gone, nothing that is stamped before can still arrive.
         let last_word = matches!(observation.change, Change::Ended | Change::State(BillingState::Hibernated));
+        if matches!(observation.change, Change::Began(..)) {
+            self.unborn.insert(key.clone());
+        }
         let account =
             self.by_key.entry(key.clone()).or_insert_with(|| Account { meter: Meter::new(), prepaid });
         let mut slices = Vec::new();
@@ -102,7 +119,7 @@ impl Accounts {
         };
         let mut records = Vec::new();
         for key in keys {
-            if self.out_of_sight.contains(&key) {
+            if self.out_of_sight.contains_key(&key) || self.unborn.contains(&key) {
                 self.unsettled.insert(key);
                 continue;
             }
@@ -136,13 +153,13 @@ impl Accounts {
         self.mark(&keys, at, Cause::ClockStep)
     }
 
-    /// Whether the sandbox's QEMU can be asked, or there is none to ask.
-    pub fn in_sight(&mut self, key: &SandboxKey, seen: bool) {
-        if seen {
-            self.out_of_sight.remove(key);
-        } else {
-            self.out_of_sight.insert(key.clone());
-        }
+    /// Whether the sandbox's QEMU is heard. True when it was lost with this, and the ledger is to know.
+    pub fn sight(&mut self, key: &SandboxKey, sight: Sight) -> bool {
+        let before = match sight {
+            Sight::Clear => self.out_of_sight.remove(key),
+            Sight::Behind | Sight::Lost => self.out_of_sight.insert(key.clone(), sight),
+        };
+        sight == Sight::Lost && before != Some(Sight::Lost)
     }
 
     /// Every open sandbox's process was verified to exist at this stamp.
@@ -155,16 +172,23 @@ impl Accounts {
         self.by_key.get(key)?.meter.holding()
     }
 
+    /// A life that has begun is durable.
+    pub fn born(&mut self, key: &SandboxKey) {
+        self.unborn.remove(key);
+    }
+
     /// A life that could not begin, because nothing of it became durable.
     pub fn forget(&mut self, key: &SandboxKey) {
         self.by_key.remove(key);
         self.unsettled.remove(key);
         self.out_of_sight.remove(key);
+        self.unborn.remove(key);
     }
 
     fn mark(&mut self, keys: &[SandboxKey], at: Stamp, cause: Cause) -> Vec<Record> {
         let mark = Observation { at, change: Change::Mark, cause, command: None };
         keys.iter()
+            .filter(|key| !self.unborn.contains(*key))
             .filter_map(|key| {
                 let account = self.by_key.get_mut(key)?;
                 let mut slices = Vec::new();
@@ -182,7 +206,7 @@ impl Accounts {
         let by_exit = observation.at.uncertainty_ns > QEMU_STAMP_NS;
         let exits = observation.change == Change::Ended && observation.cause != Cause::Detach;
         // A guest that is not heard may have stood for long before its process ended.
-        let heard = !self.out_of_sight.contains(key);
+        let heard = !self.out_of_sight.contains_key(key);
         if heard && exits && by_exit && proof.boottime_ns < observation.at.boottime_ns {
             let since_proof_ns = observation.at.boottime_ns - proof.boottime_ns + QUITTING_NS;
             observation.at.uncertainty_ns = observation.at.uncertainty_ns.min(since_proof_ns);

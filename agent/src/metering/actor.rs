@@ -11,7 +11,7 @@ use dormouse_metering::{BillingState, Cause, Change, CommandId, Observation, Sha
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use serde_json::{Value, json};
 
-use super::accounts::Accounts;
+use super::accounts::{Accounts, Sight};
 use super::entries;
 use crate::clock::Clock;
 use crate::failpoint;
@@ -96,12 +96,15 @@ pub enum Message {
     Before(SandboxKey, Box<Command>, Stamp, BillingState, Reply),
     /// A command has come to its end. Answered when the outcome is durable.
     After(Box<Ending>, Reply),
+    /// The life that has begun is durable.
+    Born(SandboxKey),
     /// A life could not begin: nothing of it became durable.
     Forget(SandboxKey),
     /// Something was seen.
     Observe(SandboxKey, Observation),
-    /// The sandbox's QEMU can be asked, or cannot: while it cannot, nothing of the sandbox becomes final.
-    InSight(SandboxKey, bool),
+    /// Whether the sandbox's QEMU is heard, and through when it was: while it is not, nothing of the sandbox becomes
+    /// final.
+    Sight(SandboxKey, Sight, Stamp),
     /// A snapshot is complete on disk.
     Saved(Snapshot, Reply),
     /// The sandbox's QEMU is found again in this way.
@@ -169,7 +172,13 @@ impl Actor for Metering {
         }
         myself.send_interval(SEAL_INTERVAL, || Message::Seal);
         myself.send_interval(settings.tick, || Message::Tick);
-        Ok(State { accounts, writer, reader, clock, backlog: VecDeque::new(), proof_under_way: false })
+        let mut state =
+            State { accounts, writer, reader, clock, backlog: VecDeque::new(), proof_under_way: false };
+        if let Some(proof) = recovery.proof {
+            // Before the first proof of this agent's own, which says nothing of what QEMU has told.
+            state.fact(vec![Record::NobodyHeard(proof)], log_failure("the agent's absence"));
+        }
+        Ok(state)
     }
 
     async fn handle(
@@ -180,6 +189,7 @@ impl Actor for Metering {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             Message::Begin(beginning, reply) => state.begin(*beginning, reply, &myself),
+            Message::Born(key) => state.accounts.born(&key),
             Message::Forget(key) => state.accounts.forget(&key),
             Message::Before(key, command, at, billing, reply) => {
                 let records = vec![
@@ -200,7 +210,11 @@ impl Actor for Metering {
                 state.fact(records, answer_durable(reply));
             }
             Message::Observe(key, observation) => state.observe(&key, observation),
-            Message::InSight(key, seen) => state.accounts.in_sight(&key, seen),
+            Message::Sight(key, sight, heard) => {
+                if state.accounts.sight(&key, sight) {
+                    state.fact(vec![Record::Unheard(key, heard)], log_failure("a lost connection"));
+                }
+            }
             Message::Saved(snapshot, reply) => state.intend(vec![Record::Snapshot(snapshot)], reply),
             Message::Attachment(key, attachment) => {
                 let update =
@@ -272,10 +286,9 @@ impl State {
         let myself = myself.clone();
         let done: Done = Box::new(move |result| {
             failpoint::reach("life begun");
-            if !matches!(result, Ok(Committed::Applied { .. })) {
-                // When the actor is gone, so is the life that it began.
-                let _ = myself.cast(Message::Forget(key));
-            }
+            let applied = matches!(result, Ok(Committed::Applied { .. }));
+            // When the actor is gone, so is the life that it began.
+            let _ = myself.cast(if applied { Message::Born(key) } else { Message::Forget(key) });
             reply(match result {
                 Ok(Committed::Applied { .. }) => Acknowledgement::Began(generation),
                 Ok(Committed::Repeat(row)) => replayed(&row),

@@ -42,6 +42,8 @@ impl Apply<'_> {
             Record::Intent(_) => Ok(()),
             Record::SandboxSeen(seen) => self.sandbox_seen(seen),
             Record::Attachment(update) => self.attachment(update),
+            Record::Unheard(key, since) => self.unheard(key, *since),
+            Record::NobodyHeard(since) => self.nobody_heard(*since),
             Record::Slices(batch) => self.slices(batch),
             Record::Outcome(outcome) => self.outcome(outcome),
             Record::Tags(tags) => self.tags(tags),

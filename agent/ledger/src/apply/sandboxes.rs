@@ -2,7 +2,10 @@
 
 use rusqlite::OptionalExtension;
 
+use dormouse_metering::Stamp;
+
 use super::Apply;
+use crate::encode::int;
 use crate::outbox::Draft;
 use crate::{AttachmentUpdate, LedgerError, LifecycleEvent, SandboxKey, SandboxSeen};
 
@@ -13,7 +16,14 @@ const SEEN: &str = "INSERT INTO sandboxes (org, sandbox, generation, plan, lifec
      VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
 
 const ATTACHMENT: &str = "INSERT INTO attachments (sandbox_pk, attachment) VALUES (?1, ?2) \
-     ON CONFLICT (sandbox_pk) DO UPDATE SET attachment = excluded.attachment";
+     ON CONFLICT (sandbox_pk) DO UPDATE SET attachment = excluded.attachment, \
+     unheard_boot = NULL, unheard_boottime_ns = NULL, unheard_unix_ns = NULL";
+
+const UNHEARD: &str = "UPDATE attachments SET unheard_boot = ?2, unheard_boottime_ns = ?3, unheard_unix_ns = ?4 \
+     WHERE sandbox_pk = ?1 AND unheard_boot IS NULL";
+
+const NOBODY_HEARD: &str = "UPDATE attachments SET unheard_boot = ?1, unheard_boottime_ns = ?2, unheard_unix_ns = ?3 \
+     WHERE unheard_boot IS NULL AND sandbox_pk IN (SELECT pk FROM sandboxes WHERE ended_unix_ns IS NULL)";
 
 const STANDS: &str =
     "UPDATE sandboxes SET lifecycle = coalesce(?2, lifecycle), plan = coalesce(?3, plan) WHERE pk = ?1";
@@ -62,6 +72,20 @@ impl Apply<'_> {
         if update.lifecycle.is_some() || update.plan.is_some() {
             self.conn.prepare_cached(STANDS)?.execute((pk, &update.lifecycle, &update.plan))?;
         }
+        Ok(())
+    }
+
+    /// The first stamp counts: nothing was heard in between.
+    pub(super) fn unheard(&self, key: &SandboxKey, since: Stamp) -> Result<(), LedgerError> {
+        let boottime_ns = int("boottime", since.boottime_ns)?;
+        let values = (self.pk(key)?, since.boot.0, boottime_ns, since.wall_ns);
+        self.conn.prepare_cached(UNHEARD)?.execute(values)?;
+        Ok(())
+    }
+
+    pub(super) fn nobody_heard(&self, since: Stamp) -> Result<(), LedgerError> {
+        let values = (since.boot.0, int("boottime", since.boottime_ns)?, since.wall_ns);
+        self.conn.prepare_cached(NOBODY_HEARD)?.execute(values)?;
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! Sandboxes, and what an agent needs to go on where the last one stopped.
 
 use dormouse_metering::{BootId, Stamp};
+use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::{Reader, commands};
@@ -39,10 +40,13 @@ const SANDBOXES: &str = concat!(
     "SELECT s.pk, s.org, s.sandbox, s.generation, s.plan, a.attachment, s.lifecycle, s.created_unix_ns, \
      s.ended_unix_ns, ",
     open_columns!(),
-    " FROM sandboxes s LEFT JOIN attachments a ON a.sandbox_pk = s.pk \
+    ", a.unheard_boot, a.unheard_boottime_ns, a.unheard_unix_ns FROM sandboxes s LEFT JOIN attachments a ON a.sandbox_pk = s.pk \
      WHERE (?1 IS NULL OR s.org = ?1) AND (?2 IS NULL OR s.sandbox = ?2) AND (?3 IS NULL OR s.generation = ?3) \
      AND (NOT ?4 OR s.ended_unix_ns IS NULL) ORDER BY s.org, s.sandbox, s.generation"
 );
+
+/// The first of the three columns behind those of the open slice.
+const UNHEARD: usize = 23;
 
 const PENDING: &str = "SELECT observation FROM pending WHERE sandbox_pk = ?1 ORDER BY ord";
 
@@ -64,6 +68,11 @@ fn sandbox_row(row: &Row<'_>) -> rusqlite::Result<(i64, SandboxRow)> {
         created_unix_ns: row.get(7)?,
         ended_unix_ns: row.get(8)?,
         open: encode::open_slice(row, 9)?,
+        unheard: if row.get_ref(UNHEARD)? == ValueRef::Null {
+            None
+        } else {
+            Some(encode::stamp(row, UNHEARD)?)
+        },
         pending: Vec::new(),
     };
     Ok((row.get(0)?, sandbox))

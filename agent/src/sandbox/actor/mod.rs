@@ -86,7 +86,7 @@ pub struct State {
     waiting: HashMap<String, Vec<oneshot::Sender<Answered>>>,
     draft: Option<Draft>,
     /// What the metering actor was last told of whether QEMU can be asked.
-    in_sight: Option<bool>,
+    sight: Option<crate::metering::accounts::Sight>,
     attempt: Option<AbortHandle>,
 }
 
@@ -122,7 +122,7 @@ impl Actor for SandboxActor {
             launched: None,
             waiting: HashMap::new(),
             draft: None,
-            in_sight: None,
+            sight: None,
             attempt: None,
         };
         if let Some(process) = process {
@@ -194,10 +194,10 @@ impl State {
 
     /// Tells the metering actor when QEMU is lost or found. It comes after what was observed in the same step.
     fn tell_sight(&mut self) {
-        let Some(seen) = self.machine.core().in_sight() else { return };
-        if self.in_sight != Some(seen) {
-            self.in_sight = Some(seen);
-            self.tell_metering(crate::metering::Message::InSight(self.ledger_key(), seen));
+        let Some((sight, heard)) = self.machine.core().sight() else { return };
+        if self.sight != Some(sight) {
+            self.sight = Some(sight);
+            self.tell_metering(crate::metering::Message::Sight(self.ledger_key(), sight, heard));
         }
     }
 

@@ -36,14 +36,15 @@ pub enum Verdict {
 /// Decides on a command, given the one under way.
 pub fn admit(core: &Core, underway: Option<&Command>, command: &Command) -> Verdict {
     if let Some(other) = underway {
-        return beside(other, command);
+        return match beside(other, command) {
+            // It was let go, or has ended: its last command is only being recorded.
+            Verdict::Overtake if core.phase == Phase::Ended => Verdict::Deny(not_attached(core)),
+            verdict => verdict,
+        };
     }
     let denied = match (&command.request, core.phase) {
         (Request::Attach { .. }, Phase::New) => None,
-        (_, Phase::New | Phase::Ended) => Some(
-            Refusal::new(Reason::SandboxNotFound, format!("no sandbox {} is attached", core.key))
-                .with("sandbox", &core.key.sandbox),
-        ),
+        (_, Phase::New | Phase::Ended) => Some(not_attached(core)),
         (Request::Attach { qmp_path, .. }, _) => other_socket(core, qmp_path),
         (Request::Destroy, _) | (Request::Wake, Phase::Hibernated) => None,
         (_, Phase::Hibernated) => Some(wrong_state(core, command, "wake it first")),
@@ -65,6 +66,11 @@ pub(super) fn is_so_already(core: &Core, request: &Request) -> bool {
         Request::Attach { .. } => core.phase != Phase::New,
         _ => false,
     }
+}
+
+fn not_attached(core: &Core) -> Refusal {
+    Refusal::new(Reason::SandboxNotFound, format!("no sandbox {} is attached", core.key))
+        .with("sandbox", &core.key.sandbox)
 }
 
 fn beside(other: &Command, command: &Command) -> Verdict {

@@ -36,6 +36,11 @@ impl Core {
             self.resynced(now, resync, answer, actions);
             return false;
         }
+        if self.settling == Some(token) {
+            self.settling = None;
+            self.settle(now, actions);
+            return false;
+        }
         if self.memory_asked == Some(token) {
             self.memory_asked = None;
             if let Answer::Returned(devices) = answer {
@@ -97,6 +102,7 @@ impl Core {
                 let known = resync.known.map_or(now.boottime_ns, |known| known.boottime_ns);
                 let unknown_ns = now.boottime_ns.saturating_sub(known);
                 self.holds(now.uncertain_by(unknown_ns), survey, *process, actions);
+                self.settle(now, actions);
                 if resync.again {
                     self.resync(actions);
                     self.resync = self.resync.take().map(|again| Resync { known: resync.known, ..again });
@@ -122,6 +128,7 @@ impl Core {
             return false;
         }
         self.holds(now.uncertain_by(self.silence_ns), survey, process, actions);
+        self.settle(now, actions);
         let token = self.token();
         let announcement = Announcement::Reattached(Box::new(survey.clone()), process);
         actions.push(Action::Announce(token, announcement));
@@ -139,6 +146,8 @@ impl Core {
         self.observe(at, Change::State(state), (Cause::Resync, None), actions);
         // A size event that QEMU held back when the contact was lost is older than that.
         let at = at.uncertain_by(at.uncertainty_ns.saturating_add(held_back_ns));
+        let until = self.answered.unwrap_or(at.uncertain_by(0));
+        self.sizes.unseen(at.earlier_by(at.uncertainty_ns), until, &survey.memory_devices);
         self.observe(at, Change::Holds(survey.shape(), state), (Cause::Resync, None), actions);
         actions.push(Action::Publish(Notice::Changed("resync")));
     }
@@ -147,7 +156,9 @@ impl Core {
     pub(super) fn found(&mut self, now: Stamp, survey: Survey, process: ProcessIdentity) {
         self.link = Link::Up;
         self.process = Some(process);
-        self.sizes.asked(now, &survey.memory_devices);
+        let asked = self.answered.unwrap_or(now);
+        self.sizes.unseen(asked, asked, &survey.memory_devices);
+        self.sizes.answered(now, asked, &survey.memory_devices);
         self.survey = Some(survey);
         self.memory_known = self.answered.or(Some(now));
         // Whether QEMU held an event back before it was asked is not known.
@@ -159,7 +170,9 @@ impl Core {
     /// The connection has ended in order: all that QEMU told over it has arrived.
     pub(super) fn heard_to_the_end(&mut self, now: Stamp) {
         if self.link == Link::Up {
+            let spoke = self.spoke;
             self.heard(now.earlier_by(END_SEEN_NS));
+            self.spoke = spoke;
         }
     }
 
@@ -168,6 +181,9 @@ impl Core {
         let newer = |had: Stamp| had.boot != until.boot || had.boottime_ns < until.boottime_ns;
         if self.contact.is_none_or(newer) {
             self.contact = Some(until);
+        }
+        if self.spoke.is_none_or(newer) {
+            self.spoke = Some(until);
         }
     }
 
@@ -189,6 +205,7 @@ impl Core {
         }
         let cause = if self.shutdown.is_some() { Cause::Shutdown } else { Cause::Death };
         let at = self.end_of_process(now);
+        self.observe_unseen_memory(at, actions);
         self.observe(at, Change::Ended, (cause, None), actions);
         self.phase = Phase::Ended;
     }

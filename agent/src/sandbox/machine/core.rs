@@ -7,6 +7,7 @@ use dormouse_metering::{BillingState, Cause, Change, CommandId, Observation, Sha
 
 use super::memory::Sizes;
 use super::{Action, Token};
+use crate::metering::accounts::Sight;
 use crate::process::ProcessIdentity;
 use crate::sandbox::command::{Method, SandboxKey};
 use crate::sandbox::facts::Survey;
@@ -129,6 +130,10 @@ pub struct Core {
     pub(super) memory_asked: Option<Token>,
     /// The last size event's stamp.
     pub(super) memory_told: Option<Stamp>,
+    /// The wait after which nothing can be held back any more.
+    pub(super) settling: Option<Token>,
+    /// When QEMU said something last.
+    pub(super) spoke: Option<Stamp>,
     /// Through when everything that QEMU told has arrived.
     pub(super) contact: Option<Stamp>,
     /// What each of its memory devices had of late.
@@ -137,8 +142,8 @@ pub struct Core {
     pub(super) memory_cause: (Cause, Option<CommandId>),
     /// Through when the process is known to have lived, where it ended unseen.
     pub(super) last_proof: Option<Stamp>,
-    /// Whether QEMU told something that could not be recorded yet.
-    pub(super) missed: bool,
+    /// Since when QEMU may have told something that could not be recorded yet.
+    pub(super) missed: Option<Stamp>,
     /// When QEMU said that it shuts down.
     pub(super) shutdown: Option<Stamp>,
     pub(super) status_asked: Option<(Token, Stamp)>,
@@ -175,9 +180,11 @@ impl Core {
             settings,
             memory_known: None,
             memory_told: None,
+            settling: None,
+            spoke: None,
             memory_asked: None,
             sizes: Sizes::default(),
-            missed: false,
+            missed: None,
             contact: None,
             memory_cause: (Cause::Resize, None),
             last_proof: None,
@@ -197,22 +204,27 @@ impl Core {
         matches!(self.phase, Phase::Ended | Phase::New)
     }
 
-    /// Whether all that becomes of it is heard, or there is nothing to hear. Until then nothing of it may become
-    /// final. `None` where there is no life.
-    pub fn in_sight(&self) -> Option<bool> {
-        match self.phase {
-            Phase::Attached => Some(self.link == Link::Up && self.resync.is_none()),
-            Phase::Hibernated => Some(true),
-            Phase::New | Phase::Ended => None,
-        }
+    /// Whether all that becomes of it is heard, and through when it was. `None` where there is no life.
+    pub fn sight(&self) -> Option<(Sight, Stamp)> {
+        let sight = match (self.phase, self.link) {
+            (Phase::New | Phase::Ended, _) => return None,
+            (Phase::Hibernated, _) => Sight::Clear,
+            (Phase::Attached, Link::Up) if self.resync.is_none() => Sight::Clear,
+            (Phase::Attached, Link::Up) => Sight::Behind,
+            (Phase::Attached, _) => Sight::Lost,
+        };
+        Some((sight, self.contact.or(self.now)?))
     }
 
     /// How long before the earliest that a stamp may be QEMU may have held a size back.
     pub(super) fn held_back_ns(&self, at: Stamp) -> u64 {
         let from_ns = at.boottime_ns.saturating_sub(at.uncertainty_ns);
-        let told = self.memory_told.filter(|told| told.boot == at.boot);
-        let since_ns = told.map_or(u64::MAX, |told| from_ns.saturating_sub(told.boottime_ns));
-        if since_ns < HELD_BACK_NS { since_ns.min(TOLD_LATE_NS) } else { 0 }
+        let of_boot = |stamp: &Stamp| stamp.boot == at.boot;
+        let Some(told) = self.memory_told.filter(of_boot) else { return 0 };
+        // One that hangs holds them back for as long.
+        let spoke_ns = self.spoke.filter(of_boot).map_or(from_ns, |spoke| spoke.boottime_ns.min(from_ns));
+        let since_ns = spoke_ns.saturating_sub(told.boottime_ns);
+        if since_ns < HELD_BACK_NS { from_ns - spoke_ns + since_ns.min(TOLD_LATE_NS) } else { 0 }
     }
 
     pub(super) fn token(&mut self) -> Token {

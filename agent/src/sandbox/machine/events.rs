@@ -19,7 +19,7 @@ impl Core {
     pub(super) fn event(&mut self, event: &QemuEvent, claim: Option<Claim>, actions: &mut Vec<Action>) {
         if self.is_over() {
             // Not begun in the ledger yet, or ended there.
-            self.missed = true;
+            self.missed = self.missed.or(Some(event.at.earlier_by(event.at.uncertainty_ns)));
             return;
         }
         self.heard(event.at.earlier_by(event.at.uncertainty_ns));

@@ -8,16 +8,26 @@ use std::collections::VecDeque;
 use dormouse_metering::{Change, Observation, Stamp};
 use serde_json::{Value, json};
 
-use super::core::{Core, HELD_BACK_NS};
+use super::core::{Core, HELD_BACK_NS, Link};
 use super::{Action, Notice, QemuEvent, QmpCommand};
 use crate::sandbox::facts::MemoryDevice;
+
+/// How a size came to be known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    /// QEMU was asked then, and told of all devices.
+    Asked(Stamp),
+    /// An event told of one device, of another what was known.
+    Event,
+    /// Not at all until this stamp: QEMU was out of sight, and may have told anybody anything.
+    Unseen(Stamp),
+}
 
 /// What every device had at one time, in the order of the survey.
 #[derive(Clone, Debug)]
 struct Told {
     at: Stamp,
-    /// Whether QEMU was asked, which tells of all devices; an event tells of one.
-    asked: bool,
+    source: Source,
     bytes: Vec<u64>,
 }
 
@@ -26,14 +36,9 @@ struct Told {
 pub(super) struct Sizes(VecDeque<Told>);
 
 impl Sizes {
-    /// What QEMU answers, at `at` at the latest.
-    pub(super) fn asked(&mut self, at: Stamp, devices: &[MemoryDevice]) {
-        let bytes: Vec<u64> = devices.iter().map(|device| device.size_bytes).collect();
-        let comparable = |told: &Told| told.at.boot == at.boot && told.bytes.len() == bytes.len();
-        if !self.0.back().is_some_and(comparable) {
-            self.0.clear();
-        }
-        self.0.push_back(Told { at, asked: true, bytes });
+    /// What QEMU has answered by `at`.
+    pub(super) fn answered(&mut self, at: Stamp, asked: Stamp, devices: &[MemoryDevice]) {
+        self.insert(at, Source::Asked(asked), devices);
         let over = |told: &Told| told.at.boottime_ns.saturating_add(HELD_BACK_NS) < at.boottime_ns;
         // The last one before that time says what was then.
         while self.0.get(1).is_some_and(over) {
@@ -41,31 +46,69 @@ impl Sizes {
         }
     }
 
+    /// QEMU is seen again, and was not from `at` on, when the devices had no other sizes as far as is known.
+    pub(super) fn unseen(&mut self, at: Stamp, until: Stamp, devices: &[MemoryDevice]) {
+        self.insert(at, Source::Unseen(until), devices);
+    }
+
+    fn insert(&mut self, at: Stamp, source: Source, devices: &[MemoryDevice]) {
+        let bytes: Vec<u64> = devices.iter().map(|device| device.size_bytes).collect();
+        let comparable = |told: &Told| told.at.boot == at.boot && told.bytes.len() == bytes.len();
+        if !self.0.back().is_some_and(comparable) {
+            self.0.clear();
+        }
+        let index = self.first_after(at);
+        self.0.insert(index, Told { at, source, bytes });
+    }
+
+    fn first_after(&self, at: Stamp) -> usize {
+        self.0.partition_point(|told| told.at.boottime_ns <= at.boottime_ns)
+    }
+
     /// An event: one device had so much from `at` on. Returns the sums that follow from it, first that of the event.
     fn event(&mut self, at: Stamp, device: usize, size_bytes: u64) -> Vec<(Stamp, u64)> {
-        let index =
-            self.0.iter().position(|told| told.at.boottime_ns > at.boottime_ns).unwrap_or(self.0.len());
-        let Some(mut bytes) = index
-            .checked_sub(1)
-            .or(Some(0))
-            .and_then(|before| self.0.get(before))
-            .map(|told| told.bytes.clone())
-        else {
-            return Vec::new();
-        };
-        if let Some(next) = self.0.get(index).filter(|next| next.asked) {
+        let index = self.first_after(at);
+        let Some(before) = self.0.get(index.saturating_sub(1)) else { return Vec::new() };
+        let mut bytes = before.bytes.clone();
+        if let Some(next) = self.0.get(index).filter(|next| next.source != Source::Event) {
             // The others changed some time before they were asked: the less counts.
             bytes.iter_mut().zip(&next.bytes).for_each(|(had, has)| *had = (*had).min(*has));
         }
         bytes[device] = size_bytes;
-        self.0.insert(index, Told { at, asked: false, bytes });
-        let since = self.0.iter_mut().skip(index).take_while(|told| !told.asked);
+        self.0.insert(index, Told { at, source: Source::Event, bytes });
+        let since = self.0.iter_mut().skip(index).take_while(|told| told.source == Source::Event);
         since
             .map(|told| {
                 told.bytes[device] = size_bytes;
                 (told.at, told.bytes.iter().sum())
             })
             .collect()
+    }
+
+    /// The stamp of an event, uncertain since the size may have been on its way to what it says.
+    fn on_its_way(&self, at: Stamp) -> Stamp {
+        let held_back_ns = self.held_back_ns(at.earlier_by(at.uncertainty_ns));
+        at.uncertain_by(at.uncertainty_ns.saturating_add(held_back_ns))
+    }
+
+    /// For how long before an event the sizes may have been on their way to it: QEMU holds events back, and drops
+    /// those between, for a second after the last.
+    fn held_back_ns(&self, at: Stamp) -> u64 {
+        let before = || self.0.iter().rev().filter(|told| told.at.boottime_ns < at.boottime_ns);
+        let since_ns = |stamp: Stamp| at.boottime_ns.saturating_sub(stamp.boottime_ns);
+        let told_ns = before().find_map(|told| match told.source {
+            Source::Asked(_) => None,
+            Source::Event => Some(since_ns(told.at)),
+            Source::Unseen(until) => Some(since_ns(until)),
+        });
+        let Some(told_ns) = told_ns.filter(|ns| *ns < HELD_BACK_NS) else { return 0 };
+        let known_ns = before().find_map(|told| match told.source {
+            Source::Asked(asked) => Some(since_ns(asked)),
+            // One device's event says nothing of the others.
+            Source::Event if told.bytes.len() > 1 => None,
+            Source::Event | Source::Unseen(_) => Some(since_ns(told.at)),
+        });
+        known_ns.unwrap_or(told_ns)
     }
 
     /// What every device has now, as far as is told.
@@ -79,14 +122,14 @@ impl Core {
     /// it: it counts as unplugged from the reset on, and what is true now is asked for.
     pub(super) fn memory_reset(&mut self, at: Stamp, actions: &mut Vec<Action>) {
         // A size that was held back before the reset is dropped with it.
-        let at = self.size_stamp(at);
+        let at = self.sizes.on_its_way(at);
         let Some(survey) = self.survey.as_mut().filter(|survey| !survey.memory_devices.is_empty()) else {
             return;
         };
         for device in &mut survey.memory_devices {
             device.size_bytes = 0;
         }
-        self.sizes.asked(at, &survey.memory_devices);
+        self.sizes.answered(at, at, &survey.memory_devices);
         if self.shape.memory_plugged_bytes > 0 {
             let cause = self.memory_cause.clone();
             self.observe(at, Change::Plugged(0), cause, actions);
@@ -106,15 +149,18 @@ impl Core {
             id == Some(device.id.as_str()) || path.rsplit('/').next() == Some(device.id.as_str())
         };
         let Some(device) = survey.memory_devices.iter().position(named) else { return };
+        let at = self.sizes.on_its_way(event.at);
         let sums = self.sizes.event(event.at, device, size_bytes);
         for (device, bytes) in survey.memory_devices.iter_mut().zip(self.sizes.now()) {
             device.size_bytes = *bytes;
         }
         self.shape.memory_plugged_bytes = survey.shape().memory_plugged_bytes;
-        let at = self.size_stamp(event.at);
-        self.memory_known =
-            self.memory_known.filter(|known| known.boottime_ns > event.at.boottime_ns).or(Some(event.at));
+        if self.has_one_device() {
+            let newer = |known: &Stamp| known.boottime_ns > event.at.boottime_ns;
+            self.memory_known = self.memory_known.filter(newer).or(Some(event.at));
+        }
         self.memory_told = Some(event.at);
+        self.settle(event.at, actions);
         // Told to the meter even when a query has already said so: the event has the exact moment.
         for (stamp, bytes) in sums {
             let at = if stamp == event.at { at } else { stamp };
@@ -124,25 +170,45 @@ impl Core {
         actions.push(Action::Publish(Notice::Changed("memory")));
     }
 
-    /// Within a second of an event QEMU holds the next one back and drops sizes in between: the size may have
-    /// been on its way since the one before.
-    fn size_stamp(&self, at: Stamp) -> Stamp {
-        let since_ns = |known: Stamp| {
-            let earliest_ns = known.boottime_ns.saturating_sub(known.uncertainty_ns);
-            at.boottime_ns.checked_sub(earliest_ns).filter(|_| known.boottime_ns <= at.boottime_ns)
+    /// As long as QEMU may hold a size back, waits; then asks once, which proves that it held none.
+    pub(super) fn settle(&mut self, now: Stamp, actions: &mut Vec<Action>) {
+        let Some(told) = self.memory_told.filter(|_| self.link == Link::Up && self.settling.is_none()) else {
+            return;
         };
-        let Some(told_ns) = self.memory_told.and_then(since_ns).filter(|ns| *ns < HELD_BACK_NS) else {
-            return at;
-        };
-        let since_ns = self.memory_known.and_then(since_ns).map_or(told_ns, |known_ns| known_ns.min(told_ns));
-        at.uncertain_by(at.uncertainty_ns.max(since_ns))
+        let token = self.token();
+        let left_ns = HELD_BACK_NS.saturating_sub(now.boottime_ns.saturating_sub(told.boottime_ns));
+        if left_ns > 0 {
+            self.settling = Some(token);
+            actions.push(Action::Wait(token, left_ns.div_ceil(1_000_000)));
+        } else {
+            self.memory_asked = Some(token);
+            actions
+                .push(Action::Qmp(token, QmpCommand { name: "query-memory-devices", arguments: json!({}) }));
+        }
+    }
+
+    fn has_one_device(&self) -> bool {
+        self.survey.as_ref().is_some_and(|survey| survey.memory_devices.len() == 1)
+    }
+
+    /// At the end of a life: what QEMU held back is gone with it, and may have been less.
+    pub(super) fn observe_unseen_memory(&mut self, end: Stamp, actions: &mut Vec<Action>) {
+        let at = end.earlier_by(end.uncertainty_ns);
+        let known = self.memory_known.filter(|known| known.boot == at.boot);
+        let unseen_ns =
+            known.map_or(at.boottime_ns, |known| at.boottime_ns.saturating_sub(known.boottime_ns));
+        let unseen_ns = unseen_ns.min(self.held_back_ns(at));
+        if unseen_ns > 0 {
+            let cause = self.memory_cause.clone();
+            self.observe(at.uncertain_by(unseen_ns), Change::Plugged(0), cause, actions);
+        }
     }
 
     /// Takes what `query-memory-devices` has returned. What differs from what was known changed between.
     pub(super) fn learn_memory(&mut self, now: Stamp, value: &Value, actions: &mut Vec<Action>) {
         let Some(survey) = self.survey.as_mut() else { return };
         survey.memory_devices = MemoryDevice::list(value);
-        self.sizes.asked(now, &survey.memory_devices);
+        self.sizes.answered(now, self.answered.unwrap_or(now), &survey.memory_devices);
         let shape = survey.shape();
         let known = self.memory_known.filter(|known| known.boot == now.boot);
         let unknown_ns = known.map_or(now.boottime_ns, |at| now.boottime_ns.saturating_sub(at.boottime_ns));

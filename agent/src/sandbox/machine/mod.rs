@@ -123,6 +123,7 @@ impl Sandbox {
                 self.core.event(&event, claim, &mut actions);
                 self.work(now, &mut actions, |operation, cx| operation.event(cx, &event));
             }
+            Input::Gap if self.core.is_over() => self.core.missed = self.core.missed.or(self.core.contact),
             Input::Gap => self.core.resync(&mut actions),
             Input::Disconnected if self.exit_seen => {
                 self.core.heard_to_the_end(now);

@@ -54,8 +54,13 @@ pub struct LastSign {
 }
 
 impl LastSign {
-    /// Of a sandbox, from the host's proof, its open slice and what is pending.
-    pub fn of(proof: Option<Stamp>, open: Option<&OpenSlice>, pending: &[Observation]) -> Option<Self> {
+    /// Of a sandbox, from the host's proof, since when it is not heard, its open slice and what is pending.
+    pub fn of(
+        proof: Option<Stamp>,
+        unheard: Option<Stamp>,
+        open: Option<&OpenSlice>,
+        pending: &[Observation],
+    ) -> Option<Self> {
         // The passing of an hour is no sign of life.
         let marks = [Cause::Hour, Cause::Tick, Cause::ClockStep, Cause::HostBoot];
         let opened = open.filter(|open| !marks.contains(&open.start.cause)).map(|open| Stamp {
@@ -71,16 +76,17 @@ impl LastSign {
         // QEMU tells one thing after the other: what it told last came after all the rest.
         let last_told = opened.into_iter().chain(seen).reduce(later);
         let at = last_told.into_iter().chain(proof).reduce(later)?;
-        let in_flight = at.earlier_by(IN_FLIGHT_NS.min(at.boottime_ns));
+        let heard = unheard.filter(|unheard| unheard.boot == at.boot).unwrap_or(at);
+        let in_flight = heard.earlier_by(IN_FLIGHT_NS);
         let told =
             last_told.filter(|told| told.boot == at.boot).map_or(in_flight, |told| later(told, in_flight));
         let of_memory = |seen: &&Observation| {
             matches!(seen.change, Change::Plugged(_) | Change::Holds(..) | Change::Began(..))
         };
         let sizes = pending.iter().filter(of_memory).map(|seen| seen.at);
-        let shortly_before = |told: &Stamp| {
-            told.boot == at.boot && at.boottime_ns.saturating_sub(told.boottime_ns) < HELD_BACK_NS
-        };
+        let told_ns = told.boottime_ns;
+        let shortly_before =
+            |told: &Stamp| told.boot == at.boot && told_ns.saturating_sub(told.boottime_ns) < HELD_BACK_NS;
         let memory_told =
             opened.into_iter().chain(sizes).filter(shortly_before).min_by_key(|told| told.boottime_ns);
         Some(Self { at, told, memory_told })

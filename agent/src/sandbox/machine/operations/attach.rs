@@ -53,8 +53,10 @@ impl Procedure for Attach {
                 if cx.core.link != Link::Up {
                     // QMP was lost meanwhile, when there was nothing yet to connect again for.
                     cx.core.connect(0, cx.actions);
-                } else if cx.core.missed {
+                } else if cx.core.missed.is_some() {
                     cx.core.resync(cx.actions);
+                } else {
+                    cx.core.settle(cx.now, cx.actions);
                 }
                 done(format!("{} is attached", cx.core.key))
             }
@@ -79,7 +81,11 @@ impl Procedure for Attach {
 
     fn exited(&mut self, cx: &mut Context<'_>) -> Flow {
         let cause = if cx.core.shutdown.is_some() { Cause::Shutdown } else { Cause::Death };
-        *self = Self::RecordingTooLate(cause, cx.core.end_of_process(cx.now));
+        let at = cx.core.end_of_process(cx.now);
+        // What it told before could not be recorded: it counts as the end.
+        let unrecorded_ns =
+            cx.core.missed.map_or(0, |missed| at.boottime_ns.saturating_sub(missed.boottime_ns));
+        *self = Self::RecordingTooLate(cause, at.uncertain_by(at.uncertainty_ns.max(unrecorded_ns)));
         Flow::Wait
     }
 }

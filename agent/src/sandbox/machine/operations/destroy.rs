@@ -37,6 +37,7 @@ impl Destroy {
 
     fn end(&self, cx: &mut Context<'_>) -> Flow {
         let at = cx.core.end_of_process(cx.now);
+        cx.core.observe_unseen_memory(at, cx.actions);
         cx.observe(at, Change::Ended, Cause::Destroy);
         cx.core.phase = Phase::Ended;
         cx.actions.push(Action::RemoveSnapshot(SnapshotRemoval::Draft));

@@ -16,8 +16,9 @@ pub(super) struct Detach;
 impl Detach {
     /// What happened since the last contact is not known: the end lies as early as it may.
     fn end(cx: &mut Context<'_>) -> Flow {
-        let gap_ns = cx.core.contact_gap_ns(cx.now);
-        cx.observe(cx.now.uncertain_by(gap_ns), Change::Ended, Cause::Detach);
+        let at = cx.core.end_of_process(cx.now);
+        cx.core.observe_unseen_memory(at, cx.actions);
+        cx.observe(at, Change::Ended, Cause::Detach);
         cx.core.phase = Phase::Ended;
         cx.core.link = Link::None;
         cx.actions.push(Action::Disconnect);

@@ -1,12 +1,12 @@
 //! Hibernate: stop the guest, write its state, make that durable, and only then let QEMU go.
 //!
 //! ```text
-//!   AskingMemory ─▶ Stopping ─▶ Preparing ─▶ Saving ─▶ Writing ─▶ Recording ─▶ Quitting ─▶ done
-//!                      │            │          │          │           │           │ too slow
-//!                      └────────────┴────── Undoing ◀─────┴───────────┘        Killing ─▶ done
-//!                                            │ cont
-//!                                            ▼
-//!                  failed, and the guest runs on as soon as QEMU says so
+//!   AskingMemory ─▶ Stopping ─▶ Measuring ─▶ Preparing ─▶ Saving ─▶ Writing ─▶ Recording ─▶ Quitting ─▶ done
+//!                      │            │            │           │         │          │             │ too slow
+//!                      └────────────┴────────────┴─ Undoing ◀┴─────────┴──────────┘         Killing ─▶ done
+//!                                                    │ cont
+//!                                                    ▼
+//!                          failed, and the guest runs on as soon as QEMU says so
 //! ```
 
 use dormouse_metering::{BillingState, Cause, Change, Stamp};
@@ -39,6 +39,7 @@ const CONT_MAX: u32 = 3;
 enum Step {
     AskingMemory,
     Stopping,
+    Measuring,
     Preparing,
     Saving(Transfer),
     Writing,
@@ -76,8 +77,9 @@ impl Hibernate {
         // Where its STOP was lost, the guest stands since some time after it was told to.
         let at = cx.since_asked();
         cx.observe(at, Change::State(BillingState::Hibernating), Cause::Hibernate);
-        self.step = Step::Preparing;
-        cx.ask(|token| Action::PrepareSnapshot(token, self.method))
+        // What the guest gave back until it stood is told late, and lost if QEMU goes first.
+        self.step = Step::Measuring;
+        cx.query("query-memory-devices")
     }
 
     fn save(&mut self, cx: &mut Context<'_>, place: &crate::sandbox::snapshot::Draft) -> Flow {
@@ -123,11 +125,13 @@ impl Hibernate {
         let then = if self.ran { "goes on" } else { "stays paused" };
         let message = format!("saving failed and the guest {then}: {}", why.message);
         let refusal = Refusal { reason, message, metadata: why.metadata };
-        if !self.ran {
-            cx.observe(cx.now, Change::State(BillingState::Paused), Cause::HibernateFailed);
-            return failed(refusal);
+        if self.ran {
+            return self.go_on(cx, refusal);
         }
-        self.go_on(cx, refusal)
+        // Unless somebody else has continued it meanwhile.
+        self.told = (CONT_MAX, self.told.1.or(Some(cx.now)));
+        self.step = Step::Undoing(refusal);
+        if cx.core.link == Link::Up { cx.query("query-status") } else { Flow::Wait }
     }
 
     fn go_on(&mut self, cx: &mut Context<'_>, refusal: Refusal) -> Flow {
@@ -157,6 +161,10 @@ impl Hibernate {
                 failed(refusal)
             }
             (Some(_), _) if self.told.0 < CONT_MAX => self.go_on(cx, refusal),
+            (Some(state), _) if !self.ran => {
+                cx.observe(cx.now, Change::State(state), Cause::HibernateFailed);
+                failed(refusal)
+            }
             (Some(state), _) => {
                 cx.observe(cx.now, Change::State(state), Cause::HibernateFailed);
                 let message = format!("{}; but QEMU does not continue it: it is {state}", refusal.message);
@@ -176,6 +184,7 @@ impl Procedure for Hibernate {
         match self.step {
             Step::AskingMemory => "asking for the memory",
             Step::Stopping => "stop",
+            Step::Measuring => "asking for the memory again",
             Step::Preparing => "making a place for the snapshot",
             Step::Saving(_) => "saving",
             Step::Writing => "syncing the snapshot",
@@ -211,6 +220,11 @@ impl Procedure for Hibernate {
                 if self.ran { self.stop(cx) } else { self.prepare(cx) }
             }
             (Step::Stopping, Answer::Returned(_)) => self.prepare(cx),
+            (Step::Measuring, Answer::Returned(devices)) => {
+                cx.core.learn_memory(cx.now, &devices, cx.actions);
+                self.step = Step::Preparing;
+                cx.ask(|token| Action::PrepareSnapshot(token, self.method))
+            }
             (Step::Preparing, Answer::SnapshotPrepared(place)) => self.save(cx, &place),
             (Step::Saving(mut transfer), answer) => {
                 let turn = transfer.answer(cx, answer);

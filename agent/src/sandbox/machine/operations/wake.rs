@@ -19,7 +19,7 @@ use crate::process::ProcessIdentity;
 use crate::sandbox::command::Method;
 use crate::sandbox::facts::Survey;
 use crate::sandbox::machine::core::{Link, Phase};
-use crate::sandbox::machine::{Action, Announcement, Launch, SnapshotRemoval};
+use crate::sandbox::machine::{Action, Announcement, Launch, QemuEvent, SnapshotRemoval};
 use crate::sandbox::refusal::{Reason, Refusal};
 use crate::sandbox::snapshot::Manifest;
 
@@ -29,6 +29,8 @@ pub(super) struct Wake {
     connect_until_ns: u64,
     /// The guest cannot have run before.
     stood: Option<Stamp>,
+    /// Since when it may run because somebody else has continued it.
+    meddled: Option<Stamp>,
 }
 
 /// How long the QEMU that an interrupted wake may have started is looked for.
@@ -48,12 +50,12 @@ enum Step {
 
 impl Wake {
     pub(super) fn new() -> Self {
-        Self { step: Step::Verifying, connect_until_ns: 0, stood: None }
+        Self { step: Step::Verifying, connect_until_ns: 0, stood: None, meddled: None }
     }
 
     /// One that was interrupted: the QEMU that it may have started is looked for.
     pub(super) fn to_reclaim(why: Refusal) -> Self {
-        Self { step: Step::Reclaiming(why), connect_until_ns: 0, stood: None }
+        Self { step: Step::Reclaiming(why), connect_until_ns: 0, stood: None, meddled: None }
     }
 
     fn launch(&mut self, cx: &mut Context<'_>, manifest: Box<Manifest>) -> Flow {
@@ -231,7 +233,7 @@ impl Procedure for Wake {
                 // Nothing is billed yet, so that what was plugged before costs nothing until the guest goes on.
                 cx.core.learn_memory(cx.now, &devices, cx.actions);
                 self.step = Step::Continuing;
-                self.stood = Some(cx.now);
+                self.stood = self.meddled.or(Some(cx.now));
                 cx.query("cont")
             }
             (Step::Continuing, Answer::Returned(value)) if value.get("status").is_some() => {
@@ -260,6 +262,15 @@ impl Procedure for Wake {
                 out_of_place(self.step(), &answer)
             }
         }
+    }
+
+    fn event(&mut self, _cx: &mut Context<'_>, event: &QemuEvent) -> Flow {
+        match event.name.as_str() {
+            "RESUME" => self.meddled = self.meddled.or(Some(event.at.earlier_by(event.at.uncertainty_ns))),
+            "STOP" => self.meddled = None,
+            _ => {}
+        }
+        Flow::Wait
     }
 
     fn claim(&self, event: &str) -> Option<(Cause, BillingState)> {

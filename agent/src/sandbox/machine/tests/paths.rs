@@ -14,7 +14,7 @@ fn done(driver: &Driver) -> Vec<&str> {
 fn attach_connects_records_and_replies() {
     let mut driver = Driver::new();
     driver.execute("c1", super::driver::attach()).unwrap();
-    assert_eq!(done(&driver), ["connect", "attached", "reply ok"]);
+    assert_eq!(done(&driver), ["connect", "attached", "wait", "reply ok", "query-memory-devices"]);
 }
 
 #[test]
@@ -25,8 +25,11 @@ fn m7_a_scale_is_durable_before_qemu_is_told_and_before_the_reply() {
     let expected = [
         "before",
         "qom-set",
+        // Until QEMU can hold no size back.
+        "wait",
         "observe plugged 1024",
         "observe requested 1024",
+        "query-memory-devices",
         "query-memory-devices",
         "after",
         "reply ok",
@@ -54,7 +57,14 @@ fn hibernate_records_the_snapshot_before_qemu_goes() {
     ] {
         let mut driver = Driver::attached();
         driver.execute("c1", hibernate(method)).unwrap();
-        let before = ["before", "query-memory-devices", "stop", "observe hibernating", "prepare snapshot"];
+        let before = [
+            "before",
+            "query-memory-devices",
+            "stop",
+            "observe hibernating",
+            "query-memory-devices",
+            "prepare snapshot",
+        ];
         let after = ["write snapshot", "saved", "quit", "wait", "observe hibernated", "after", "reply ok"];
         let expected: Vec<&str> = [before.as_slice(), saving, after.as_slice()].concat();
         assert_eq!(done(&driver), expected, "{method:?}");
