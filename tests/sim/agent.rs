@@ -107,7 +107,7 @@ impl World {
         let instant = self.random.range(1_000, 50_000);
         match action {
             Action::Announce(token, announcement) => self.announce(number, token, announcement),
-            Action::Observe(observation) => self.observe(number, observation),
+            Action::Observe(observation) => self.observe(number, &observation),
             Action::Connect(token, after_ms) => self.connect(number, token, after_ms),
             Action::Survey(token) => self.ask(number, token, Ask::Survey),
             Action::Qmp(token, command) => self.ask(number, token, Ask::Command(command)),
@@ -206,7 +206,7 @@ impl World {
         self.submit(false, entries, Waiter::Recorded(number, token, key));
     }
 
-    fn observe(&mut self, number: usize, observation: Observation) {
+    fn observe(&mut self, number: usize, observation: &Observation) {
         let key = self.ledger_key(number);
         let now = self.clock.now();
         let Some(agent) = self.agent.as_mut() else { return };

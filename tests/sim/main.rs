@@ -24,7 +24,8 @@ use world::World;
 /// Seeds that have found something; CHANGELOG.md says what.
 const FOUND_SOMETHING: &[u64] = &[
     65, 66, 102, 201, 209, 308, 501, 786, 854, 1037, 1128, 1131, 1886, 2467, 2471, 2695, 3411, 3489, 3530,
-    3592, 6789, 10_399, 11_116, 12_183, 12_412,
+    3592, 6789, 10_399, 11_116, 12_183, 12_412, 1_001_136, 1_001_495, 1_001_597, 1_002_056, 1_002_440,
+    1_002_897, 1_003_658, 1_003_698, 1_008_879,
 ];
 
 /// Of so many histories in a million the bill may still differ from the oracle's. A ratchet: it only goes down,

@@ -112,11 +112,11 @@ impl Wake {
         }
         let at = self.since_it_stood(cx.now);
         cx.observe(at, Change::Holds(survey.shape(), BillingState::Running), Cause::Wake);
-        self.awake(cx)
+        Self::awake(cx)
     }
 
     /// The guest runs: the snapshot is no longer what it was.
-    fn awake(&mut self, cx: &mut Context<'_>) -> Flow {
+    fn awake(cx: &mut Context<'_>) -> Flow {
         cx.core.phase = Phase::Attached;
         if let Some(manifest) = cx.core.snapshot.clone() {
             let removal = SnapshotRemoval::Consumed(Box::new(manifest));
@@ -244,13 +244,13 @@ impl Procedure for Wake {
                             Change::State(BillingState::Running),
                             Cause::Wake,
                         );
-                        self.awake(cx)
+                        Self::awake(cx)
                     }
                     _ => self.give_up(cx, Refusal::new(Reason::QemuFailed, "the guest did not continue")),
                 }
             }
             (Step::Continuing, Answer::Returned(_)) if cx.core.state == BillingState::Running => {
-                self.awake(cx)
+                Self::awake(cx)
             }
             (Step::Continuing, Answer::Returned(_)) => {
                 self.step = Step::Continuing;
