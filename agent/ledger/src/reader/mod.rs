@@ -40,6 +40,11 @@ impl Reader {
         self.answer(schema::owner)
     }
 
+    /// Where the ledger is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Answers a question as of one moment.
     pub(crate) fn answer<T>(
         &self,

@@ -1,6 +1,6 @@
 //! The audit finds what is planted, names it, and never stops at damage.
 
-use dormouse_ledger::{AuditReport, Ledger, LedgerError, Reader, Record};
+use dormouse_ledger::{AuditReport, Class, Ledger, LedgerError, Reader, Record};
 use dormouse_metering::Cause;
 use rusqlite::Connection;
 
@@ -42,6 +42,24 @@ fn a_ledger_as_it_was_written_is_clean() {
 }
 
 #[test]
+fn an_audit_beside_a_busy_writer_sees_one_moment() {
+    let (place, mut life) = written();
+    let ledger = place.open();
+    let (mut slices, writer) = (3, ledger.writer());
+    for _ in 0..50 {
+        for _ in 0..100 {
+            let slice = life.cut(1, Cause::Tick, None);
+            let done = Box::new(|result: Result<_, _>| drop(result.unwrap()));
+            writer.submit(Class::Fact, vec![life.record(vec![slice])], done).unwrap();
+        }
+        let report = place.reader().audit().unwrap();
+        assert!(report.is_clean() && report.slices == report.events, "{report:?}");
+        assert!(report.slices >= slices, "an audit sees at least what the one before it saw");
+        slices = report.slices;
+    }
+}
+
+#[test]
 fn a_gap_an_overlap_and_a_wrong_duration_are_found() {
     let found = planted(
         "UPDATE slices SET start_unix_ns = start_unix_ns + 5, duration_ns = duration_ns - 5 WHERE seq = 2",
@@ -61,11 +79,11 @@ fn a_missing_slice_and_its_orphaned_event_are_found() {
     assert_eq!(
         found,
         [
+            ("AUDIT_EVENT_EXTRA", Some(2)),
             ("AUDIT_SEQ", Some(3)),
             ("AUDIT_GAP", Some(3)),
             ("AUDIT_CAUSE", Some(3)),
-            ("AUDIT_COMMAND", Some(3)),
-            ("AUDIT_EVENT_EXTRA", Some(2))
+            ("AUDIT_COMMAND", Some(3))
         ]
     );
 }
@@ -129,8 +147,40 @@ fn l1_a_missing_a_changed_and_a_forged_event_are_found() {
     );
     assert_eq!(
         planted("UPDATE outbox SET event_id = 'other' WHERE host_seq = 3"),
-        [("AUDIT_OUTBOX_HASH", Some(3)), ("AUDIT_EVENT_DIFFERS", Some(3))]
+        [("AUDIT_OUTBOX_HASH", Some(3)), ("AUDIT_EVENT_EXTRA", Some(3)), ("AUDIT_EVENT_DIFFERS", Some(3))]
     );
+    for changed in ["org = 'other'", "sandbox = 'other'", "event_unix_ns = event_unix_ns + 1"] {
+        assert_eq!(
+            planted(&format!("UPDATE outbox SET {changed} WHERE host_seq = 3")),
+            [("AUDIT_OUTBOX_HASH", Some(3))],
+            "{changed}"
+        );
+    }
+}
+
+/// Rewrites the bytes of the last event, and its own hash with them, so that the chain holds.
+fn last_event_rewritten(rewrite: impl FnOnce(String) -> String) -> Vec<(&'static str, Option<u64>)> {
+    let (place, _) = written();
+    let conn = place.raw();
+    drop_triggers(&conn);
+    let text = "SELECT cast(payload AS TEXT) FROM outbox WHERE host_seq = 3";
+    let payload = rewrite(conn.query_row(text, [], |row| row.get(0)).unwrap()).into_bytes();
+    let hash = *blake3::hash(&payload).as_bytes();
+    let update = "UPDATE outbox SET payload = ?1, payload_hash = ?2 WHERE host_seq = 3";
+    assert_eq!(conn.execute(update, (payload, hash)).unwrap(), 1);
+    let report = place.reader().audit().unwrap();
+    report.violations.iter().map(|violation| (violation.code, violation.seq)).collect()
+}
+
+#[test]
+fn an_event_whose_data_do_not_have_the_hash_that_it_says_is_found_though_the_chain_holds() {
+    let wrong = last_event_rewritten(|text| {
+        let at = text.find("\"payloadhash\":\"").unwrap() + 15;
+        format!("{}{}{}", &text[..at], "0".repeat(64), &text[at + 64..])
+    });
+    assert_eq!(wrong, [("AUDIT_OUTBOX_HASH", Some(3))]);
+    // The same data with the same hash, written otherwise around them: read, and found to hold.
+    assert_eq!(last_event_rewritten(|text| text.replacen("{\"specversion\"", "{ \"specversion\"", 1)), []);
 }
 
 #[test]
