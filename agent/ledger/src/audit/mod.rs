@@ -12,6 +12,7 @@
 //! | `AUDIT_UNREADABLE` | what is stored can be read |
 //! | `AUDIT_SEQ` and the others of [`dormouse_metering::audit::ViolationKind::reason`] | M1, M3: slices tile, causes chain, the open slice follows |
 //! | `AUDIT_LIFE` | a life that has begun is open or has ended, with its last slice; nothing is pending after its end |
+//! | `AUDIT_STANDING` | what is open or pending has the hash that was written with it |
 //! | `AUDIT_COMMAND_UNKNOWN` | M3: a command that a slice names is in the ledger |
 //! | `AUDIT_OUTBOX_GAP` | L1: events are numbered from 1 without a hole |
 //! | `AUDIT_OUTBOX_HASH` | L1: an event's bytes have its hash, and carry the hash of the one before |
@@ -33,7 +34,7 @@ use std::sync::{Mutex, PoisonError};
 use rusqlite::Connection;
 use serde::Serialize;
 
-use crate::reader::sandboxes::matching;
+use crate::reader::sandboxes::matching_or;
 use crate::{LedgerError, Reader, SandboxFilter, SandboxKey, SandboxRow, schema};
 use lives::Sums;
 use told::Sum;
@@ -239,7 +240,14 @@ impl Contents {
     fn read(conn: &Connection, found: &mut Found) -> Result<Self, LedgerError> {
         Ok(Self {
             source: found.or_default(schema::owner(conn).map(|host| host.source()))?,
-            lives: found.or_default(matching(conn, &SandboxFilter::default()))?,
+            lives: {
+                let lives = matching_or(conn, &SandboxFilter::default(), |key| {
+                    let message = "what is open or pending is not what was written";
+                    found.report.of_sandbox("AUDIT_STANDING", key, None, message);
+                    Ok(())
+                });
+                found.or_default(lives)?
+            },
             parts: found.or_default(events::parts(conn))?,
             keys: RandomState::new(),
         })

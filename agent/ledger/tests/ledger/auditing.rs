@@ -1,10 +1,10 @@
 //! The audit finds what is planted, names it, and never stops at damage.
 
-use dormouse_ledger::{AuditReport, Class, Ledger, LedgerError, Reader, Record};
+use dormouse_ledger::{AuditReport, Class, Ledger, LedgerError, Reader, Record, SliceQuery};
 use dormouse_metering::Cause;
 use rusqlite::Connection;
 
-use crate::support::{Life, Place, facts, host, key, written};
+use crate::support::{Life, Place, facts, host, key, stamp, written};
 
 /// The triggers that would refuse what is planted.
 fn drop_triggers(conn: &Connection) {
@@ -113,9 +113,10 @@ fn another_shape_on_a_slice_than_in_its_event_is_found() {
 
 #[test]
 fn an_open_slice_that_does_not_follow_is_found() {
-    let found = planted("UPDATE sandboxes SET open_start_unix_ns = open_start_unix_ns + 1");
+    let found =
+        planted("UPDATE sandboxes SET standing_hash = NULL, open_start_unix_ns = open_start_unix_ns + 1");
     assert_eq!(found, [("AUDIT_GAP", Some(4))]);
-    assert_eq!(planted("UPDATE sandboxes SET open_seq = 9"), [("AUDIT_SEQ", Some(9))]);
+    assert_eq!(planted("UPDATE sandboxes SET standing_hash = NULL, open_seq = 9"), [("AUDIT_SEQ", Some(9))]);
 }
 
 #[test]
@@ -123,7 +124,7 @@ fn a_life_that_neither_goes_on_nor_has_ended_is_found() {
     let ended = "UPDATE sandboxes SET open_seq = NULL, open_state = NULL, open_vcpus_milli = NULL, \
         open_memory_base_bytes = NULL, open_memory_plugged_bytes = NULL, open_memory_requested_bytes = NULL, \
         open_disk_bytes = NULL, open_start_unix_ns = NULL, open_start_uncertainty_ns = NULL, open_opened_by = NULL, \
-        open_boot = NULL, open_start_boottime_ns = NULL";
+        open_boot = NULL, open_start_boottime_ns = NULL, standing_hash = NULL";
     assert_eq!(planted(ended), [("AUDIT_LIFE", None)]);
     assert_eq!(planted(&format!("{ended}, ended_unix_ns = 5")), [("AUDIT_LIFE", None)]);
     assert_eq!(planted("UPDATE sandboxes SET ended_unix_ns = 5"), [("AUDIT_LIFE", None)]);
@@ -251,9 +252,17 @@ fn large() -> (Place, Vec<u8>) {
 
 /// What opening and auditing a damaged file says. It may say anything but nothing, and must not panic.
 fn verdict(bytes: &[u8]) -> Result<AuditReport, LedgerError> {
+    verdict_of(&laid_out(bytes))
+}
+
+fn laid_out(bytes: &[u8]) -> Place {
     let place = Place::new();
     std::fs::write(place.path(), bytes).unwrap();
     std::fs::write(place.path().with_extension("sqlite.lock"), "1\nopened\n").unwrap();
+    place
+}
+
+fn verdict_of(place: &Place) -> Result<AuditReport, LedgerError> {
     drop(Ledger::open(&place.path(), &host())?);
     Reader::open(&place.path())?.audit()
 }
@@ -302,11 +311,19 @@ fn a_bit_flipped_in_any_slice_or_event_is_reported() {
     }
 }
 
+/// All that a bill is made of: the slices, final, pending and open, as of a moment, and the events that tell them.
+fn billed(reader: &Reader) -> impl PartialEq + std::fmt::Debug + use<> {
+    let query = SliceQuery { limit: usize::MAX, now: Some(stamp(1_000_000)), ..SliceQuery::default() };
+    let events = reader.outbox(0, usize::MAX).unwrap();
+    (reader.slices(&query).unwrap().rows, reader.recovery().unwrap().unfinished, events)
+}
+
 #[test]
-fn a_bit_flipped_anywhere_never_panics_and_is_mostly_reported() {
-    let (_place, bytes) = large();
+fn a_flipped_bit_is_refused_or_reported_or_changes_nothing_that_is_billed() {
+    let (place, bytes) = large();
+    let whole = billed(&place.reader());
     let (mut flipped, mut reported, mut random) = (0, 0, 88_172_645_463_325_252_u64);
-    for _ in 0..300 {
+    for _ in 0..400 {
         random ^= random << 13;
         random ^= random >> 7;
         random ^= random << 17;
@@ -314,9 +331,31 @@ fn a_bit_flipped_anywhere_never_panics_and_is_mostly_reported() {
         let mut damaged = bytes.clone();
         damaged[at] ^= 1 << (random >> 60 & 7);
         flipped += 1;
-        reported += u32::from(is_damage(&verdict(&damaged)));
+        let damaged = laid_out(&damaged);
+        if is_damage(&verdict_of(&damaged)) {
+            reported += 1;
+        } else {
+            assert_eq!(billed(&damaged.reader()), whole, "a bit at {at}");
+        }
     }
-    // The rest lies in free space, in indices' slack, or in text that no other record tells.
+    // The rest lies in free space, in indices' slack, or in text that no bill is made of.
     assert!(reported * 2 > flipped, "{reported} of {flipped} reported");
-    eprintln!("{reported} of {flipped} flipped bits reported");
+}
+
+#[test]
+fn a_bit_flipped_in_an_open_slice_or_in_what_is_pending_keeps_the_agent_from_starting_and_is_reported() {
+    for changed in [
+        "UPDATE sandboxes SET open_memory_plugged_bytes = open_memory_plugged_bytes + 1",
+        "UPDATE sandboxes SET open_start_boottime_ns = open_start_boottime_ns + 1",
+        "INSERT INTO pending VALUES (1, 0, '{\"boot\":\"07070707-0707-0707-0707-070707070707\",\"boottime_ns\":1,\
+         \"wall_ns\":1,\"cause\":\"tick\",\"change\":\"mark\"}')",
+    ] {
+        let (place, _) = written();
+        place.raw().execute_batch(changed).unwrap();
+        assert_eq!(Ledger::open(&place.path(), &host()).err().map(|error| error.reason()), None);
+        assert_eq!(place.reader().recovery().unwrap_err().reason(), "LEDGER_CORRUPT", "{changed}");
+        let report = place.reader().audit().unwrap();
+        assert!(report.violations.iter().any(|violation| violation.code == "AUDIT_STANDING"), "{report:?}");
+        assert!(report.violations.iter().all(|violation| violation.sandbox.is_some()), "{report:?}");
+    }
 }
