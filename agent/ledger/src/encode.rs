@@ -53,7 +53,8 @@ pub(crate) fn text<'row>(row: &'row Row<'_>, column: usize) -> Result<&'row str,
     row.get_ref(column)?.as_str().map_err(|_| bad(column, "no text"))
 }
 
-fn optional_text<'row>(row: &'row Row<'_>, column: usize) -> Result<Option<&'row str>, Error> {
+/// Reads a text that may be missing, without copying it.
+pub(crate) fn optional_text<'row>(row: &'row Row<'_>, column: usize) -> Result<Option<&'row str>, Error> {
     row.get_ref(column)?.as_str_or_null().map_err(|_| bad(column, "no text"))
 }
 

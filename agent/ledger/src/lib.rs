@@ -31,6 +31,7 @@ mod reader;
 mod records;
 mod rows;
 mod schema;
+mod standing;
 mod tags;
 mod time;
 mod writer;

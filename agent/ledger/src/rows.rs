@@ -66,6 +66,23 @@ impl SliceRow {
         }
     }
 
+    /// Makes this the row of another closed slice of the sandbox, as final as the one before, in the memory that it has.
+    pub(crate) fn retell(&mut self, slice: &Slice) {
+        let Slice { seq, state, shape, start, duration_ns, end } = slice;
+        (self.seq, self.start_unix_ns, self.end_unix_ns) = (*seq, start.unix_ns, Some(end.unix_ns));
+        self.duration_ns = *duration_ns;
+        self.memory_base_bytes = shape.memory_base_bytes;
+        self.memory_plugged_bytes = shape.memory_plugged_bytes;
+        self.memory_requested_bytes = shape.memory_requested_bytes;
+        (self.vcpus_milli, self.disk_bytes) = (shape.vcpus_milli, shape.disk_bytes);
+        self.uncertainty_ns = start.uncertainty_ns.saturating_add(end.uncertainty_ns);
+        rewrite(&mut self.state, state.name());
+        rewrite(&mut self.opened_by, start.cause.as_str());
+        rewrite(self.closed_by.get_or_insert_default(), end.cause.as_str());
+        self.reason = state.fault().map(|fault| fault.as_str().to_owned());
+        (self.command_id, self.opened_by_command_id) = (request_id(end), request_id(start));
+    }
+
     /// The row of a slice that is still open, with the duration that it had at a moment.
     pub fn open_until(key: &SandboxKey, until: &Slice) -> Self {
         let duration_ns = until.duration_ns;
@@ -101,6 +118,11 @@ impl SliceRow {
             is_final: false,
         }
     }
+}
+
+fn rewrite(text: &mut String, to: &str) {
+    text.clear();
+    text.push_str(to);
 }
 
 fn request_id(boundary: &Boundary) -> Option<String> {

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use dormouse_metering::BootId;
@@ -35,8 +36,14 @@ const BOOT_ID_PATH: &str = "/proc/sys/kernel/random/boot_id";
 
 /// The id of the boot that this machine is in.
 pub fn boot_id() -> Result<BootId, ClockError> {
+    // A program does not outlive the boot that it runs in.
+    static READ: OnceLock<BootId> = OnceLock::new();
+    if let Some(boot) = READ.get() {
+        return Ok(*boot);
+    }
     let text = std::fs::read_to_string(BOOT_ID_PATH).map_err(ClockError::BootId)?;
-    BootId::parse(&text).ok_or(ClockError::BootIdMalformed(text))
+    let boot = BootId::parse(&text).ok_or(ClockError::BootIdMalformed(text))?;
+    Ok(*READ.get_or_init(|| boot))
 }
 
 /// `CLOCK_BOOTTIME`, in nanoseconds.

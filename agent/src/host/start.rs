@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use dormouse_ledger::{Class, Ledger, LedgerError, Record};
 use ractor::{Actor, ActorRef};
-use tokio::sync::{broadcast, oneshot};
+use tokio::sync::{broadcast, oneshot, watch as channel};
 use tokio::task::JoinHandle;
 
 use super::actor::{HostActor, Message, State};
@@ -71,7 +71,7 @@ pub async fn start(config: &Config, ledger: &Ledger) -> Result<Running, StartErr
         ledger.writer().write(Class::Fact, vec![Record::Anchor(watch::as_row(&clock.anchor()))])?;
     }
     let settings = settings(config);
-    let found = recover::all(&reader, &recovery, &settings)?;
+    let found = reader.at_one_moment(|reader| recover::all(reader, &recovery, &settings))?;
     let arguments = metering::actor::Arguments {
         writer: ledger.writer(),
         reader: ledger.reader()?,
@@ -84,7 +84,8 @@ pub async fn start(config: &Config, ledger: &Ledger) -> Result<Running, StartErr
         },
     };
     let (metering, _) = Actor::spawn(None, Metering, arguments).await.map_err(not_started)?;
-    let environment = environment(config, clock.clone(), metering.clone())?;
+    let (answers, ready) = channel::channel(false);
+    let environment = environment(config, clock.clone(), metering.clone(), ready)?;
     let directory = Directory::default();
     let state = State {
         environment: environment.clone(),
@@ -108,6 +109,7 @@ pub async fn start(config: &Config, ledger: &Ledger) -> Result<Running, StartErr
         reader: Arc::new(Mutex::new(reader)),
     };
     let tasks = tasks(config, &clock, &environment, &handle)?;
+    answers.send_replace(true);
     Ok(Running { handle, clock, actor, metering, tasks })
 }
 
@@ -154,7 +156,12 @@ fn tasks(
     ])
 }
 
-fn environment(config: &Config, clock: Clock, metering: MeteringHandle) -> Result<Environment, StartError> {
+fn environment(
+    config: &Config,
+    clock: Clock,
+    metering: MeteringHandle,
+    ready: channel::Receiver<bool>,
+) -> Result<Environment, StartError> {
     let snapshots = config.hibernation.dir.clone().unwrap_or_else(|| config.state_dir.join("snapshots"));
     let log_dir = config.state_dir.join("logs");
     make_folder(&snapshots)?;
@@ -177,6 +184,7 @@ fn environment(config: &Config, clock: Clock, metering: MeteringHandle) -> Resul
         schemas: SchemaCache::default(),
         snapshots: SnapshotStore::new(&snapshots),
         qmp,
+        ready,
         log_dir,
         prepaid_plans: config.metering.prepaid_plans.clone().into(),
     })

@@ -60,9 +60,14 @@ pub(super) struct Stat {
 impl ProcessIdentity {
     /// The identity of the process that has `pid` now. A zombie has one, too.
     pub fn of(pid: i32) -> Result<Self, StatError> {
-        let stat = Stat::of(pid)?;
-        Ok(Self { boot: boot_id()?, pid, start_time_ticks: stat.start_time_ticks })
+        look_at(pid).map(|(identity, _)| identity)
     }
+}
+
+/// The identity of the process that has `pid` now, and whether it is a zombie.
+pub(super) fn look_at(pid: i32) -> Result<(ProcessIdentity, bool), StatError> {
+    let Stat { zombie, start_time_ticks } = Stat::of(pid)?;
+    Ok((ProcessIdentity { boot: boot_id()?, pid, start_time_ticks }, zombie))
 }
 
 impl Stat {

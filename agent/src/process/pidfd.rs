@@ -9,7 +9,7 @@ use nix::libc;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::identity::{ProcessIdentity, Stat, StatError};
+use super::identity::{self, ProcessIdentity, Stat, StatError};
 
 /// A process, held by a pidfd. Cheap to clone. Dropping it does nothing to the process.
 #[derive(Clone, Debug)]
@@ -48,8 +48,13 @@ impl Process {
     ///
     /// A zombie counts as gone.
     pub fn open(pid: i32) -> Result<Self, ProcessError> {
-        let process = Self::open_child(pid)?;
-        if process.is_alive() { Ok(process) } else { Err(ProcessError::Gone { pid }) }
+        let pidfd = pidfd_open(pid)?;
+        let (identity, zombie) = identity::look_at(pid).map_err(|error| gone_or(error, pid))?;
+        // Still there after that: so it is what was looked at, and no other that came to have its pid.
+        if zombie || pidfd_send_signal(&pidfd, 0) == Err(Errno::ESRCH) {
+            return Err(ProcessError::Gone { pid });
+        }
+        Ok(Self { identity, pidfd: Arc::new(watched(pidfd, pid)?) })
     }
 
     /// Takes hold of a child that was not waited for yet: it may be a zombie, but its pid is its own.

@@ -8,6 +8,8 @@
 mod bad_input;
 mod detaching;
 mod full_disk;
+mod hung_disk;
+mod idle;
 mod isolation;
 mod lifecycle;
 mod misfortunes;

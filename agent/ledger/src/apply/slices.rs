@@ -1,11 +1,13 @@
 //! Slices that became final, the slice that stays open behind them, and what is pending.
 
+use blake3::Hash;
 use dormouse_metering::{CommandId, OpenSlice, Slice};
 use rusqlite::{OptionalExtension, params};
 
 use super::Apply;
 use crate::encode::{self, int, slice_columns};
 use crate::outbox::Draft;
+use crate::standing::Standing;
 use crate::{LedgerError, SandboxKey, SliceBatch};
 
 const LAST_SEQ: &str = "SELECT coalesce(max(seq), 0) FROM slices WHERE sandbox_pk = ?1";
@@ -21,15 +23,18 @@ const CLOSE: &str = "INSERT INTO slices (sandbox_pk, seq, state, fault, vcpus_mi
 const OPEN: &str = "UPDATE sandboxes SET open_seq = ?2, open_state = ?3, open_fault = ?4, open_vcpus_milli = ?5, \
      open_memory_base_bytes = ?6, open_memory_plugged_bytes = ?7, open_memory_requested_bytes = ?8, \
      open_disk_bytes = ?9, open_start_unix_ns = ?10, open_start_uncertainty_ns = ?11, open_opened_by = ?12, \
-     open_opened_command = ?13, open_boot = ?14, open_start_boottime_ns = ?15 WHERE pk = ?1";
+     open_opened_command = ?13, open_boot = ?14, open_start_boottime_ns = ?15, standing_hash = ?16 WHERE pk = ?1";
 
 /// The end is that of the last slice; a life without any ends as it began.
 const END: &str = "UPDATE sandboxes SET open_seq = NULL, open_state = NULL, open_fault = NULL, \
      open_vcpus_milli = NULL, open_memory_base_bytes = NULL, open_memory_plugged_bytes = NULL, \
      open_memory_requested_bytes = NULL, open_disk_bytes = NULL, open_start_unix_ns = NULL, \
      open_start_uncertainty_ns = NULL, open_opened_by = NULL, open_opened_command = NULL, open_boot = NULL, \
-     open_start_boottime_ns = NULL, ended_unix_ns = coalesce((SELECT end_unix_ns FROM slices \
+     open_start_boottime_ns = NULL, standing_hash = NULL, ended_unix_ns = coalesce((SELECT end_unix_ns FROM slices \
      WHERE sandbox_pk = ?1 ORDER BY seq DESC LIMIT 1), created_unix_ns) WHERE pk = ?1";
+
+/// Of a life that has not begun.
+const NOT_OPEN: &str = "UPDATE sandboxes SET standing_hash = ?2 WHERE pk = ?1";
 
 /// Row by row: to delete them at once, SQLite would collect them in a temporary table first, even where there are none.
 const LAST_PENDING: &str = "SELECT max(ord) FROM pending WHERE sandbox_pk = ?1";
@@ -39,6 +44,13 @@ const PENDING: &str = "INSERT INTO pending (sandbox_pk, ord, observation) VALUES
 impl Apply<'_> {
     pub(super) fn slices(&mut self, batch: &SliceBatch) -> Result<(), LedgerError> {
         let pk = self.pk(&batch.key)?;
+        let mut standing = Standing::behind(batch.open.as_ref());
+        let mut pending = Vec::with_capacity(batch.pending.len());
+        for observation in &batch.pending {
+            let json = encode::observation_to_json(observation)?;
+            standing.pending(&json);
+            pending.push(json);
+        }
         let last: i64 = self.conn.prepare_cached(LAST_SEQ)?.query_row([pk], |row| row.get(0))?;
         for slice in &batch.slices {
             let seq = int("seq", slice.seq)?;
@@ -56,17 +68,18 @@ impl Apply<'_> {
             }
             self.conn.prepare_cached(END)?.execute([pk])?;
         } else if let Some(open) = &batch.open {
-            self.open(pk, open)?;
+            self.open(pk, open, standing.hash())?;
         } else if last > 0 || !batch.slices.is_empty() {
             return Err(LedgerError::rejected("a life that has begun is open or ended"));
+        } else {
+            self.conn.prepare_cached(NOT_OPEN)?.execute((pk, standing.hash().as_bytes()))?;
         }
         let last_pending: Option<i64> =
             self.conn.prepare_cached(LAST_PENDING)?.query_row([pk], |row| row.get(0))?;
         for ord in 0..=last_pending.unwrap_or(-1) {
             self.conn.prepare_cached(FORGET_PENDING)?.execute((pk, ord))?;
         }
-        for (ord, observation) in (0_i64..).zip(&batch.pending) {
-            let json = encode::observation_to_json(observation)?;
+        for (ord, json) in (0_i64..).zip(pending) {
             self.conn.prepare_cached(PENDING)?.execute((pk, ord, json))?;
         }
         Ok(())
@@ -109,7 +122,7 @@ impl Apply<'_> {
         Ok(())
     }
 
-    fn open(&self, pk: i64, open: &OpenSlice) -> Result<(), LedgerError> {
+    fn open(&self, pk: i64, open: &OpenSlice, standing: Hash) -> Result<(), LedgerError> {
         self.conn.prepare_cached(OPEN)?.execute(params![
             pk,
             int("seq", open.seq)?,
@@ -126,6 +139,7 @@ impl Apply<'_> {
             open.start.command.as_ref().map(CommandId::as_str),
             open.boot.0,
             int("start_boottime_ns", open.start_boottime_ns)?,
+            standing.as_bytes(),
         ])?;
         Ok(())
     }

@@ -7,13 +7,28 @@ use rusqlite::{Connection, Row};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::AuditReport;
-use crate::encode::{text, uint};
+use super::told::Sum;
+use super::{Contents, Found};
+use crate::LedgerError;
+use crate::encode::{optional_text, text, uint};
 use crate::outbox::{Head, SLICE_EVENT};
-use crate::{HostName, LedgerError};
+use crate::time::rfc3339;
 
-const EVENTS: &str =
-    "SELECT host_seq, event_id, type, payload, payload_hash, prev_hash FROM outbox ORDER BY host_seq";
+const EVENTS: &str = "SELECT host_seq, event_id, type, payload, payload_hash, prev_hash, org, sandbox, event_unix_ns \
+     FROM outbox WHERE host_seq >= ?1 AND host_seq <= ?2 ORDER BY host_seq";
+
+const EVENT_BEFORE: &str =
+    "SELECT host_seq, payload_hash FROM outbox WHERE host_seq < ?1 ORDER BY host_seq DESC LIMIT 1";
+
+const EDGES: &str = "SELECT min(host_seq), max(host_seq) FROM outbox";
+
+/// By the index alone. Neither the table nor the sorting of rows is asked for.
+const INDEX: &str =
+    "SELECT event_id, host_seq FROM outbox INDEXED BY sqlite_autoindex_outbox_1 ORDER BY event_id";
+
+/// At most so many parts of the chain are walked side by side, none shorter than so many events.
+const PARTS_MAX: i64 = 64;
+const PART_EVENTS_MIN: i64 = 4096;
 
 /// What an event says of itself.
 #[derive(Deserialize)]
@@ -24,6 +39,12 @@ struct Envelope<'a> {
     source: Cow<'a, str>,
     #[serde(rename = "type", borrow)]
     event_type: Cow<'a, str>,
+    #[serde(borrow)]
+    subject: Cow<'a, str>,
+    #[serde(borrow)]
+    time: Cow<'a, str>,
+    #[serde(borrow)]
+    org: Cow<'a, str>,
     #[serde(borrow)]
     hostseq: Cow<'a, str>,
     #[serde(borrow)]
@@ -46,105 +67,223 @@ pub(super) fn data_of(payload: &[u8]) -> Option<&str> {
     serde_json::from_slice::<Carrier<'_>>(payload).ok().map(|carrier| carrier.data.get())
 }
 
-/// Which numbers of the outbox are events of slices that were not met yet: one bit each.
-#[derive(Default)]
-pub(super) struct SliceEvents(Vec<u64>);
-
-impl SliceEvents {
-    fn place(host_seq: u64) -> Option<(usize, u64)> {
-        Some((usize::try_from(host_seq / 64).ok()?, 1 << (host_seq % 64)))
+/// The numbers of the chain, in parts: each from its first to its last, both included.
+pub(super) fn parts(conn: &Connection) -> Result<Vec<(i64, i64)>, LedgerError> {
+    let edges: (Option<i64>, Option<i64>) =
+        conn.query_row(EDGES, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let (Some(first), Some(last)) = edges else { return Ok(Vec::new()) };
+    // What is stored may be any number.
+    let length = (last.saturating_sub(first) / PARTS_MAX).saturating_add(1).max(PART_EVENTS_MIN);
+    let mut parts = Vec::new();
+    let mut from = first;
+    while last.saturating_sub(from) >= length {
+        parts.push((from, from + length - 1));
+        from += length;
     }
-
-    fn note(&mut self, host_seq: u64) {
-        let Some((word, bit)) = Self::place(host_seq) else { return };
-        if self.0.len() <= word {
-            self.0.resize(word + 1, 0);
-        }
-        self.0[word] |= bit;
-    }
-
-    /// The slice of this event was met.
-    pub(super) fn meet(&mut self, host_seq: u64) {
-        if let Some((word, bit)) = Self::place(host_seq)
-            && let Some(bits) = self.0.get_mut(word)
-        {
-            *bits &= !bit;
-        }
-    }
-
-    /// Those whose slice was never met.
-    pub(super) fn extra(&self) -> impl Iterator<Item = u64> {
-        let bits = (0_u64..).zip(&self.0);
-        bits.flat_map(|(word, bits)| {
-            (0..64).filter(move |bit| bits >> bit & 1 == 1).map(move |bit| word * 64 + bit)
-        })
-    }
+    parts.push((from, last));
+    Ok(parts)
 }
 
-/// Walks the chain.
+/// Walks a part of the chain.
 pub(super) fn check(
     conn: &Connection,
-    host: &HostName,
-    report: &mut AuditReport,
-) -> Result<SliceEvents, LedgerError> {
-    let source = host.source();
-    let mut slice_events = SliceEvents::default();
-    let mut head = Head::START;
-    let mut statement = conn.prepare(EVENTS)?;
-    let mut rows = statement.query([])?;
+    contents: &Contents,
+    (first, last): (i64, i64),
+    found: &mut Found,
+) -> Result<(), LedgerError> {
+    let mut head = before(conn, first)?;
+    let mut statement = conn.prepare_cached(EVENTS)?;
+    let mut rows = statement.query((first, last))?;
     while let Some(row) = rows.next()? {
-        report.events += 1;
-        let host_seq = uint(row, 0)?;
-        if host_seq != head.host_seq + 1 {
-            let message = format!("events {} to {} are missing", head.host_seq + 1, host_seq - 1);
-            report.of_ledger("AUDIT_OUTBOX_GAP", Some(host_seq), message);
-        }
-        if text(row, 2)? == SLICE_EVENT {
-            slice_events.note(host_seq);
+        found.report.events += 1;
+        let event = Event::read(row)?;
+        let follows = event.host_seq == head.host_seq + 1;
+        if !follows {
+            let message =
+                format!("events {} to {} are missing", head.host_seq + 1, event.host_seq.saturating_sub(1));
+            found.report.of_ledger("AUDIT_OUTBOX_GAP", Some(event.host_seq), message);
         }
         // Behind a gap the chain goes on from what the event says came before it: one hole is one violation.
-        let prev = if host_seq == head.host_seq + 1 { head.hash } else { Hash::from_bytes(row.get(5)?) };
-        let payload = row.get_ref(3)?.as_blob().map_err(rusqlite::Error::from)?;
-        let hash = blake3::hash(payload);
-        if let Some(fault) = fault(row, payload, hash, Head { host_seq: host_seq - 1, hash: prev }, &source)?
-        {
-            report.of_ledger("AUDIT_OUTBOX_HASH", Some(host_seq), format!("event {host_seq}: {fault}"));
-        }
-        head = Head { host_seq, hash: Hash::from_bytes(row.get(4)?) };
+        let prev = if follows { head.hash } else { event.prev_hash };
+        event.check(prev, contents, found);
+        head = Head { host_seq: event.host_seq, hash: event.payload_hash };
     }
-    Ok(slice_events)
+    Ok(())
 }
 
-/// What is wrong with an event behind `prev`, by itself.
-fn fault(
-    row: &Row<'_>,
-    payload: &[u8],
-    hash: Hash,
-    prev: Head,
-    source: &str,
-) -> Result<Option<&'static str>, LedgerError> {
-    if row.get::<_, [u8; 32]>(4)? != *hash.as_bytes() {
-        return Ok(Some("its bytes do not have its hash"));
+/// Adds up the index of event ids, which must hold what the events hold. No id is there twice.
+pub(super) fn check_index(
+    conn: &Connection,
+    contents: &Contents,
+    found: &mut Found,
+) -> Result<(), LedgerError> {
+    let mut statement = conn.prepare(INDEX)?;
+    let mut rows = statement.query([])?;
+    let mut last = String::new();
+    while let Some(row) = rows.next()? {
+        let (event_id, host_seq) = (text(row, 0)?, uint(row, 1)?);
+        if found.index != Sum::default() && event_id <= last.as_str() {
+            let message = format!("the id of event {host_seq} does not follow that of the event before it");
+            found.report.of_ledger("AUDIT_INTEGRITY", Some(host_seq), message);
+        }
+        found.index.add(&contents.keys, host_seq, [event_id.as_bytes(), &[], &[]]);
+        last.clear();
+        last.push_str(event_id);
     }
-    if row.get::<_, [u8; 32]>(5)? != *prev.hash.as_bytes() {
-        return Ok(Some("it does not carry the hash of the event before it"));
+    Ok(())
+}
+
+/// The last event before a part.
+fn before(conn: &Connection, first: i64) -> Result<Head, LedgerError> {
+    let mut statement = conn.prepare_cached(EVENT_BEFORE)?;
+    let mut rows = statement.query([first])?;
+    let Some(row) = rows.next()? else { return Ok(Head::START) };
+    Ok(Head { host_seq: uint(row, 0)?, hash: Hash::from_bytes(row.get(1)?) })
+}
+
+/// An event as it is stored.
+pub(super) struct Event<'a> {
+    pub(super) host_seq: u64,
+    pub(super) id: &'a str,
+    kind: &'a str,
+    payload: &'a [u8],
+    payload_hash: Hash,
+    prev_hash: Hash,
+    org: Option<&'a str>,
+    sandbox: Option<&'a str>,
+    unix_ns: i64,
+}
+
+impl<'a> Event<'a> {
+    /// Reads the nine columns of the outbox in their order.
+    pub(super) fn read(row: &'a Row<'_>) -> Result<Self, LedgerError> {
+        Ok(Self {
+            host_seq: uint(row, 0)?,
+            id: text(row, 1)?,
+            kind: text(row, 2)?,
+            payload: row.get_ref(3)?.as_blob().map_err(rusqlite::Error::from)?,
+            payload_hash: Hash::from_bytes(row.get(4)?),
+            prev_hash: Hash::from_bytes(row.get(5)?),
+            org: optional_text(row, 6)?,
+            sandbox: optional_text(row, 7)?,
+            unix_ns: row.get(8)?,
+        })
     }
-    let Ok(envelope) = serde_json::from_slice::<Envelope<'_>>(payload) else {
-        return Ok(Some("its bytes are no event"));
-    };
-    let says_its_place = envelope.hostseq == (prev.host_seq + 1).to_string()
-        && envelope.prevhash == prev.hash.to_hex().as_str()
-        && envelope.source == source;
-    let says_its_name = envelope.id == text(row, 1)? && envelope.event_type == text(row, 2)?;
-    let says_its_data =
-        envelope.payloadhash == blake3::hash(envelope.data.get().as_bytes()).to_hex().as_str();
-    Ok(if !says_its_place {
-        Some("it says another source, number or predecessor")
-    } else if !says_its_name {
-        Some("it says another id or type")
-    } else if !says_its_data {
-        Some("its data do not have the hash that it says")
-    } else {
-        None
-    })
+
+    /// Checks the event behind one of this hash, and adds up what it tells.
+    fn check(&self, prev: Hash, contents: &Contents, found: &mut Found) {
+        let is_slice = self.kind == SLICE_EVENT;
+        let mut fault = self.unchained(prev);
+        let mut told = None;
+        if fault.is_none() {
+            told = self.as_written(&contents.source);
+            // That a slice event's data have the hash that it says is proven by the sums, or looked at by `told`.
+            if told.is_none_or(|told| !is_slice && !told.has_its_hash()) {
+                fault = self.misread(&contents.source);
+            }
+        }
+        if let Some(fault) = fault {
+            let message = format!("event {}: {fault}", self.host_seq);
+            found.report.of_ledger("AUDIT_OUTBOX_HASH", Some(self.host_seq), message);
+        }
+        let id = self.id.as_bytes();
+        found.ids.add(&contents.keys, self.host_seq, [id, &[], &[]]);
+        if is_slice {
+            let (hash, data) = told.map_or((&[][..], self.payload), |told| (told.hash, told.data));
+            found.events.add(&contents.keys, self.host_seq, [id, hash, data]);
+        }
+    }
+
+    /// What is wrong with the hashes that bind the event to its bytes and to the event before it.
+    fn unchained(&self, prev: Hash) -> Option<&'static str> {
+        if !self.has_its_bytes() {
+            Some("its bytes do not have its hash")
+        } else if self.prev_hash != prev {
+            Some("it does not carry the hash of the event before it")
+        } else {
+            None
+        }
+    }
+
+    pub(super) fn has_its_bytes(&self) -> bool {
+        self.payload_hash == blake3::hash(self.payload)
+    }
+
+    /// What the event tells, where everything around that is, byte for byte, what this version writes there. It is
+    /// a short cut: `None` says only that the event must be read.
+    pub(super) fn as_written(&self, source: &str) -> Option<Told<'a>> {
+        const HASH: usize = 64;
+        let (org, sandbox) = (self.org?, self.sandbox?);
+        if [org, sandbox, self.id, self.kind, source].into_iter().any(is_escaped) {
+            return None;
+        }
+        let prev_hash = self.prev_hash.to_hex();
+        let head = [
+            "{\"specversion\":\"1.0\",\"id\":\"",
+            self.id,
+            "\",\"source\":\"",
+            source,
+            "\",\"type\":\"",
+            self.kind,
+            "\",\"subject\":\"",
+            sandbox,
+            "\",\"time\":\"",
+            &rfc3339(self.unix_ns),
+            "\",\"datacontenttype\":\"application/json\",\"org\":\"",
+            org,
+            "\",\"hostseq\":\"",
+            &self.host_seq.to_string(),
+            "\",\"payloadhash\":\"",
+        ];
+        let skip = |payload: &'a [u8], part: &str| payload.strip_prefix(part.as_bytes());
+        let rest = head.into_iter().try_fold(self.payload, skip)?;
+        let (hash, rest) = rest.split_at_checked(HASH)?;
+        let rest = ["\",\"prevhash\":\"", &prev_hash, "\",\"data\":"].into_iter().try_fold(rest, skip)?;
+        Some(Told { hash, data: rest.strip_suffix(b"}")? })
+    }
+
+    /// What is wrong with what the event says of itself.
+    fn misread(&self, source: &str) -> Option<&'static str> {
+        let Ok(envelope) = serde_json::from_slice::<Envelope<'_>>(self.payload) else {
+            return Some("its bytes are no event");
+        };
+        let says_its_place = envelope.hostseq == self.host_seq.to_string()
+            && envelope.prevhash == self.prev_hash.to_hex().as_str()
+            && envelope.source == source;
+        let says_its_name = envelope.id == self.id && envelope.event_type == self.kind;
+        let says_its_sandbox = Some(envelope.org.as_ref()) == self.org
+            && Some(envelope.subject.as_ref()) == self.sandbox
+            && envelope.time == rfc3339(self.unix_ns);
+        let data = envelope.data.get().as_bytes();
+        if !says_its_place {
+            Some("it says another source, number or predecessor")
+        } else if !says_its_name {
+            Some("it says another id or type")
+        } else if !says_its_sandbox {
+            Some("it says another org, sandbox or time")
+        } else if !(Told { hash: envelope.payloadhash.as_bytes(), data }).has_its_hash() {
+            Some("its data do not have the hash that it says")
+        } else {
+            None
+        }
+    }
+}
+
+/// The data of an event, and the hash that the event says they have, in hexadecimal digits.
+#[derive(Clone, Copy)]
+pub(super) struct Told<'a> {
+    hash: &'a [u8],
+    data: &'a [u8],
+}
+
+impl Told<'_> {
+    pub(super) fn has_its_hash(self) -> bool {
+        blake3::hash(self.data).to_hex().as_bytes() == self.hash
+    }
+}
+
+/// Whether a text is written otherwise in JSON.
+fn is_escaped(text: &str) -> bool {
+    // Without leaving early, so that it is done for many bytes at once.
+    text.bytes().fold(false, |escaped, byte| escaped | matches!(byte, ..b' ' | b'"' | b'\\'))
 }

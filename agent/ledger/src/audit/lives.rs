@@ -1,40 +1,39 @@
-//! M1 and M3: every life, slice by slice, beside the events that tell it.
+//! M1 and M3: every life, slice by slice, and what its events must tell.
 
 use std::collections::BTreeMap;
+use std::hash::RandomState;
+use std::io::Write;
 
 use dormouse_metering::audit::{Audit, Violation};
 use dormouse_metering::{Boundary, Meter, Slice};
-use rusqlite::{Connection, OptionalExtension, Row};
+use rusqlite::{Connection, OptionalExtension};
 
-use super::AuditReport;
-use super::events::{SliceEvents, data_of};
+use super::told::Sum;
+use super::{AuditReport, Contents, Found};
 use crate::encode::{self, slice_columns, uint};
-use crate::reader::sandboxes::matching;
-use crate::{LedgerError, SandboxFilter, SandboxKey, SandboxRow, SliceRow};
+use crate::{LedgerError, SandboxRow, SliceRow};
 
-const SLICES: &str = concat!(
-    "SELECT ",
-    slice_columns!(),
-    ", x.host_seq, o.event_id, o.payload FROM slices x LEFT JOIN outbox o ON o.host_seq = x.host_seq \
-     WHERE x.sandbox_pk = ?1 ORDER BY x.seq"
-);
+const SLICES: &str =
+    concat!("SELECT ", slice_columns!(), ", x.host_seq FROM slices x WHERE x.sandbox_pk = ?1 ORDER BY x.seq");
 
 const COMMAND: &str = "SELECT 1 FROM commands WHERE org = ?1 AND request_id = ?2";
 
 /// The nanoseconds of all closed slices of each org.
 pub(super) type Sums = BTreeMap<String, u128>;
 
-/// Walks every life. What cannot be read of one does not keep the next from being looked at.
+/// Walks some lives. What cannot be read of one does not keep the next from being looked at.
 pub(super) fn check(
     conn: &Connection,
-    slice_events: &mut SliceEvents,
-    report: &mut AuditReport,
-) -> Result<Sums, LedgerError> {
-    let mut sums = Sums::new();
-    for (pk, sandbox) in matching(conn, &SandboxFilter::default())? {
-        report.sandboxes += 1;
-        let mut walk = Walk { conn, sandbox: &sandbox, slice_events, report, duration_ns: 0 };
-        match walk.life(pk) {
+    contents: &Contents,
+    lives: &[(i64, SandboxRow)],
+    found: &mut Found,
+) -> Result<(), LedgerError> {
+    for (pk, sandbox) in lives {
+        found.report.sandboxes += 1;
+        let Found { report, slices, sums, .. } = &mut *found;
+        let (keys, written) = (&contents.keys, Vec::new());
+        let mut walk = Walk { conn, sandbox, report, keys, slices, duration_ns: 0, written };
+        match walk.life(*pk) {
             Err(LedgerError::Corrupt { what, .. }) => {
                 report.of_sandbox("AUDIT_UNREADABLE", &sandbox.key, None, what);
             }
@@ -44,20 +43,23 @@ pub(super) fn check(
             }
         }
     }
-    Ok(sums)
+    Ok(())
 }
 
 struct Walk<'a> {
     conn: &'a Connection,
     sandbox: &'a SandboxRow,
-    slice_events: &'a mut SliceEvents,
     report: &'a mut AuditReport,
+    keys: &'a RandomState,
+    slices: &'a mut Sum,
     duration_ns: u128,
+    /// What an event must say, written here again and again.
+    written: Vec<u8>,
 }
 
 impl Walk<'_> {
     fn life(&mut self, pk: i64) -> Result<(), LedgerError> {
-        let (mut audit, mut last) = (Audit::new(), None);
+        let (mut audit, mut last, mut told) = (Audit::new(), None, None);
         let mut statement = self.conn.prepare_cached(SLICES)?;
         let mut rows = statement.query([pk])?;
         while let Some(row) = rows.next()? {
@@ -65,7 +67,10 @@ impl Walk<'_> {
             self.report.slices += 1;
             self.duration_ns += u128::from(slice.duration_ns);
             audit.closed(&slice, &mut |violation| self.tell(violation));
-            self.event(row, &slice)?;
+            let told = told.get_or_insert_with(|| SliceRow::closed(&self.sandbox.key, &slice, true));
+            told.retell(&slice);
+            debug_assert_eq!(*told, SliceRow::closed(&self.sandbox.key, &slice, true));
+            self.must_be_told(uint(row, 17)?, told);
             if last.is_none() {
                 self.command(slice.seq, &slice.start)?;
             }
@@ -101,25 +106,15 @@ impl Walk<'_> {
         }
     }
 
-    /// The event of a slice, joined to its row, must say what the slice says.
-    fn event(&mut self, row: &Row<'_>, slice: &Slice) -> Result<(), LedgerError> {
-        let key = &self.sandbox.key;
-        let host_seq = uint(row, 17)?;
-        let Some(event_id) = row.get::<_, Option<String>>(18)? else {
-            let message = format!("slice {} has no event {host_seq}", slice.seq);
-            self.report.of_sandbox("AUDIT_EVENT_MISSING", key, Some(slice.seq), message);
-            return Ok(());
-        };
-        self.slice_events.meet(host_seq);
-        let payload = row.get_ref(19)?.as_blob().map_err(rusqlite::Error::from)?;
-        if event_id != format!("{}:{}:{}", key.sandbox, key.generation, slice.seq)
-            || !says_slice(payload, key, slice)
-        {
-            let message =
-                format!("event {host_seq} ({event_id}) says something else than slice {}", slice.seq);
-            self.report.of_sandbox("AUDIT_EVENT_DIFFERS", key, Some(slice.seq), message);
-        }
-        Ok(())
+    /// Adds up what the event of a slice must be called and say.
+    fn must_be_told(&mut self, host_seq: u64, row: &SliceRow) {
+        self.written.clear();
+        // Writing to memory does not fail; if it did, the sums would differ.
+        let _ = write!(self.written, "{}:{}:{}", row.sandbox, row.generation, row.seq);
+        let id_bytes = self.written.len();
+        let _ = serde_json::to_writer(&mut self.written, row);
+        let (id, data) = self.written.split_at(id_bytes);
+        self.slices.add(self.keys, host_seq, [id, blake3::hash(data).to_hex().as_bytes(), data]);
     }
 
     fn command(&mut self, seq: u64, boundary: &Boundary) -> Result<(), LedgerError> {
@@ -132,13 +127,4 @@ impl Walk<'_> {
         }
         Ok(())
     }
-}
-
-/// Whether an event's data are this slice: the same bytes, or, written by another version, the same values.
-fn says_slice(payload: &[u8], key: &SandboxKey, slice: &Slice) -> bool {
-    let row = SliceRow::closed(key, slice, true);
-    data_of(payload).is_some_and(|data| {
-        serde_json::to_string(&row).is_ok_and(|text| text == data)
-            || serde_json::from_str::<SliceRow>(data).is_ok_and(|told| told == row)
-    })
 }

@@ -1,5 +1,8 @@
 //! The audit: walks the whole ledger and names what does not hold.
 //!
+//! The work is cut into jobs that several connections share, all of which read as of one moment ([`moment`]). Slices
+//! and events are compared by sums, and only where these differ one by one ([`told`]).
+//!
 //! It trusts nothing that the schema promises: a file may have been damaged, or written by something else. It
 //! never changes anything. What it checks, with the code of each violation:
 //!
@@ -9,6 +12,7 @@
 //! | `AUDIT_UNREADABLE` | what is stored can be read |
 //! | `AUDIT_SEQ` and the others of [`dormouse_metering::audit::ViolationKind::reason`] | M1, M3: slices tile, causes chain, the open slice follows |
 //! | `AUDIT_LIFE` | a life that has begun is open or has ended, with its last slice; nothing is pending after its end |
+//! | `AUDIT_STANDING` | what is open or pending has the hash that was written with it |
 //! | `AUDIT_COMMAND_UNKNOWN` | M3: a command that a slice names is in the ledger |
 //! | `AUDIT_OUTBOX_GAP` | L1: events are numbered from 1 without a hole |
 //! | `AUDIT_OUTBOX_HASH` | L1: an event's bytes have its hash, and carry the hash of the one before |
@@ -20,12 +24,20 @@
 mod events;
 mod file;
 mod lives;
+mod moment;
 mod sums;
+mod told;
+
+use std::hash::RandomState;
+use std::sync::{Mutex, PoisonError};
 
 use rusqlite::Connection;
 use serde::Serialize;
 
-use crate::{LedgerError, Reader, SandboxKey, schema};
+use crate::reader::sandboxes::matching_or;
+use crate::{LedgerError, Reader, SandboxFilter, SandboxKey, SandboxRow, schema};
+use lives::Sums;
+use told::Sum;
 
 /// At most so many violations are told one by one; all are counted.
 const TOLD_MAX: usize = 10_000;
@@ -41,7 +53,7 @@ pub struct AuditReport {
     pub events: u64,
     /// How many things do not hold.
     pub violations_total: u64,
-    /// The first 10,000 of them.
+    /// At most 10,000 of them: those of the ledger as a whole first, then sandbox by sandbox, slice by slice.
     pub violations: Vec<AuditViolation>,
 }
 
@@ -60,6 +72,13 @@ pub struct AuditViolation {
     pub seq: Option<u64>,
     /// In words.
     pub message: String,
+}
+
+impl AuditViolation {
+    /// Of the ledger as a whole first, then of each sandbox, in the order of their numbers.
+    fn place(&self) -> (Option<&str>, Option<&str>, Option<i64>, Option<u64>) {
+        (self.org.as_deref(), self.sandbox.as_deref(), self.generation, self.seq)
+    }
 }
 
 impl AuditReport {
@@ -116,33 +135,158 @@ impl AuditReport {
             message: message.into(),
         });
     }
+
+    fn merge(&mut self, other: Self) {
+        self.sandboxes += other.sandboxes;
+        self.slices += other.slices;
+        self.events += other.events;
+        self.violations_total += other.violations_total;
+        let room = TOLD_MAX - self.violations.len();
+        self.violations.extend(other.violations.into_iter().take(room));
+    }
 }
 
 impl Reader {
-    /// Checks everything that must hold of a ledger. Damage is a finding; an error means that the file cannot
-    /// be read at all.
+    /// Checks everything that must hold of a ledger, on every core. Damage is a finding; an error means that the
+    /// file cannot be read at all.
     pub fn audit(&self) -> Result<AuditReport, LedgerError> {
         self.answer(|conn| {
-            let mut report = AuditReport::default();
-            let file = file::check(conn, &mut report);
-            report.note_damage(file)?;
-            let contents = check_contents(conn, &mut report);
-            report.note_damage(contents)?;
-            Ok(report)
+            let helpers = moment::helpers(conn, self.path())?;
+            let mut whole = Found::default();
+            let contents = Contents::read(conn, &mut whole)?;
+            let results = Mutex::new(Ok(whole));
+            moment::share(&contents.jobs(), conn, helpers, |job, conn| {
+                let found = contents.work(job, conn);
+                let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
+                match (&mut *results, found) {
+                    (Ok(whole), Ok(found)) => whole.merge(found),
+                    (Ok(_), Err(error)) => *results = Err(error),
+                    (Err(_), _) => {}
+                }
+            });
+            let mut whole = results.into_inner().unwrap_or_else(PoisonError::into_inner)?;
+            contents.compare(conn, &mut whole)?;
+            whole.report.violations.sort_by(|one, other| one.place().cmp(&other.place()));
+            Ok(whole.report)
         })
     }
 }
 
-fn check_contents(conn: &Connection, report: &mut AuditReport) -> Result<(), LedgerError> {
-    let host = schema::owner(conn)?;
-    let mut slice_events = events::check(conn, &host, report)?;
-    let sums = lives::check(conn, &mut slice_events, report)?;
-    slice_events.extra().for_each(|host_seq| {
-        report.of_ledger(
-            "AUDIT_EVENT_EXTRA",
-            Some(host_seq),
-            format!("event {host_seq} tells a slice that is not there"),
-        );
-    });
-    sums::check(conn, &sums, report)
+/// Something to check, by itself.
+enum Job {
+    File,
+    Index,
+    Sums,
+    /// The events with numbers from the first to the last.
+    Events((i64, i64)),
+    /// The lives from one place in the list to before another.
+    Lives(usize, usize),
+}
+
+/// Lives that one job walks. A host's lives are of very different lengths.
+const LIVES_OF_A_JOB: usize = 64;
+
+/// What the jobs need to know. Of the two long tables nothing is kept.
+struct Contents {
+    source: String,
+    lives: Vec<(i64, SandboxRow)>,
+    parts: Vec<(i64, i64)>,
+    keys: RandomState,
+}
+
+/// What a job found, or several.
+#[derive(Default)]
+struct Found {
+    report: AuditReport,
+    /// What the events of slices say, by the events.
+    events: Sum,
+    /// What they must say, by the slices.
+    slices: Sum,
+    /// The ids of events, by the events and by their index.
+    ids: Sum,
+    index: Sum,
+    /// The durations of each org, by its sandboxes and by SQLite.
+    sums: Sums,
+    by_org: Sums,
+    /// Something could not be read to its end, so what was added up says nothing.
+    damaged: bool,
+}
+
+impl Found {
+    fn merge(&mut self, other: Self) {
+        self.report.merge(other.report);
+        self.events.merge(other.events);
+        self.slices.merge(other.slices);
+        self.ids.merge(other.ids);
+        self.index.merge(other.index);
+        for (org, duration_ns) in other.sums {
+            *self.sums.entry(org).or_default() += duration_ns;
+        }
+        self.by_org.extend(other.by_org);
+        self.damaged |= other.damaged;
+    }
+
+    /// Takes what could not be read as a finding; nothing takes its place.
+    fn or_default<T: Default>(&mut self, result: Result<T, LedgerError>) -> Result<T, LedgerError> {
+        self.damaged |= matches!(result, Err(LedgerError::Corrupt { .. }));
+        let mut read = T::default();
+        self.report.note_damage(result.map(|value| read = value))?;
+        Ok(read)
+    }
+}
+
+impl Contents {
+    /// What cannot be read does not keep the rest from being looked at.
+    fn read(conn: &Connection, found: &mut Found) -> Result<Self, LedgerError> {
+        Ok(Self {
+            source: found.or_default(schema::owner(conn).map(|host| host.source()))?,
+            lives: {
+                let lives = matching_or(conn, &SandboxFilter::default(), |key| {
+                    let message = "what is open or pending is not what was written";
+                    found.report.of_sandbox("AUDIT_STANDING", key, None, message);
+                    Ok(())
+                });
+                found.or_default(lives)?
+            },
+            parts: found.or_default(events::parts(conn))?,
+            keys: RandomState::new(),
+        })
+    }
+
+    /// The longest first.
+    fn jobs(&self) -> Vec<Job> {
+        let lives = (0..self.lives.len()).step_by(LIVES_OF_A_JOB);
+        let lives = lives.map(|from| Job::Lives(from, (from + LIVES_OF_A_JOB).min(self.lives.len())));
+        let events = self.parts.iter().copied().map(Job::Events);
+        [Job::File, Job::Index, Job::Sums].into_iter().chain(events).chain(lives).collect()
+    }
+
+    fn work(&self, job: &Job, conn: &Connection) -> Result<Found, LedgerError> {
+        let mut found = Found::default();
+        let result = match *job {
+            Job::File => file::check(conn, &mut found.report),
+            Job::Index => events::check_index(conn, self, &mut found),
+            Job::Sums => sums::by_org(conn, self, &mut found),
+            Job::Events(part) => events::check(conn, self, part, &mut found),
+            Job::Lives(from, to) => lives::check(conn, self, &self.lives[from..to], &mut found),
+        };
+        found.or_default(result)?;
+        Ok(found)
+    }
+
+    /// Holds what the jobs added up beside each other.
+    fn compare(&self, conn: &Connection, whole: &mut Found) -> Result<(), LedgerError> {
+        if !whole.damaged {
+            if whole.ids != whole.index {
+                let message = "the index of event ids does not hold what the events hold";
+                whole.report.of_ledger("AUDIT_INTEGRITY", None, message);
+            }
+            sums::compare(&whole.by_org, &whole.sums, &mut whole.report);
+        }
+        if whole.damaged || whole.events != whole.slices {
+            let named = told::name_differences(conn, self, &mut whole.report);
+            whole.report.note_damage(named)?;
+        }
+        Ok(())
+    }
 }

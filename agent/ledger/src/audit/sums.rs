@@ -1,29 +1,40 @@
 //! L2: sums agree.
 
+use std::collections::BTreeMap;
+
 use rusqlite::Connection;
 
-use super::AuditReport;
 use super::lives::Sums;
+use super::{AuditReport, Contents, Found};
 use crate::LedgerError;
 use crate::encode::uint;
 
 /// In halves of 32 bits, because the sum of many durations does not fit SQLite's integers.
-const BY_ORG: &str = "SELECT s.org, sum(x.duration_ns >> 32), sum(x.duration_ns & 4294967295) \
-     FROM slices x JOIN sandboxes s ON s.pk = x.sandbox_pk GROUP BY s.org";
+const BY_SANDBOX: &str = "SELECT sandbox_pk, sum(duration_ns >> 32), sum(duration_ns & 4294967295) \
+     FROM slices GROUP BY sandbox_pk";
 
-/// Compares what SQLite sums over each org with what was added up sandbox by sandbox.
-pub(super) fn check(conn: &Connection, sums: &Sums, report: &mut AuditReport) -> Result<(), LedgerError> {
-    let mut statement = conn.prepare(BY_ORG)?;
+/// What SQLite sums over each org. A slice of no sandbox is of no org.
+pub(super) fn by_org(conn: &Connection, contents: &Contents, found: &mut Found) -> Result<(), LedgerError> {
+    let lives = contents.lives.iter();
+    let orgs: BTreeMap<i64, &str> = lives.map(|(pk, sandbox)| (*pk, sandbox.key.org.as_str())).collect();
+    let mut statement = conn.prepare(BY_SANDBOX)?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
-        let org: String = row.get(0)?;
+        let Some(org) = orgs.get(&row.get(0)?) else { continue };
         let total_ns = (u128::from(uint(row, 1)?) << 32) + u128::from(uint(row, 2)?);
-        let by_sandbox_ns = sums.get(&org).copied().unwrap_or_default();
-        if total_ns != by_sandbox_ns {
+        *found.by_org.entry((*org).to_owned()).or_default() += total_ns;
+    }
+    Ok(())
+}
+
+/// Compares what SQLite sums over each org with what was added up sandbox by sandbox.
+pub(super) fn compare(by_org: &Sums, by_sandbox: &Sums, report: &mut AuditReport) {
+    for (org, total_ns) in by_org {
+        let by_sandbox_ns = by_sandbox.get(org).copied().unwrap_or_default();
+        if *total_ns != by_sandbox_ns {
             let message =
                 format!("org {org} has {total_ns} ns of slices, its sandboxes together {by_sandbox_ns}");
             report.of_ledger("AUDIT_SUM", None, message);
         }
     }
-    Ok(())
 }

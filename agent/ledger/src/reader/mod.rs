@@ -40,12 +40,28 @@ impl Reader {
         self.answer(schema::owner)
     }
 
+    /// Where the ledger is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Asks several questions as of one moment: quicker than a moment for each, where there are many.
+    pub fn at_one_moment<T>(
+        &self,
+        questions: impl FnOnce(&Self) -> Result<T, LedgerError>,
+    ) -> Result<T, LedgerError> {
+        self.answer(|_| questions(self))
+    }
+
     /// Answers a question as of one moment.
     pub(crate) fn answer<T>(
         &self,
         question: impl FnOnce(&Connection) -> Result<T, LedgerError>,
     ) -> Result<T, LedgerError> {
         let answer = || {
+            if !self.conn.is_autocommit() {
+                return question(&self.conn);
+            }
             let moment = self.conn.unchecked_transaction()?;
             let answer = question(&self.conn)?;
             moment.finish()?;

@@ -5,7 +5,8 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::{Reader, commands};
-use crate::encode::{self, open_columns, uint};
+use crate::encode::{self, open_columns, text, uint};
+use crate::standing::Standing;
 use crate::{Anchor, CommandRow, LedgerError, SandboxKey, SandboxRow};
 
 /// Which sandboxes. What is `None` matches all.
@@ -40,13 +41,17 @@ const SANDBOXES: &str = concat!(
     "SELECT s.pk, s.org, s.sandbox, s.generation, s.plan, a.attachment, s.lifecycle, s.created_unix_ns, \
      s.ended_unix_ns, ",
     open_columns!(),
-    ", a.unheard_boot, a.unheard_boottime_ns, a.unheard_unix_ns FROM sandboxes s LEFT JOIN attachments a ON a.sandbox_pk = s.pk \
+    ", a.unheard_boot, a.unheard_boottime_ns, a.unheard_unix_ns, s.standing_hash \
+     FROM sandboxes s LEFT JOIN attachments a ON a.sandbox_pk = s.pk \
      WHERE (?1 IS NULL OR s.org = ?1) AND (?2 IS NULL OR s.sandbox = ?2) AND (?3 IS NULL OR s.generation = ?3) \
      AND (NOT ?4 OR s.ended_unix_ns IS NULL) ORDER BY s.org, s.sandbox, s.generation"
 );
 
 /// The first of the three columns behind those of the open slice.
 const UNHEARD: usize = 23;
+
+/// Behind them.
+const STANDING: usize = 26;
 
 const PENDING: &str = "SELECT observation FROM pending WHERE sandbox_pk = ?1 ORDER BY ord";
 
@@ -78,18 +83,44 @@ fn sandbox_row(row: &Row<'_>) -> rusqlite::Result<(i64, SandboxRow)> {
     Ok((row.get(0)?, sandbox))
 }
 
-/// The sandboxes that match, each with its key in the file.
+/// The sandboxes that match, each with its key in the file. All of it is damaged where what is open or pending of one
+/// does not have its hash.
 pub(crate) fn matching(
     conn: &Connection,
     filter: &SandboxFilter,
 ) -> Result<Vec<(i64, SandboxRow)>, LedgerError> {
+    matching_or(conn, filter, |key| {
+        Err(LedgerError::corrupt(format!("what is open or pending of sandbox {key} is not what was written")))
+    })
+}
+
+/// The same; what is to be done about one whose open slice or pending observations do not have their hash is up to the
+/// caller.
+pub(crate) fn matching_or(
+    conn: &Connection,
+    filter: &SandboxFilter,
+    mut changed: impl FnMut(&SandboxKey) -> Result<(), LedgerError>,
+) -> Result<Vec<(i64, SandboxRow)>, LedgerError> {
     let mut statement = conn.prepare_cached(SANDBOXES)?;
     let matches = (&filter.org, &filter.sandbox, filter.generation, filter.live_only);
-    let mut sandboxes: Vec<_> = statement.query_map(matches, sandbox_row)?.collect::<Result<_, _>>()?;
+    let mut rows = statement.query(matches)?;
     let mut pending = conn.prepare_cached(PENDING)?;
-    for (pk, sandbox) in sandboxes.iter_mut().filter(|(_, sandbox)| sandbox.ended_unix_ns.is_none()) {
-        let observations = pending.query_map([*pk], |row| encode::observation(row, 0))?;
-        sandbox.pending = observations.collect::<Result<_, _>>()?;
+    let mut sandboxes = Vec::new();
+    while let Some(row) = rows.next()? {
+        let (pk, mut sandbox) = sandbox_row(row)?;
+        if sandbox.ended_unix_ns.is_none() {
+            let mut standing = Standing::behind(sandbox.open.as_ref());
+            let observations = pending.query_map([pk], |row| {
+                standing.pending(text(row, 0)?);
+                encode::observation(row, 0)
+            })?;
+            sandbox.pending = observations.collect::<Result<_, _>>()?;
+            let stored: Option<[u8; 32]> = row.get(STANDING)?;
+            if stored.is_some_and(|stored| stored != *standing.hash().as_bytes()) {
+                changed(&sandbox.key)?;
+            }
+        }
+        sandboxes.push((pk, sandbox));
     }
     Ok(sandboxes)
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 
 use crate::clock::Clock;
 use crate::metering::MeteringHandle;
@@ -31,6 +31,8 @@ pub struct Environment {
     pub snapshots: SnapshotStore,
     /// How QMP is spoken.
     pub qmp: dormouse_qmp::Config,
+    /// Becomes true when the host answers: no QEMU is connected to before, so that many of them do not delay it.
+    pub ready: watch::Receiver<bool>,
     /// Where the output of QEMU goes that is started for a wake.
     pub log_dir: PathBuf,
     /// The plans whose running sandboxes are cut at every tick.

@@ -59,13 +59,15 @@ pub(super) enum Ask {
 
 type InFlight = Pin<Box<dyn Future<Output = (Token, Answer, Position)> + Send>>;
 
-/// Connects after a while, takes hold of the process behind the socket, and surveys it.
+/// Connects after a while, once the host answers; takes hold of the process behind the socket, and surveys it.
 pub(super) async fn connect(
-    environment: Environment,
+    mut environment: Environment,
     path: PathBuf,
     after: Duration,
 ) -> Result<Contact, Refusal> {
     tokio::time::sleep(after).await;
+    // Nobody is left to say it only where the start failed, and then everything ends.
+    let _ = environment.ready.wait_for(|ready| *ready).await;
     is_socket(&path).await?;
     let at_path = |error: &QmpError| {
         let told = refusal(error);

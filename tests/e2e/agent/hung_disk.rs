@@ -1,0 +1,89 @@
+//! A ledger on a disk that hangs: writes that neither succeed nor fail.
+
+use std::path::Path;
+use std::process::Command;
+
+use dormouse_tests::scripted::{Options, Order};
+use dormouse_tests::wait;
+use nix::mount::{MntFlags, umount2};
+use nix::unistd::Uid;
+
+use crate::scene::{DEADLINE, Scene, causes};
+
+/// An ext4 of its own on a file, which can be made to hang. Gone with this value.
+struct Disk<'a>(&'a Path);
+
+impl<'a> Disk<'a> {
+    fn mounted(image: &Path, at: &'a Path) -> Option<Self> {
+        std::fs::File::create(image).and_then(|file| file.set_len(32 << 20)).unwrap();
+        let (image, place) = (image.to_str().unwrap(), at.to_str().unwrap());
+        let made = run("mkfs.ext4", &["-q", image]) && run("mount", &["-o", "loop", image, place]);
+        made.then_some(Self(at))
+    }
+
+    /// From now on every write to it waits, until what is returned is dropped.
+    fn hang(&self) -> Hanging<'_> {
+        assert!(run("fsfreeze", &["--freeze", self.0.to_str().unwrap()]));
+        Hanging(self.0)
+    }
+}
+
+impl Drop for Disk<'_> {
+    fn drop(&mut self) {
+        // The agent may still be there: it goes when the agent does.
+        let _ = umount2(self.0, MntFlags::MNT_DETACH);
+    }
+}
+
+struct Hanging<'a>(&'a Path);
+
+impl Drop for Hanging<'_> {
+    fn drop(&mut self) {
+        run("fsfreeze", &["--unfreeze", self.0.to_str().unwrap()]);
+    }
+}
+
+fn run(program: &str, arguments: &[&str]) -> bool {
+    Command::new(program).args(arguments).output().is_ok_and(|output| output.status.success())
+}
+
+#[tokio::test]
+async fn a_disk_that_hangs_holds_up_no_answer_and_qemu_hears_nothing_before_the_intent_is_durable() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("state");
+    std::fs::create_dir(&state).unwrap();
+    let Some(disk) = Disk::mounted(&folder.path().join("disk"), &state) else {
+        assert!(!Uid::effective().is_root(), "root cannot mount a file here");
+        eprintln!("only root can mount a file system: not tested");
+        return;
+    };
+    let scene = Scene::in_folder(folder, "").await;
+    let qemu = scene.sandbox("s1", &Options::default()).await;
+    let other = scene.sandbox("s2", &Options::default()).await;
+    let asked = qemu.times_asked("stop").await.unwrap();
+
+    let hanging = disk.hang();
+    let command = ["pause", "s1", "--request-id", "r1", "--deadline", "2s"];
+    scene.refused(&command, "OUTCOME_UNKNOWN", "DEADLINE_EXCEEDED").await;
+    assert_eq!(qemu.times_asked("stop").await.unwrap(), asked, "QEMU was told without an intent");
+    // What the agent knows by itself is told, and what the guests do is seen.
+    other.order(&Order::Become { run_state: "paused".into(), event: "STOP".into() }).await.unwrap();
+    wait::until("the stop of s2 to be listed", DEADLINE, async || {
+        let listed = scene.agent.json(&["ls"]).await.map_err(|error| error.to_string())?;
+        let sandboxes = listed.as_array().cloned().unwrap_or_default();
+        let seen = sandboxes.iter().any(|view| view["sandbox"] == "s2" && view["state"] == "paused");
+        wait::unless(seen, || listed.to_string())
+    })
+    .await
+    .unwrap();
+    assert_eq!(qemu.pids().len(), 1, "guests run on");
+
+    drop(hanging);
+    scene.until("s1", |view| view["state"] == "paused").await;
+    // The same request again: the outcome that is stored, and nothing is done twice.
+    scene.does(&["pause", "s1", "--request-id", "r1"]).await;
+    assert_eq!(qemu.times_asked("stop").await.unwrap(), asked + 1);
+    let slices = scene.until_slices("s2", |slices| slices.len() == 2).await;
+    assert_eq!(causes(&slices), ["attach", "stop"], "what happened meanwhile is there");
+    scene.audits_clean().await;
+}
