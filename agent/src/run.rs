@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{Config, ConfigError, Log, LogFormat};
-use crate::control::{self, Serving, SocketError};
+use crate::control::{self, Entrance, EntranceError, Serving};
 use crate::host::{self, HostHandle, StartError};
 
 /// How long the answers to commands under way are waited for when the agent ends. A command that takes longer goes
@@ -41,9 +41,9 @@ pub enum RunError {
         /// What the system said.
         source: io::Error,
     },
-    /// The control socket cannot be listened on.
+    /// Nobody could reach the agent.
     #[error(transparent)]
-    Socket(#[from] SocketError),
+    Entrance(#[from] EntranceError),
     /// The ledger cannot be opened.
     #[error("{0} [{reason}]", reason = .0.reason())]
     Ledger(#[from] LedgerError),
@@ -67,19 +67,24 @@ pub async fn agent(config: Config) -> Result<(), RunError> {
     }
     // The ledger first: whoever holds it may put its socket in place, and takes it away before letting go.
     let ledger = Ledger::open(&config.ledger_path(), &name)?;
-    let listener = control::bind(&config.socket, config.socket_mode).await?;
+    let entrance = Entrance::open(&config).await?;
+    let address = entrance.address();
     let _socket = SocketFile(&config.socket);
     let host = host::start(&config, &ledger).await?;
-    let serving =
-        Serving { host: host.handle.clone(), config: Arc::new(config.clone()), clock: host.clock.clone() };
+    let serving = Serving {
+        host: host.handle.clone(),
+        config: Arc::new(config.clone()),
+        clock: host.clock.clone(),
+        ledger: ledger.writer(),
+    };
     let (stop, stopped) = oneshot::channel::<()>();
     let shutdown = async {
         // A sender that is dropped means the end as well.
         let _ = stopped.await;
     };
-    let mut service = tokio::spawn(control::serve(listener, serving, shutdown));
+    let mut service = tokio::spawn(control::serve(entrance, serving, shutdown));
     let watchdog = tokio::spawn(feed_watchdog(host.handle.clone()));
-    tracing::info!(source = name.source(), socket = %config.socket.display(), "the agent serves");
+    tracing::info!(source = name.source(), socket = %config.socket.display(), ?address, "the agent serves");
     notify(NotifyState::Ready);
     let ended = tokio::select! {
         signal = stop_signal() => signal.map_err(RunError::Signal),

@@ -33,13 +33,19 @@ fn collect_unknown(text: &str, table: &DeTable<'_>, keys: &[Key], path: &str, fo
                 message: format!("unknown key `{}`{}", join(path, written), advice(written, keys, path)),
             }),
             Some(Key { section: Some(below), .. }) => {
-                if let DeValue::Table(table) = value.get_ref() {
+                for table in tables(value.get_ref()) {
                     collect_unknown(text, table, below, &join(path, written), found);
                 }
             }
             Some(_) => {}
         }
     }
+}
+
+/// The table that a value is, or those in the list that it is.
+fn tables<'a, 'i>(value: &'a DeValue<'i>) -> Vec<&'a DeTable<'i>> {
+    let list = value.as_array().into_iter().flatten();
+    value.as_table().into_iter().chain(list.filter_map(|item| item.get_ref().as_table())).collect()
 }
 
 /// What to write instead: the nearest key of the section, the section that has the key, or what there is.

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::billing::Billing;
+use super::control::Control;
 use super::section::section;
 use crate::sandbox::command::Method;
 
@@ -26,12 +27,16 @@ section! {
         socket: PathBuf = PathBuf::from("/run/dormouse/control.sock"),
         /// Who may connect to it: the socket's file mode, in octal.
         socket_mode: FileMode = FileMode(0o660),
+        /// The socket's group, by name or number. Not set: the group that the agent runs as.
+        socket_group: Option<String> = None,
         /// The org of a sandbox that was found in the watched folder.
         default_org: String = "default".to_owned(),
         /// The plan of a sandbox that was found in the watched folder, or attached without one.
         default_plan: String = "default".to_owned(),
     }
     sections {
+        /// Who may command the agent, and how much at once.
+        control: Control = Control::default(),
         /// How QEMU is spoken to.
         qmp: Qmp = Qmp::default(),
         /// How long a caller waits for each command, where it does not say. The operation itself goes on to its

@@ -33,6 +33,8 @@ pub(super) fn status_of_ledger(error: &LedgerError) -> Status {
 const fn code_of(status: refusal::Status) -> Code {
     match status {
         refusal::Status::InvalidArgument => Code::InvalidArgument,
+        refusal::Status::Unauthenticated => Code::Unauthenticated,
+        refusal::Status::PermissionDenied => Code::PermissionDenied,
         refusal::Status::NotFound => Code::NotFound,
         refusal::Status::AlreadyExists => Code::AlreadyExists,
         refusal::Status::FailedPrecondition => Code::FailedPrecondition,
@@ -71,6 +73,8 @@ mod tests {
         for (reason, code) in [
             (Reason::InvalidId, Code::InvalidArgument),
             (Reason::SizeMisaligned, Code::InvalidArgument),
+            (Reason::CallerUnknown, Code::Unauthenticated),
+            (Reason::RoleInsufficient, Code::PermissionDenied),
             (Reason::SandboxNotFound, Code::NotFound),
             (Reason::RequestIdReused, Code::AlreadyExists),
             (Reason::WrongState, Code::FailedPrecondition),
