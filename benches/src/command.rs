@@ -100,7 +100,13 @@ impl Agent {
             let client = control::client(&config.socket);
             let (stop, stopped) = tokio::sync::oneshot::channel();
             let (host, writer) = (running.handle.clone(), ledger.writer());
-            let serving = Serving { host, config: Arc::new(config.clone()), clock, ledger: writer };
+            let serving = Serving {
+                host,
+                config: Arc::new(config.clone()),
+                clock,
+                ledger: writer,
+                metrics: Arc::default(),
+            };
             tokio::spawn(control::serve(entrance, serving, async {
                 let _ = stopped.await;
             }));

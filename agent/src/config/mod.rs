@@ -21,7 +21,9 @@ use std::path::{Path, PathBuf};
 pub use billing::{Basis, Billed, Billing, PolicyTable};
 pub use control::{Control, Grant, Role, Tls};
 pub use error::{ConfigError, Place, Problem};
-pub use sections::{Config, Deadlines, FileMode, Hibernation, Log, LogFormat, Metering, Qmp};
+pub use sections::{
+    Config, Deadlines, FileMode, Hibernation, Log, LogFormat, Metering, Metrics, MetricsAddress, Qmp,
+};
 
 /// Where the configuration is when nobody says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/dormouse/dormouse.toml";

@@ -1,6 +1,7 @@
 //! The keys of the configuration, their defaults, and what they mean.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -48,6 +49,8 @@ section! {
         billing: Billing = Billing::default(),
         /// How sandboxes are saved.
         hibernation: Hibernation = Hibernation::default(),
+        /// Figures for Prometheus.
+        metrics: Metrics = Metrics::default(),
         /// What the agent says while it works, on standard error.
         log: Log = Log::default(),
     }
@@ -131,11 +134,60 @@ section! {
 }
 
 section! {
+    /// Figures for Prometheus.
+    Metrics {
+        /// Where they are served over HTTP, at `/metrics`: `"127.0.0.1:9753"`, or `"unix:/run/dormouse/metrics.sock"`.
+        /// Nobody is asked who they are there, and no figure names an org or a sandbox. Not set: nowhere.
+        listen: Option<MetricsAddress> = None,
+    }
+    sections {}
+}
+
+/// Where figures are served.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub enum MetricsAddress {
+    /// On a TCP address.
+    Tcp(SocketAddr),
+    /// On a unix socket, which has the mode and the group of the control socket.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for MetricsAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl From<MetricsAddress> for String {
+    fn from(address: MetricsAddress) -> Self {
+        address.to_string()
+    }
+}
+
+impl TryFrom<String> for MetricsAddress {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        if let Some(path) = text.strip_prefix("unix:").filter(|path| path.starts_with('/')) {
+            return Ok(Self::Unix(path.into()));
+        }
+        let no_address =
+            |_| format!("{text:?} is neither an address and port nor unix: and an absolute path");
+        text.parse().map(Self::Tcp).map_err(no_address)
+    }
+}
+
+section! {
     /// What the agent says while it works.
     Log {
         /// A level (`error`, `warn`, `info`, `debug`, `trace`), or a filter such as `info,dormouse::sandbox=debug`.
         level: String = "info".to_owned(),
-        /// `text` for people and the journal, `json` for programs.
+        /// `text` for people, `json` for programs. Where standard error is the journal, `text` goes there entry by entry,
+        /// each with its fields: `DORMOUSE_ORG`, `DORMOUSE_SANDBOX`, `DORMOUSE_REQUEST_ID` and others.
         format: LogFormat = LogFormat::Text,
     }
     sections {}

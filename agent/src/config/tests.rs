@@ -90,6 +90,8 @@ fn a_wrong_value_is_refused_with_its_place_and_what_is_allowed() {
         ("socket_mode = \"999\"", "1:15: \"999\" is no file mode"),
         ("socket_mode = 432", "1:15: invalid type: integer"),
         ("cell = 1", "1:8: invalid type"),
+        ("[metrics]\nlisten = \"here\"", "2:10: \"here\" is neither an address and port"),
+        ("[metrics]\nlisten = \"unix:a.sock\"", "2:10: \"unix:a.sock\" is neither"),
         ("cell", "1:5: "),
         ("[billing]\nbasis = \"both\"", "2:9: unknown variant `both`"),
         ("[billing.policy.paused]\nmemory = true\n", "missing field `vcpu`"),

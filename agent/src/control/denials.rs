@@ -9,6 +9,7 @@ use std::time::Duration;
 use dormouse_ledger::{Class, Denial, Record, Writer};
 
 use crate::clock::Clock;
+use crate::metrics::Metrics;
 use crate::sandbox::refusal::Reason;
 
 /// How long denials of a kind are counted before the count is written.
@@ -26,15 +27,17 @@ pub(super) struct Denials {
     tally: Arc<Mutex<Tally>>,
     ledger: Writer,
     clock: Clock,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 impl Denials {
-    pub(super) fn new(ledger: Writer, clock: Clock) -> Self {
-        Self { tally: Arc::default(), ledger, clock }
+    pub(super) fn new(ledger: Writer, clock: Clock, metrics: Arc<Metrics>) -> Self {
+        Self { tally: Arc::default(), ledger, clock, metrics }
     }
 
     /// Tells of one denial. Never waits.
     pub(super) fn tell(&self, who: &str, method: &str, reason: Reason) {
+        self.metrics.denied(reason.as_str());
         let kind = Kind { who: who.to_owned(), method: method.chars().take(256).collect(), reason };
         let first = self.with_tally(|tally| tally.count(kind, self.clock.now().wall_ns));
         if let Some(denial) = first {

@@ -13,10 +13,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
+use tracing::Instrument;
 
 use super::access::{self, Admitted, Caller};
 use super::denials::Denials;
-use super::status::status_of;
+use super::status::{code_name, status_of};
+use crate::clock::Clock;
 use crate::sandbox::refusal::{Reason, Refusal};
 
 /// The longest request, in bytes. The longest lawful one, an attach with all its tags, is a fiftieth of it.
@@ -26,6 +28,7 @@ pub(super) const REQUEST_BYTES_MAX: usize = 1 << 20;
 #[derive(Clone)]
 pub(super) struct Gate {
     denials: Denials,
+    clock: Clock,
     calls: Arc<Semaphore>,
     calls_max: usize,
 }
@@ -39,9 +42,9 @@ pub(super) struct Gated<S> {
 
 impl Gate {
     /// A gate that lets through as many calls at once, streams included.
-    pub(super) fn new(denials: Denials, calls_max: u64) -> Self {
+    pub(super) fn new(denials: Denials, calls_max: u64, clock: Clock) -> Self {
         let calls_max = usize::try_from(calls_max).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
-        Self { denials, calls: Arc::new(Semaphore::new(calls_max)), calls_max }
+        Self { denials, clock, calls: Arc::new(Semaphore::new(calls_max)), calls_max }
     }
 
     /// Whether a call may go on, and its place among those under way.
@@ -93,18 +96,32 @@ where
         match self.gate.admit(request.extensions().get(), request.uri().path()) {
             Err(status) => Box::pin(std::future::ready(Ok(status.into_http()))),
             Ok((admitted, place)) => {
+                let (method, gate) = (admitted.path, self.gate.clone());
+                let span = tracing::info_span!("call", method, who = admitted.caller.who);
                 request.extensions_mut().insert(admitted);
+                let arrived = gate.clock.now();
                 let answer = self.service.call(request);
-                Box::pin(async move { answer.await.map(|response| finish(response, place)) })
+                let finished = async move {
+                    let response = finish(answer.await?, place);
+                    let duration_ns = gate.clock.now().boottime_ns.saturating_sub(arrived.boottime_ns);
+                    gate.denials.metrics.called(method, code_name(code(&response)), duration_ns);
+                    Ok(response)
+                };
+                Box::pin(finished.instrument(span))
             }
         }
     }
 }
 
+/// What the headers of an answer say; an answer that fails later, in a stream, does not say so there.
+fn code(response: &Response<Body>) -> Code {
+    Status::from_header_map(response.headers()).map_or(Code::Ok, |status| status.code())
+}
+
 /// The call is under way until its whole answer is sent: a stream holds its place to its end.
 fn finish(response: Response<Body>, place: OwnedSemaphorePermit) -> Response<Body> {
     // Nothing of ours answers so: the decoder does, of a message longer than it may be.
-    if Status::from_header_map(response.headers()).is_some_and(|status| status.code() == Code::OutOfRange) {
+    if code(&response) == Code::OutOfRange {
         let message =
             format!("the request has more than {REQUEST_BYTES_MAX} bytes: no request needs so many");
         return status_of(Refusal::new(Reason::RequestTooLarge, message)).into_http();

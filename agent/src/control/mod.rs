@@ -41,6 +41,7 @@ pub use entrance::{Entrance, EntranceError};
 pub use host::Host;
 pub use questions::Questions;
 pub use socket::SocketError;
+pub(crate) use status::code_name;
 pub use status::{ERROR_DOMAIN, status_of};
 pub use tls::TlsError;
 
@@ -49,6 +50,7 @@ use gate::{Gate, REQUEST_BYTES_MAX};
 
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::metrics::Metrics;
 use crate::proto;
 use crate::proto::control_server::ControlServer;
 
@@ -62,6 +64,8 @@ pub struct Serving<H> {
     pub clock: Clock,
     /// Where denials are written.
     pub ledger: Writer,
+    /// Where calls and denials are counted.
+    pub metrics: Arc<Metrics>,
 }
 
 /// How many calls one connection may have under way at once; a client lets further ones wait by itself.
@@ -87,8 +91,8 @@ pub async fn serve<H: Host>(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), tonic::transport::Error> {
     let (stopping, stopped) = tokio::sync::watch::channel(false);
-    let denials = Denials::new(serving.ledger.clone(), serving.clock.clone());
-    let gate = Gate::new(denials.clone(), serving.config.control.requests_max);
+    let denials = Denials::new(serving.ledger.clone(), serving.clock.clone(), Arc::clone(&serving.metrics));
+    let gate = Gate::new(denials.clone(), serving.config.control.requests_max, serving.clock.clone());
     let service = service::Service::new(serving, denials.clone(), stopped);
     let control = ControlServer::new(service).max_decoding_message_size(REQUEST_BYTES_MAX);
     let (health_reporter, health) = tonic_health::server::health_reporter();

@@ -6,6 +6,7 @@ use dormouse_ledger::{LedgerError, SandboxFilter};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
+use tracing::Instrument;
 
 use super::access::Admitted;
 use super::denials::Denials;
@@ -38,7 +39,7 @@ pub(super) struct Service<H> {
 impl<H: Host> Service<H> {
     /// The service; its streams end when `stopped` turns true.
     pub(super) fn new(serving: Serving<H>, denials: Denials, stopped: watch::Receiver<bool>) -> Self {
-        let Serving { host, config, clock, ledger: _ } = serving;
+        let Serving { host, config, clock, ledger: _, metrics: _ } = serving;
         let questions = Questions::new(config.ledger_path(), Arc::clone(&config));
         Self { host, config, questions, clock, denials, stopped }
     }
@@ -65,7 +66,14 @@ impl<H: Host> Service<H> {
         };
         let command = command().map_err(status_of)?;
         let request_id = command.request_id.clone();
-        let executed = self.host.execute(command).await.map_err(status_of)?;
+        let span = tracing::info_span!(
+            "command",
+            org = command.key.org,
+            sandbox = command.key.sandbox,
+            request_id,
+            kind = command.request.kind()
+        );
+        let executed = self.host.execute(command).instrument(span).await.map_err(status_of)?;
         let duration_ns = self.clock.now().boottime_ns.saturating_sub(arrived.boottime_ns);
         Ok(Response::new(convert::reply(request_id, executed, duration_ns)))
     }

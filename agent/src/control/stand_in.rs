@@ -141,8 +141,13 @@ impl Agent {
         let denied = Ledger::open(&folder.path().join("denied.sqlite"), &name).expect("a ledger");
         let entrance = Entrance::open(&config).await.expect("an entrance");
         let address = entrance.address();
-        let serving =
-            Serving { host: host.clone(), config: Arc::new(config), clock, ledger: denied.writer() };
+        let serving = Serving {
+            host: host.clone(),
+            config: Arc::new(config),
+            clock,
+            ledger: denied.writer(),
+            metrics: Arc::default(),
+        };
         let (stop, stopped) = oneshot::channel();
         let shutdown = async { stopped.await.unwrap_or_default() };
         let served = tokio::spawn(serve(entrance, serving, shutdown));

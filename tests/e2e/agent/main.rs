@@ -14,4 +14,5 @@ mod misfortunes;
 mod requests;
 mod restarts;
 mod scene;
+mod seeing;
 mod snapshots;
