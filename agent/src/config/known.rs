@@ -42,6 +42,26 @@ fn collect_unknown(text: &str, table: &DeTable<'_>, keys: &[Key], path: &str, fo
     }
 }
 
+/// What is wrong with a file that may have these keys at its top and no others, if anything is: for files beside the
+/// configuration.
+pub(crate) fn wrong_keys(text: &str, keys: &[&str]) -> Option<Problem> {
+    let table = match parse(text) {
+        Ok(table) => table,
+        Err(problem) => return Some(problem),
+    };
+    let unknown = |name: &str| !keys.contains(&name);
+    let (name, _) = table.get_ref().iter().find(|(name, _)| unknown(name.get_ref()))?;
+    let written: &str = name.get_ref();
+    let instead = match nearest(written, keys.iter()) {
+        Some(near) => format!(": did you mean `{near}`?"),
+        None => format!("; known here are `{}`", keys.join("`, `")),
+    };
+    Some(Problem {
+        place: Some(Place::of(text, &name.span())),
+        message: format!("unknown key `{written}`{instead}"),
+    })
+}
+
 /// The table that a value is, or those in the list that it is.
 fn tables<'a, 'i>(value: &'a DeValue<'i>) -> Vec<&'a DeTable<'i>> {
     let list = value.as_array().into_iter().flatten();

@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 pub use billing::{Basis, Billed, Billing, PolicyTable};
 pub use control::{Control, Grant, Role, Tls};
 pub use error::{ConfigError, Place, Problem};
+pub(crate) use known::wrong_keys;
 pub use sections::{
     Config, Deadlines, FileMode, Hibernation, Log, LogFormat, Metering, Metrics, MetricsAddress, Qmp,
 };
