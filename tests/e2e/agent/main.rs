@@ -9,6 +9,7 @@ mod bad_input;
 mod detaching;
 mod full_disk;
 mod isolation;
+mod libvirt;
 mod lifecycle;
 mod misfortunes;
 mod requests;
