@@ -12,6 +12,7 @@ pub mod failpoint;
 pub mod host;
 pub mod ids;
 pub mod metering;
+pub mod metrics;
 pub mod process;
 pub mod proto;
 pub mod run;

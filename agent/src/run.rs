@@ -9,19 +9,24 @@
 
 use std::fs;
 use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use dormouse_ledger::{HostName, Ledger, LedgerError};
+use dormouse_ledger::{HostName, Ledger, LedgerError, Writer};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{Config, ConfigError, Log, LogFormat};
-use crate::control::{self, Serving, SocketError};
+use crate::control::{self, Entrance, EntranceError, Serving};
 use crate::host::{self, HostHandle, StartError};
+use crate::metrics::{Holding, Metrics, MetricsError, MetricsListener};
 
 /// How long the answers to commands under way are waited for when the agent ends. A command that takes longer goes
 /// on in QEMU, and its outcome is found out at the next start.
@@ -41,9 +46,12 @@ pub enum RunError {
         /// What the system said.
         source: io::Error,
     },
-    /// The control socket cannot be listened on.
+    /// Nobody could reach the agent.
     #[error(transparent)]
-    Socket(#[from] SocketError),
+    Entrance(#[from] EntranceError),
+    /// Metrics cannot be served.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
     /// The ledger cannot be opened.
     #[error("{0} [{reason}]", reason = .0.reason())]
     Ledger(#[from] LedgerError),
@@ -67,19 +75,32 @@ pub async fn agent(config: Config) -> Result<(), RunError> {
     }
     // The ledger first: whoever holds it may put its socket in place, and takes it away before letting go.
     let ledger = Ledger::open(&config.ledger_path(), &name)?;
-    let listener = control::bind(&config.socket, config.socket_mode).await?;
+    let entrance = Entrance::open(&config).await?;
+    let address = entrance.address();
+    let metrics = Arc::new(Metrics::default());
+    let figures = match &config.metrics.listen {
+        Some(address) => Some(MetricsListener::open(address, config.socket_mode).await?),
+        None => None,
+    };
     let _socket = SocketFile(&config.socket);
     let host = host::start(&config, &ledger).await?;
-    let serving =
-        Serving { host: host.handle.clone(), config: Arc::new(config.clone()), clock: host.clock.clone() };
+    let serving = Serving {
+        host: host.handle.clone(),
+        config: Arc::new(config.clone()),
+        clock: host.clock.clone(),
+        ledger: ledger.writer(),
+        metrics: Arc::clone(&metrics),
+    };
+    let figures =
+        figures.map(|listener| serve_metrics(listener, metrics, host.handle.clone(), ledger.writer()));
     let (stop, stopped) = oneshot::channel::<()>();
     let shutdown = async {
         // A sender that is dropped means the end as well.
         let _ = stopped.await;
     };
-    let mut service = tokio::spawn(control::serve(listener, serving, shutdown));
+    let mut service = tokio::spawn(control::serve(entrance, serving, shutdown));
     let watchdog = tokio::spawn(feed_watchdog(host.handle.clone()));
-    tracing::info!(source = name.source(), socket = %config.socket.display(), "the agent serves");
+    tracing::info!(source = name.source(), socket = %config.socket.display(), ?address, "the agent serves");
     notify(NotifyState::Ready);
     let ended = tokio::select! {
         signal = stop_signal() => signal.map_err(RunError::Signal),
@@ -95,6 +116,9 @@ pub async fn agent(config: Config) -> Result<(), RunError> {
         service.abort();
     }
     watchdog.abort();
+    if let Some(figures) = figures {
+        figures.abort();
+    }
     host.stop().await;
     ended
 }
@@ -109,9 +133,31 @@ impl Drop for SocketFile<'_> {
     }
 }
 
+fn serve_metrics(
+    listener: MetricsListener,
+    metrics: Arc<Metrics>,
+    host: HostHandle,
+    ledger: Writer,
+) -> JoinHandle<()> {
+    tokio::spawn(
+        listener
+            .serve(move || metrics.render(&Holding { sandboxes: host.list(None), ledger: ledger.health() })),
+    )
+}
+
 fn start_log(log: &Log) {
     // The filter was checked with the configuration.
     let filter = EnvFilter::try_new(&log.level).unwrap_or_else(|_| EnvFilter::new("info"));
+    if log.format == LogFormat::Text
+        && is_journal(std::env::var("JOURNAL_STREAM").ok().as_deref(), io::stderr())
+        && let Ok(journal) = tracing_journald::layer()
+    {
+        // Fields and spans become fields of the entry: DORMOUSE_SANDBOX, DORMOUSE_REQUEST_ID.
+        let journal = journal.with_field_prefix(Some("DORMOUSE".to_owned()));
+        // Whoever embeds the agent may have a log of their own.
+        let _ = tracing_subscriber::registry().with(filter).with(journal).try_init();
+        return;
+    }
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
@@ -122,6 +168,15 @@ fn start_log(log: &Log) {
     };
     // Whoever embeds the agent may have a log of their own.
     let _ = started;
+}
+
+/// Whether what is written there goes to the journal: systemd says which device and inode that is.
+fn is_journal(journal_stream: Option<&str>, stream: impl AsFd) -> bool {
+    let Some((device, inode)) = journal_stream.and_then(|stream| stream.split_once(':')) else {
+        return false;
+    };
+    let Ok(stat) = nix::sys::stat::fstat(stream) else { return false };
+    device.parse() == Ok(stat.st_dev) && inode.parse() == Ok(stat.st_ino)
 }
 
 async fn stop_signal() -> io::Result<()> {
@@ -149,5 +204,23 @@ async fn feed_watchdog(host: HostHandle) {
 fn notify(state: NotifyState<'_>) {
     if let Err(error) = sd_notify::notify(&[state]) {
         tracing::warn!(%error, "systemd cannot be told");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    #[test]
+    fn the_journal_is_known_by_device_and_inode() {
+        let file = tempfile::tempfile().expect("a file");
+        let metadata = file.metadata().expect("of the file");
+        let (device, inode) = (metadata.dev(), metadata.ino());
+        assert!(is_journal(Some(&format!("{device}:{inode}")), &file));
+        for other in [None, Some(""), Some("1"), Some("a:b"), Some(&*format!("{device}:{}", inode + 1))] {
+            assert!(!is_journal(other, &file), "{other:?}");
+        }
     }
 }

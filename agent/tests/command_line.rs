@@ -3,6 +3,7 @@
 #![allow(clippy::expect_used, reason = "a test may fail; the lint does not see helpers of tests")]
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
@@ -185,4 +186,46 @@ fn an_agent_serves_alone_until_it_is_told_to_stop_and_leaves_a_sound_ledger() {
     let mut again = start_agent(folder.path());
     again.kill().expect("a running agent");
     again.wait().expect("a child");
+}
+
+#[test]
+fn doctor_finds_what_is_wrong_and_says_what_to_do() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (watched, config) = (folder.path().join("run"), folder.path().join("dormouse.toml"));
+    fs::create_dir(&watched).expect("a folder");
+    let socket = folder.path().join("control.sock");
+    let text = format!(
+        "state_dir = {folder:?}\nrun_dir = {watched:?}\nsocket = {socket:?}\n",
+        folder = folder.path()
+    );
+    fs::write(&config, text).expect("a configuration");
+    let examine = |mode: u32, arguments: &[&str]| {
+        fs::set_permissions(&watched, fs::Permissions::from_mode(mode)).expect("a mode");
+        dormouse(&[&["doctor", "--config", config.to_str().expect("a path")], arguments].concat())
+    };
+    let verdict = |output: &Output, what: &str| {
+        let findings: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let findings = findings.as_array().expect("a list").clone();
+        let all_say_what_to_do =
+            findings.iter().all(|one| (one["verdict"] == "well") != one["next"].is_string());
+        assert!(all_say_what_to_do, "{findings:?}");
+        let of =
+            findings.iter().find(|one| one["what"].as_str().is_some_and(|found| found.starts_with(what)));
+        of.unwrap_or_else(|| panic!("{what} was not looked at"))["verdict"].clone()
+    };
+    let well = examine(0o755, &["--json"]);
+    for what in ["pidfd", "timerfd", "watched folder", "state folder", "disk of the state folder"] {
+        assert_eq!(verdict(&well, what), "well", "{what}");
+    }
+    for what in ["KVM", "qemu-system-x86_64", "process_madvise", "cgroup v2", "PSI", "clock"] {
+        verdict(&well, what);
+    }
+    assert_eq!(verdict(&well, "agent on "), "less");
+
+    let wrong = examine(0o777, &["--json"]);
+    assert_eq!((code(&wrong), verdict(&wrong, "watched folder")), (2, "wrong".into()));
+    let told = examine(0o777, &[]);
+    let said = String::from_utf8_lossy(&told.stdout).into_owned();
+    assert_eq!(code(&told), 2);
+    assert!(said.contains("WRONG  watched folder") && said.contains("next: chmod o-w"), "{said}");
 }

@@ -94,13 +94,20 @@ impl Agent {
         std::fs::create_dir_all(&config.state_dir)?;
         let ledger = Ledger::open(&config.ledger_path(), &life::host())?;
         runtime.block_on(async {
-            let listener = control::bind(&config.socket, config.socket_mode).await?;
+            let entrance = control::Entrance::open(&config).await?;
             let running = host::start(&config, &ledger).await?;
             let (clock, _) = Clock::start(None)?;
             let client = control::client(&config.socket);
             let (stop, stopped) = tokio::sync::oneshot::channel();
-            let serving = Serving { host: running.handle.clone(), config: Arc::new(config.clone()), clock };
-            tokio::spawn(control::serve(listener, serving, async {
+            let (host, writer) = (running.handle.clone(), ledger.writer());
+            let serving = Serving {
+                host,
+                config: Arc::new(config.clone()),
+                clock,
+                ledger: writer,
+                metrics: Arc::default(),
+            };
+            tokio::spawn(control::serve(entrance, serving, async {
                 let _ = stopped.await;
             }));
             let client = client.await?;

@@ -8,6 +8,7 @@
 mod allocations;
 pub mod audit;
 pub mod command;
+pub mod crowd;
 pub mod ledger;
 pub mod life;
 pub mod meter;
@@ -48,12 +49,13 @@ impl Size {
 pub type Bench = (&'static str, fn(Size) -> Result<Vec<Row>, Error>);
 
 /// Every bench, in the order of the table.
-pub const BENCHES: [Bench; 6] = [
+pub const BENCHES: [Bench; 7] = [
     ("meter", meter::run),
     ("ledger", ledger::run),
     ("qmp", qmp::run),
     ("command", command::run),
     ("ready", ready::run),
+    ("crowd", crowd::run),
     ("audit", audit::run),
 ];
 

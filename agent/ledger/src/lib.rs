@@ -46,7 +46,7 @@ pub use reader::{
     UsageQuery,
 };
 pub use records::{
-    Anchor, AttachmentUpdate, CommandIntent, CommandOutcome, LifecycleEvent, OutcomeStatus, Record,
+    Anchor, AttachmentUpdate, CommandIntent, CommandOutcome, Denial, LifecycleEvent, OutcomeStatus, Record,
     SandboxSeen, SliceBatch, Snapshot, SnapshotState, TagSet,
 };
 pub use rows::{CommandRow, OutboxRow, OutcomeRow, SandboxRow, SliceRow};

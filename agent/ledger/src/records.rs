@@ -35,6 +35,8 @@ pub enum Record {
     ProofOfLife(Stamp),
     /// Something to tell the sinks that is not a slice.
     Lifecycle(LifecycleEvent),
+    /// Somebody was refused something, once or several times.
+    Denial(Denial),
 }
 
 /// A generation of a sandbox begins.
@@ -178,6 +180,23 @@ pub struct LifecycleEvent {
     pub detail: Value,
     /// When.
     pub at: Stamp,
+}
+
+/// Somebody was refused something before any work was done, as often as it says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Denial {
+    /// Who asked, as far as that is known: 1 to 256 characters.
+    pub who: String,
+    /// What for: 1 to 256 characters.
+    pub method: String,
+    /// The stable reason code: 1 to 64 characters.
+    pub reason: String,
+    /// How often, at least once.
+    pub count: u64,
+    /// When first, in nanoseconds since the Unix epoch.
+    pub first_unix_ns: i64,
+    /// When last, in nanoseconds since the Unix epoch.
+    pub last_unix_ns: i64,
 }
 
 macro_rules! words {

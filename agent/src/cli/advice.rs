@@ -5,6 +5,12 @@ use crate::sandbox::refusal::Reason;
 /// What a person at the command line does about a refusal.
 pub(super) const fn advice(reason: Reason) -> &'static str {
     match reason {
+        Reason::CallerUnknown | Reason::CertificateRefused => {
+            "show a valid certificate of the agent's client_ca"
+        }
+        Reason::RoleInsufficient => "ask whoever runs the host for a grant in [[control.grants]]",
+        Reason::OrgBound => "ask as a caller whose grant names no org",
+        Reason::RequestTooLarge => "send less in one request",
         Reason::InvalidId | Reason::InvalidRequestId | Reason::InvalidTag => "correct it and try again",
         Reason::InvalidQmpPath => "give the full path of the socket that QEMU's -qmp option names",
         Reason::SizeMisaligned => {
@@ -23,7 +29,7 @@ pub(super) const fn advice(reason: Reason) -> &'static str {
         Reason::Interrupted => {
             "repeat it with the same --request-id; where that is refused as well, with a new one"
         }
-        Reason::QueueFull => "try again in a moment",
+        Reason::QueueFull | Reason::TooManyRequests => "try again in a moment",
         Reason::QmpUnreachable => {
             "see whether QEMU runs and listens there, and whether the agent may open the socket"
         }

@@ -13,6 +13,7 @@ mod completions;
 mod context;
 mod destroy;
 mod detach;
+mod doctor;
 mod duration;
 mod exit;
 mod failure;
@@ -32,6 +33,7 @@ mod slices;
 mod table;
 mod target;
 pub mod timeline;
+mod top;
 mod usage;
 mod wake;
 mod watch;
@@ -95,12 +97,16 @@ enum Command {
     Destroy(destroy::Args),
     /// Follow what changes
     Watch(watch::Args),
+    /// Show live what every sandbox holds and is billed
+    Top(top::Args),
     /// Print the billing slices
     Slices(slices::Args),
     /// Sum up what was used
     Usage(usage::Args),
     /// Check the ledger's invariants
     Audit(audit::Args),
+    /// Check the host: KVM, QEMU, kernel, folders, disks, clock
+    Doctor(doctor::Args),
     /// Copy the ledger, while it is being written
     Backup(backup::Args),
     /// Print the completions of a shell
@@ -159,9 +165,11 @@ async fn dispatch(command: Command, socket: Option<PathBuf>, json: bool) -> Resu
         Command::Reboot(args) => reboot::run(args, &context).await,
         Command::Destroy(args) => destroy::run(args, &context).await,
         Command::Watch(args) => watch::run(args, &context).await,
+        Command::Top(args) => top::run(args, &context).await,
         Command::Slices(args) => slices::run(args, &context).await,
         Command::Usage(args) => usage::run(args, &context).await,
         Command::Audit(args) => audit::run(args, &context).await,
+        Command::Doctor(args) => doctor::run(&args, socket, json).await,
         Command::Backup(args) => backup::run(args, &context),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),

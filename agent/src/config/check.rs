@@ -5,7 +5,7 @@ use std::path::Path;
 
 use tracing_subscriber::EnvFilter;
 
-use super::Config;
+use super::{Config, Control, Tls};
 use crate::ids::check_id;
 
 const HOUR_MS: u64 = 3_600_000;
@@ -22,6 +22,7 @@ pub(super) fn wrong_values(config: &Config) -> Vec<(&'static str, String)> {
     let mut wrong = Vec::new();
     check_names(config, &mut wrong);
     check_paths(config, &mut wrong);
+    check_control(&config.control, &mut wrong);
     for (key, value, range) in ranges(config) {
         if !range.contains(&value) {
             wrong.push((key, format!("is {value}: it must be from {} to {}", range.start(), range.end())));
@@ -63,11 +64,15 @@ fn check_names(config: &Config, wrong: &mut Vec<(&'static str, String)>) {
 }
 
 fn check_paths(config: &Config, wrong: &mut Vec<(&'static str, String)>) {
-    let paths: [(&'static str, Option<&Path>); 4] = [
+    let tls = &config.control.tls;
+    let paths: [(&'static str, Option<&Path>); 7] = [
         ("state_dir", Some(&config.state_dir)),
         ("run_dir", Some(&config.run_dir)),
         ("socket", Some(&config.socket)),
         ("hibernation.dir", config.hibernation.dir.as_deref()),
+        ("control.tls.certificate", tls.certificate.as_deref()),
+        ("control.tls.key", tls.key.as_deref()),
+        ("control.tls.client_ca", tls.client_ca.as_deref()),
     ];
     for (key, path) in paths {
         if let Some(path) = path.filter(|path| !path.is_absolute()) {
@@ -83,9 +88,35 @@ fn check_paths(config: &Config, wrong: &mut Vec<(&'static str, String)>) {
     }
 }
 
+fn check_control(control: &Control, wrong: &mut Vec<(&'static str, String)>) {
+    let Tls { listen, certificate, key, client_ca } = &control.tls;
+    let set = [listen.is_some(), certificate.is_some(), key.is_some(), client_ca.is_some()];
+    if set.contains(&true) && set.contains(&false) {
+        let all = "needs all of listen, certificate, key and client_ca, or none: there is no TCP without mutual TLS";
+        wrong.push(("control.tls", all.to_owned()));
+    }
+    for grant in &control.grants {
+        let named = [&grant.user, &grant.group, &grant.uri, &grant.common_name];
+        if named.iter().filter(|name| name.is_some()).count() != 1 {
+            let one = "has a grant that does not name one of user, group, uri and common_name, and only one";
+            wrong.push(("control.grants", one.to_owned()));
+        }
+        if named.into_iter().flatten().any(String::is_empty) {
+            wrong.push(("control.grants", "has a grant to an empty name".to_owned()));
+        }
+        if let Some(org) = &grant.org
+            && let Err(why) = check_id(org)
+        {
+            wrong.push(("control.grants", format!("has org {org:?}, which {why}")));
+        }
+    }
+}
+
 fn ranges(config: &Config) -> Vec<(&'static str, u64, RangeInclusive<u64>)> {
     let (qmp, deadlines, metering) = (&config.qmp, &config.deadlines, &config.metering);
     let mut ranges = vec![
+        ("control.requests_max", config.control.requests_max, 1..=1 << 20),
+        ("control.connections_max", config.control.connections_max, 1..=1 << 16),
         ("qmp.connect_ms", qmp.connect_ms, QMP_MS),
         ("qmp.greeting_ms", qmp.greeting_ms, QMP_MS),
         ("qmp.write_ms", qmp.write_ms, QMP_MS),

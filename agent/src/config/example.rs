@@ -33,12 +33,39 @@ fn write_section(out: &mut String, keys: &[Key], values: &Table, path: &str) {
         }
     }
     for key in keys {
-        let (Some(below), Some(Value::Table(values))) = (key.section, values.get(key.name)) else { continue };
+        let Some(below) = key.section else { continue };
         let path = if path.is_empty() { key.name.to_owned() } else { format!("{path}.{}", key.name) };
-        out.push('\n');
-        write_doc(out, key.doc);
-        append(out, format_args!("[{path}]\n"));
-        write_section(out, below, values, &path);
+        match values.get(key.name) {
+            Some(Value::Table(values)) => {
+                out.push('\n');
+                write_doc(out, key.doc);
+                append(out, format_args!("[{path}]\n"));
+                write_section(out, below, values, &path);
+            }
+            Some(Value::Array(rows)) => write_list(out, key, below, rows, &path),
+            _ => {}
+        }
+    }
+}
+
+/// A list of tables. An empty one is explained by a table in comments.
+fn write_list(out: &mut String, key: &Key, keys: &[Key], rows: &[Value], path: &str) {
+    out.push('\n');
+    write_doc(out, key.doc);
+    if rows.is_empty() {
+        append(out, format_args!("#[[{path}]]\n"));
+        for key in keys {
+            out.push('\n');
+            write_doc(out, key.doc);
+            append(out, format_args!("#{} =\n", key.name));
+        }
+    }
+    for (at, row) in rows.iter().filter_map(Value::as_table).enumerate() {
+        if at > 0 {
+            out.push('\n');
+        }
+        append(out, format_args!("[[{path}]]\n"));
+        write_section(out, keys, row, path);
     }
 }
 

@@ -33,13 +33,39 @@ fn collect_unknown(text: &str, table: &DeTable<'_>, keys: &[Key], path: &str, fo
                 message: format!("unknown key `{}`{}", join(path, written), advice(written, keys, path)),
             }),
             Some(Key { section: Some(below), .. }) => {
-                if let DeValue::Table(table) = value.get_ref() {
+                for table in tables(value.get_ref()) {
                     collect_unknown(text, table, below, &join(path, written), found);
                 }
             }
             Some(_) => {}
         }
     }
+}
+
+/// What is wrong with a file that may have these keys at its top and no others, if anything is: for files beside the
+/// configuration.
+pub(crate) fn wrong_keys(text: &str, keys: &[&str]) -> Option<Problem> {
+    let table = match parse(text) {
+        Ok(table) => table,
+        Err(problem) => return Some(problem),
+    };
+    let unknown = |name: &str| !keys.contains(&name);
+    let (name, _) = table.get_ref().iter().find(|(name, _)| unknown(name.get_ref()))?;
+    let written: &str = name.get_ref();
+    let instead = match nearest(written, keys.iter()) {
+        Some(near) => format!(": did you mean `{near}`?"),
+        None => format!("; known here are `{}`", keys.join("`, `")),
+    };
+    Some(Problem {
+        place: Some(Place::of(text, &name.span())),
+        message: format!("unknown key `{written}`{instead}"),
+    })
+}
+
+/// The table that a value is, or those in the list that it is.
+fn tables<'a, 'i>(value: &'a DeValue<'i>) -> Vec<&'a DeTable<'i>> {
+    let list = value.as_array().into_iter().flatten();
+    value.as_table().into_iter().chain(list.filter_map(|item| item.get_ref().as_table())).collect()
 }
 
 /// What to write instead: the nearest key of the section, the section that has the key, or what there is.

@@ -1,6 +1,6 @@
 //! The configuration: one TOML file, in which every key has a default.
 //!
-//! - `sections`, `billing`: the keys, their defaults and what they mean, in one place.
+//! - `sections`, `control`, `billing`: the keys, their defaults and what they mean, in one place.
 //! - `known`: refuses keys that do not exist, and names the nearest that does.
 //! - `check`: what values must be. `example`: the file that shows everything.
 //!
@@ -8,6 +8,7 @@
 
 mod billing;
 mod check;
+mod control;
 mod error;
 mod example;
 mod known;
@@ -18,8 +19,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 pub use billing::{Basis, Billed, Billing, PolicyTable};
+pub use control::{Control, Grant, Role, Tls};
 pub use error::{ConfigError, Place, Problem};
-pub use sections::{Config, Deadlines, FileMode, Hibernation, Log, LogFormat, Metering, Qmp};
+pub(crate) use known::wrong_keys;
+pub use sections::{
+    Config, Deadlines, FileMode, Hibernation, Log, LogFormat, Metering, Metrics, MetricsAddress, Qmp,
+};
 
 /// Where the configuration is when nobody says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/dormouse/dormouse.toml";

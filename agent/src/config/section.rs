@@ -18,6 +18,11 @@ pub(super) trait Section {
     const KEYS: &'static [Key];
 }
 
+/// A list of tables, each with the same keys.
+impl<S: Section> Section for Vec<S> {
+    const KEYS: &'static [Key] = S::KEYS;
+}
+
 /// Defines a section: a structure, its defaults, and its [`Key`]s from the doc comments.
 macro_rules! section {
     (

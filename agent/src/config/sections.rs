@@ -1,12 +1,14 @@
 //! The keys of the configuration, their defaults, and what they mean.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
 use super::billing::Billing;
+use super::control::Control;
 use super::section::section;
 use crate::sandbox::command::Method;
 
@@ -26,12 +28,16 @@ section! {
         socket: PathBuf = PathBuf::from("/run/dormouse/control.sock"),
         /// Who may connect to it: the socket's file mode, in octal.
         socket_mode: FileMode = FileMode(0o660),
+        /// The socket's group, by name or number. Not set: the group that the agent runs as.
+        socket_group: Option<String> = None,
         /// The org of a sandbox that was found in the watched folder.
         default_org: String = "default".to_owned(),
         /// The plan of a sandbox that was found in the watched folder, or attached without one.
         default_plan: String = "default".to_owned(),
     }
     sections {
+        /// Who may command the agent, and how much at once.
+        control: Control = Control::default(),
         /// How QEMU is spoken to.
         qmp: Qmp = Qmp::default(),
         /// How long a caller waits for each command, where it does not say. The operation itself goes on to its
@@ -43,6 +49,8 @@ section! {
         billing: Billing = Billing::default(),
         /// How sandboxes are saved.
         hibernation: Hibernation = Hibernation::default(),
+        /// Figures for Prometheus.
+        metrics: Metrics = Metrics::default(),
         /// What the agent says while it works, on standard error.
         log: Log = Log::default(),
     }
@@ -126,11 +134,60 @@ section! {
 }
 
 section! {
+    /// Figures for Prometheus.
+    Metrics {
+        /// Where they are served over HTTP, at `/metrics`: `"127.0.0.1:9753"`, or `"unix:/run/dormouse/metrics.sock"`.
+        /// Nobody is asked who they are there, and no figure names an org or a sandbox. Not set: nowhere.
+        listen: Option<MetricsAddress> = None,
+    }
+    sections {}
+}
+
+/// Where figures are served.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub enum MetricsAddress {
+    /// On a TCP address.
+    Tcp(SocketAddr),
+    /// On a unix socket, which has the mode and the group of the control socket.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for MetricsAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl From<MetricsAddress> for String {
+    fn from(address: MetricsAddress) -> Self {
+        address.to_string()
+    }
+}
+
+impl TryFrom<String> for MetricsAddress {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        if let Some(path) = text.strip_prefix("unix:").filter(|path| path.starts_with('/')) {
+            return Ok(Self::Unix(path.into()));
+        }
+        let no_address =
+            |_| format!("{text:?} is neither an address and port nor unix: and an absolute path");
+        text.parse().map(Self::Tcp).map_err(no_address)
+    }
+}
+
+section! {
     /// What the agent says while it works.
     Log {
         /// A level (`error`, `warn`, `info`, `debug`, `trace`), or a filter such as `info,dormouse::sandbox=debug`.
         level: String = "info".to_owned(),
-        /// `text` for people and the journal, `json` for programs.
+        /// `text` for people, `json` for programs. Where standard error is the journal, `text` goes there entry by entry,
+        /// each with its fields: `DORMOUSE_ORG`, `DORMOUSE_SANDBOX`, `DORMOUSE_REQUEST_ID` and others.
         format: LogFormat = LogFormat::Text,
     }
     sections {}

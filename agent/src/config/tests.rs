@@ -90,6 +90,8 @@ fn a_wrong_value_is_refused_with_its_place_and_what_is_allowed() {
         ("socket_mode = \"999\"", "1:15: \"999\" is no file mode"),
         ("socket_mode = 432", "1:15: invalid type: integer"),
         ("cell = 1", "1:8: invalid type"),
+        ("[metrics]\nlisten = \"here\"", "2:10: \"here\" is neither an address and port"),
+        ("[metrics]\nlisten = \"unix:a.sock\"", "2:10: \"unix:a.sock\" is neither"),
         ("cell", "1:5: "),
         ("[billing]\nbasis = \"both\"", "2:9: unknown variant `both`"),
         ("[billing.policy.paused]\nmemory = true\n", "missing field `vcpu`"),
@@ -99,6 +101,37 @@ fn a_wrong_value_is_refused_with_its_place_and_what_is_allowed() {
         ("[qmp]\nreconnect_min_ms = 6000", "2:20: qmp.reconnect_min_ms is greater"),
         ("[deadlines]\nmax_ms = 20000", ": deadlines.scale_ms is 60000: it must be from 1 to 20000"),
         ("[qmp]\nreply_ms = -1", "2:12: invalid value"),
+    ] {
+        let problems = problems(text);
+        assert!(problems.iter().any(|problem| problem.contains(part)), "{text}: {problems:?}");
+    }
+}
+
+#[test]
+fn grants_are_read_written_and_checked() {
+    let text = "[control]\nsocket_role = \"read\"\n\n[control.tls]\nlisten = \"[::]:7443\"\n\
+                certificate = \"/etc/a.pem\"\nkey = \"/etc/a.key\"\nclient_ca = \"/etc/ca.pem\"\n\n\
+                [[control.grants]]\nuri = \"spiffe://fleet/*\"\nrole = \"operate\"\norg = \"acme\"\n\n\
+                [[control.grants]]\ngroup = \"ops\"\nrole = \"admin\"\n";
+    let config = Config::parse(text).expect("a right configuration");
+    assert_eq!(config.control.grants.len(), 2);
+    assert_eq!(config.control.grants[0].org.as_deref(), Some("acme"));
+    assert_eq!(Config::parse(&config.to_toml()), Ok(config));
+    for (text, part) in [
+        (
+            "[control.tls]\nlisten = \"[::]:1\"",
+            "control.tls needs all of listen, certificate, key and client_ca",
+        ),
+        ("[control.tls]\nlisten = \"here\"", "2:10: invalid socket address"),
+        ("[[control.grants]]\nrole = \"read\"", "does not name one of user, group, uri and common_name"),
+        ("[[control.grants]]\nuser = \"a\"\nuri = \"b\"", "does not name one of"),
+        ("[[control.grants]]\nuser = \"\"", "empty name"),
+        ("[[control.grants]]\nuser = \"a\"\norg = \"a/b\"", "has org \"a/b\""),
+        ("[[control.grants]]\nuser = \"a\"\nrole = \"god\"", "3:8: unknown variant `god`"),
+        (
+            "[[control.grants]]\nusr = \"a\"",
+            "2:1: unknown key `control.grants.usr`: did you mean `control.grants.user`?",
+        ),
     ] {
         let problems = problems(text);
         assert!(problems.iter().any(|problem| problem.contains(part)), "{text}: {problems:?}");

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use dormouse_ledger::{LedgerError, SandboxFilter};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::server::UdsConnectInfo;
 use tonic::{Request, Response, Status};
+use tracing::Instrument;
 
+use super::access::Admitted;
+use super::denials::Denials;
 use super::host::Host;
 use super::questions::Questions;
 use super::status::{status_of, status_of_ledger};
@@ -15,9 +17,10 @@ use super::watch::{Watch, Watched};
 use super::{Serving, convert, validate};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::host::not_found;
 use crate::proto::control_server::Control;
 use crate::proto::{self, CommandHeader, CommandReply};
-use crate::sandbox::command::{self, Command};
+use crate::sandbox::command::{self, Command, SandboxKey};
 use crate::sandbox::refusal::{Reason, Refusal};
 
 /// Answers that wait for a slow reader of a stream. The reader holds up the question, and nothing else.
@@ -29,20 +32,21 @@ pub(super) struct Service<H> {
     config: Arc<Config>,
     questions: Questions,
     clock: Clock,
+    denials: Denials,
     stopped: watch::Receiver<bool>,
 }
 
 impl<H: Host> Service<H> {
     /// The service; its streams end when `stopped` turns true.
-    pub(super) fn new(serving: Serving<H>, stopped: watch::Receiver<bool>) -> Self {
-        let Serving { host, config, clock } = serving;
+    pub(super) fn new(serving: Serving<H>, denials: Denials, stopped: watch::Receiver<bool>) -> Self {
+        let Serving { host, config, clock, ledger: _, metrics: _ } = serving;
         let questions = Questions::new(config.ledger_path(), Arc::clone(&config));
-        Self { host, config, questions, clock, stopped }
+        Self { host, config, questions, clock, denials, stopped }
     }
 
     async fn execute(
         &self,
-        asked_by: String,
+        admitted: &Admitted,
         header: Option<CommandHeader>,
         request: Result<command::Request, Refusal>,
     ) -> Result<Response<CommandReply>, Status> {
@@ -50,17 +54,26 @@ impl<H: Host> Service<H> {
         let CommandHeader { key, request_id, deadline_ms } = header.unwrap_or_default();
         let command = || {
             let key = validate::key(key)?;
+            self.see(admitted, &key)?;
             let request_id = match validate::request_id(request_id)? {
                 Some(request_id) => request_id,
                 None => made_up_request_id()?,
             };
             let request = request?;
             let deadline_ms = Some(validate::deadline_ms(deadline_ms, &request, &self.config.deadlines));
+            let asked_by = admitted.caller.who.clone();
             Ok(Command { key, request_id, deadline_ms, asked_by, request })
         };
         let command = command().map_err(status_of)?;
         let request_id = command.request_id.clone();
-        let executed = self.host.execute(command).await.map_err(status_of)?;
+        let span = tracing::info_span!(
+            "command",
+            org = command.key.org,
+            sandbox = command.key.sandbox,
+            request_id,
+            kind = command.request.kind()
+        );
+        let executed = self.host.execute(command).instrument(span).await.map_err(status_of)?;
         let duration_ns = self.clock.now().boottime_ns.saturating_sub(arrived.boottime_ns);
         Ok(Response::new(convert::reply(request_id, executed, duration_ns)))
     }
@@ -70,7 +83,36 @@ impl<H: Host> Service<H> {
         request: Request<proto::SandboxRequest>,
         command: command::Request,
     ) -> Result<Response<CommandReply>, Status> {
-        self.execute(asked_by(&request), request.into_inner().header, Ok(command)).await
+        self.execute(&admitted(&request)?, request.into_inner().header, Ok(command)).await
+    }
+
+    /// What a caller may not see is not there.
+    fn see(&self, admitted: &Admitted, key: &SandboxKey) -> Result<(), Refusal> {
+        if admitted.caller.org.as_ref().is_none_or(|org| *org == key.org) {
+            return Ok(());
+        }
+        self.denials.tell(&admitted.caller.who, admitted.path, Reason::SandboxNotFound);
+        Err(not_found(key))
+    }
+
+    /// The orgs and sandboxes that a question is about, and that the caller may see; `None` is all.
+    fn filter(
+        &self,
+        admitted: &Admitted,
+        org: String,
+        sandbox: String,
+    ) -> Result<(Option<String>, Option<String>), Status> {
+        let named = validate::filter("org", org).map_err(status_of)?;
+        let sandbox = validate::filter("sandbox", sandbox).map_err(status_of)?;
+        if let (Some(own), Some(named)) = (&admitted.caller.org, &named)
+            && own != named
+        {
+            self.denials.tell(&admitted.caller.who, admitted.path, Reason::SandboxNotFound);
+            let message =
+                format!("no sandbox of org {named} is attached; `dormouse ls` shows those that are");
+            return Err(status_of(Refusal::new(Reason::SandboxNotFound, message).with("org", named)));
+        }
+        Ok((named.or_else(|| admitted.caller.org.clone()), sandbox))
     }
 
     async fn ask<T: Send + 'static>(
@@ -85,23 +127,17 @@ impl<H: Host> Service<H> {
     }
 }
 
-/// The peer of the unix socket, as the kernel knows it.
-fn asked_by<T>(request: &Request<T>) -> String {
-    let peer = request.extensions().get::<UdsConnectInfo>().and_then(|connection| connection.peer_cred);
-    peer.map_or_else(|| "unknown".to_owned(), |peer| format!("uid:{}", peer.uid()))
+/// Who asks, as the gate has established it.
+fn admitted<T>(request: &Request<T>) -> Result<Admitted, Status> {
+    let admitted = request.extensions().get::<Admitted>().cloned();
+    admitted.ok_or_else(|| {
+        status_of(Refusal::new(Reason::CallerUnknown, "the call did not come through the gate"))
+    })
 }
 
 fn made_up_request_id() -> Result<String, Refusal> {
     crate::ids::new_request_id()
         .map_err(|error| Refusal::new(Reason::Bug, format!("the kernel gives no random number: {error}")))
-}
-
-fn sandbox_filter(org: String, sandbox: String) -> Result<SandboxFilter, Status> {
-    Ok(SandboxFilter {
-        org: validate::filter("org", org).map_err(status_of)?,
-        sandbox: validate::filter("sandbox", sandbox).map_err(status_of)?,
-        ..SandboxFilter::default()
-    })
 }
 
 #[tonic::async_trait]
@@ -110,10 +146,10 @@ impl<H: Host> Control for Service<H> {
     type SlicesStream = ReceiverStream<Result<proto::Slice, Status>>;
 
     async fn attach(&self, request: Request<proto::AttachRequest>) -> Result<Response<CommandReply>, Status> {
-        let asked_by = asked_by(&request);
+        let admitted = admitted(&request)?;
         let mut request = request.into_inner();
         let header = request.header.take();
-        self.execute(asked_by, header, validate::attach(request, &self.config)).await
+        self.execute(&admitted, header, validate::attach(request, &self.config)).await
     }
 
     async fn detach(
@@ -124,9 +160,9 @@ impl<H: Host> Control for Service<H> {
     }
 
     async fn scale(&self, request: Request<proto::ScaleRequest>) -> Result<Response<CommandReply>, Status> {
-        let asked_by = asked_by(&request);
+        let admitted = admitted(&request)?;
         let proto::ScaleRequest { header, memory_bytes } = request.into_inner();
-        self.execute(asked_by, header, Ok(command::Request::Scale { memory_bytes })).await
+        self.execute(&admitted, header, Ok(command::Request::Scale { memory_bytes })).await
     }
 
     async fn pause(&self, request: Request<proto::SandboxRequest>) -> Result<Response<CommandReply>, Status> {
@@ -144,10 +180,10 @@ impl<H: Host> Control for Service<H> {
         &self,
         request: Request<proto::HibernateRequest>,
     ) -> Result<Response<CommandReply>, Status> {
-        let asked_by = asked_by(&request);
+        let admitted = admitted(&request)?;
         let proto::HibernateRequest { header, method } = request.into_inner();
         let request = validate::method(method).map(|method| command::Request::Hibernate { method });
-        self.execute(asked_by, header, request).await
+        self.execute(&admitted, header, request).await
     }
 
     async fn wake(&self, request: Request<proto::SandboxRequest>) -> Result<Response<CommandReply>, Status> {
@@ -169,14 +205,17 @@ impl<H: Host> Control for Service<H> {
     }
 
     async fn list(&self, request: Request<proto::ListRequest>) -> Result<Response<proto::ListReply>, Status> {
-        let org = validate::filter("org", request.into_inner().org).map_err(status_of)?;
+        let admitted = admitted(&request)?;
+        let (org, _) = self.filter(&admitted, request.into_inner().org, String::new())?;
         let views = self.host.list(org.as_deref()).await.map_err(status_of)?;
         let sandboxes = views.into_iter().map(convert::sandbox).collect();
         Ok(Response::new(proto::ListReply { sandboxes }))
     }
 
     async fn get(&self, request: Request<proto::SandboxKey>) -> Result<Response<proto::Sandbox>, Status> {
+        let admitted = admitted(&request)?;
         let key = validate::key(Some(request.into_inner())).map_err(status_of)?;
+        self.see(&admitted, &key).map_err(status_of)?;
         let view = self.host.get(&key).await.map_err(status_of)?;
         Ok(Response::new(convert::sandbox(view)))
     }
@@ -185,18 +224,16 @@ impl<H: Host> Control for Service<H> {
         &self,
         request: Request<proto::WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
+        let admitted = admitted(&request)?;
         let proto::WatchRequest { org, sandbox } = request.into_inner();
-        let filter = Watched {
-            org: validate::filter("org", org).map_err(status_of)?,
-            sandbox: validate::filter("sandbox", sandbox).map_err(status_of)?,
-        };
+        let (org, sandbox) = self.filter(&admitted, org, sandbox)?;
         let (watcher, events) = mpsc::channel(STREAM_BACKLOG);
         let watch = Watch {
             // Subscribed before the sandboxes are listed: what changes in between is told.
             changes: self.host.watch(),
             host: self.host.clone(),
             clock: self.clock.clone(),
-            watched: filter,
+            watched: Watched { org, sandbox },
             watcher,
             stopped: self.stopped.clone(),
         };
@@ -208,8 +245,10 @@ impl<H: Host> Control for Service<H> {
         &self,
         request: Request<proto::SlicesRequest>,
     ) -> Result<Response<Self::SlicesStream>, Status> {
+        let admitted = admitted(&request)?;
         let proto::SlicesRequest { org, sandbox } = request.into_inner();
-        let filter = sandbox_filter(org, sandbox)?;
+        let (org, sandbox) = self.filter(&admitted, org, sandbox)?;
+        let filter = SandboxFilter { org, sandbox, ..SandboxFilter::default() };
         let (reader, slices) = mpsc::channel(STREAM_BACKLOG);
         let (questions, now) = (self.questions.clone(), self.clock.now());
         tokio::task::spawn_blocking(move || {
@@ -226,8 +265,10 @@ impl<H: Host> Control for Service<H> {
         &self,
         request: Request<proto::UsageRequest>,
     ) -> Result<Response<proto::UsageReply>, Status> {
+        let admitted = admitted(&request)?;
         let proto::UsageRequest { org, sandbox, from_unix_ns, to_unix_ns } = request.into_inner();
-        let filter = sandbox_filter(org, sandbox)?;
+        let (org, sandbox) = self.filter(&admitted, org, sandbox)?;
+        let filter = SandboxFilter { org, sandbox, ..SandboxFilter::default() };
         let now = self.clock.now();
         let to_unix_ns = if to_unix_ns == 0 { now.wall_ns } else { to_unix_ns };
         let usage = self.ask(move |ledger| ledger.usage(filter, from_unix_ns..to_unix_ns, Some(now))).await?;

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -32,14 +32,21 @@ pub enum SocketError {
     },
 }
 
-/// Listens on the unix socket `path`, with the file mode `mode`. A socket on which nobody listens any more is
-/// replaced. The folder must exist.
-pub async fn bind(path: &Path, mode: FileMode) -> Result<UnixListener, SocketError> {
+/// Listens on the unix socket `path`, with the file mode `mode` and the group with the number `group`, or the agent's
+/// own. A socket on which nobody listens any more is replaced. The folder must exist.
+pub(super) async fn bind(
+    path: &Path,
+    mode: FileMode,
+    group: Option<u32>,
+) -> Result<UnixListener, SocketError> {
     let failed = |source| SocketError::Io { path: path.to_owned(), source };
     remove_stale(path).await?;
     // Between the two calls the mode is what the umask leaves, which lets nobody but the owner connect unless the
     // umask is looser than 0022.
     let listener = UnixListener::bind(path).map_err(failed)?;
+    if group.is_some() {
+        chown(path, None, group).map_err(failed)?;
+    }
     fs::set_permissions(path, fs::Permissions::from_mode(mode.0)).map_err(failed)?;
     Ok(listener)
 }
@@ -74,9 +81,9 @@ mod tests {
     async fn a_socket_that_nobody_listens_on_is_replaced() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("control.sock");
-        drop(bind(&path, MODE).await.expect("the first listener"));
+        drop(bind(&path, MODE, None).await.expect("the first listener"));
         assert!(path.exists());
-        let _again = bind(&path, MODE).await.expect("the second listener");
+        let _again = bind(&path, MODE, None).await.expect("the second listener");
         assert_eq!(fs::metadata(&path).expect("a socket").permissions().mode() & 0o777, 0o600);
     }
 
@@ -84,8 +91,8 @@ mod tests {
     async fn a_socket_that_somebody_listens_on_is_left_alone() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("control.sock");
-        let _first = bind(&path, MODE).await.expect("the first listener");
-        assert!(matches!(bind(&path, MODE).await, Err(SocketError::Taken(_))));
+        let _first = bind(&path, MODE, None).await.expect("the first listener");
+        assert!(matches!(bind(&path, MODE, None).await, Err(SocketError::Taken(_))));
         assert!(path.exists());
     }
 
@@ -94,13 +101,13 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("control.sock");
         fs::write(&path, "precious").expect("a file");
-        assert!(matches!(bind(&path, MODE).await, Err(SocketError::NoSocket(_))));
+        assert!(matches!(bind(&path, MODE, None).await, Err(SocketError::NoSocket(_))));
         assert_eq!(fs::read_to_string(&path).expect("the file"), "precious");
     }
 
     #[tokio::test]
     async fn a_missing_folder_is_an_error_that_names_the_socket() {
-        let error = bind(Path::new("/nowhere/control.sock"), MODE).await.unwrap_err();
+        let error = bind(Path::new("/nowhere/control.sock"), MODE, None).await.unwrap_err();
         assert!(error.to_string().starts_with("cannot listen on /nowhere/control.sock: "), "{error}");
     }
 }

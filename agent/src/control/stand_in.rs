@@ -1,18 +1,20 @@
 //! A host for tests: it answers as it is told and remembers what it was asked.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use dormouse_ledger::{Denial, HostName, Ledger};
 use dormouse_metering::{BillingState, BootId, Shape};
 use tempfile::TempDir;
-use tokio::sync::{broadcast, oneshot};
+use tokio::sync::{Semaphore, broadcast, oneshot};
 use tokio::task::JoinHandle;
 
-use super::{Host, Serving, bind, serve};
+use super::{Entrance, Host, Serving, serve};
 use crate::clock::Clock;
-use crate::config::{Config, FileMode};
-use crate::host::Executed;
+use crate::config::{Config, Control, FileMode};
+use crate::host::{Executed, not_found};
 use crate::sandbox::command::{Command, CommandResult, Outcome, SandboxKey};
 use crate::sandbox::refusal::{Reason, Refusal};
 use crate::sandbox::view::{ConnectionView, SandboxView, WatchEvent, WatchKind};
@@ -25,12 +27,15 @@ pub(crate) struct StandIn {
     pub(crate) commands: Arc<Mutex<Vec<Command>>>,
     answers: Arc<Mutex<VecDeque<Result<Executed, Refusal>>>>,
     pub(crate) changes: broadcast::Sender<WatchEvent>,
+    /// A command waits for one of these.
+    pub(crate) released: Arc<Semaphore>,
 }
 
 impl StandIn {
     pub(crate) fn new() -> Self {
         let (changes, _) = broadcast::channel(4);
-        Self { commands: Arc::default(), answers: Arc::default(), changes }
+        let released = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
+        Self { commands: Arc::default(), answers: Arc::default(), changes, released }
     }
 
     /// The next command gets this answer.
@@ -51,6 +56,7 @@ impl StandIn {
 impl Host for StandIn {
     async fn execute(&self, command: Command) -> Result<Executed, Refusal> {
         self.commands.lock().unwrap().push(command);
+        let _released = self.released.acquire().await.expect("never closed");
         let answer = self.answers.lock().unwrap().pop_front();
         answer.unwrap_or_else(|| Err(Refusal::new(Reason::Bug, "the test told no answer")))
     }
@@ -65,7 +71,7 @@ impl Host for StandIn {
 
     async fn get(&self, key: &SandboxKey) -> Result<SandboxView, Refusal> {
         let known = ["sb1", "sb2"].map(view).into_iter().find(|view| view.key == *key);
-        known.ok_or_else(|| Refusal::new(Reason::SandboxNotFound, format!("no sandbox {key} is attached")))
+        known.ok_or_else(|| not_found(key))
     }
 
     fn watch(&self) -> broadcast::Receiver<WatchEvent> {
@@ -108,7 +114,10 @@ pub(crate) fn change(sandbox: &str, kind: WatchKind) -> WatchEvent {
 pub(crate) struct Agent {
     pub(crate) host: StandIn,
     pub(crate) socket: PathBuf,
+    pub(crate) address: Option<SocketAddr>,
     pub(crate) state_dir: PathBuf,
+    /// The ledger of denials, apart from the one that questions are asked of.
+    pub(crate) denied: Ledger,
     stop: oneshot::Sender<()>,
     served: JoinHandle<Result<(), tonic::transport::Error>>,
     _folder: TempDir,
@@ -116,22 +125,49 @@ pub(crate) struct Agent {
 
 impl Agent {
     pub(crate) async fn start() -> Self {
+        Self::start_with(Control::default()).await
+    }
+
+    /// The same, with other callers.
+    pub(crate) async fn start_with(control: Control) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let (socket, state_dir) = (folder.path().join("control.sock"), folder.path().to_owned());
         let host = StandIn::new();
-        let config = Config { state_dir: state_dir.clone(), ..Config::default() };
+        let (state, socket_mode) = (state_dir.clone(), FileMode(0o600));
+        let config =
+            Config { state_dir: state, socket: socket.clone(), socket_mode, control, ..Config::default() };
         let (clock, _) = Clock::simulated(BootId([1; 16]), NOW_UNIX_NS);
-        let serving = Serving { host: host.clone(), config: Arc::new(config), clock };
-        let listener = bind(&socket, FileMode(0o600)).await.expect("a socket");
+        let name = HostName { cell: "c".to_owned(), host: "h".to_owned() };
+        let denied = Ledger::open(&folder.path().join("denied.sqlite"), &name).expect("a ledger");
+        let entrance = Entrance::open(&config).await.expect("an entrance");
+        let address = entrance.address();
+        let serving = Serving {
+            host: host.clone(),
+            config: Arc::new(config),
+            clock,
+            ledger: denied.writer(),
+            metrics: Arc::default(),
+        };
         let (stop, stopped) = oneshot::channel();
         let shutdown = async { stopped.await.unwrap_or_default() };
-        let served = tokio::spawn(serve(listener, serving, shutdown));
-        Self { host, socket, state_dir, stop, served, _folder: folder }
+        let served = tokio::spawn(serve(entrance, serving, shutdown));
+        Self { host, socket, address, state_dir, denied, stop, served, _folder: folder }
     }
 
     /// Shuts the service down and waits until it is.
     pub(crate) async fn stop(self) {
         self.stop.send(()).expect("a running service");
         self.served.await.expect("no panic").expect("no transport error");
+    }
+
+    /// Shuts the service down, and reads what it has denied.
+    pub(crate) async fn denials(self) -> Vec<Denial> {
+        let Self { denied, stop, served, _folder, .. } = self;
+        stop.send(()).expect("a running service");
+        served.await.expect("no panic").expect("no transport error");
+        let reader = denied.reader().expect("a reader");
+        // Closing the ledger makes durable what waits.
+        drop(denied);
+        reader.denials(usize::MAX).expect("denials")
     }
 }

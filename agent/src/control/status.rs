@@ -33,6 +33,8 @@ pub(super) fn status_of_ledger(error: &LedgerError) -> Status {
 const fn code_of(status: refusal::Status) -> Code {
     match status {
         refusal::Status::InvalidArgument => Code::InvalidArgument,
+        refusal::Status::Unauthenticated => Code::Unauthenticated,
+        refusal::Status::PermissionDenied => Code::PermissionDenied,
         refusal::Status::NotFound => Code::NotFound,
         refusal::Status::AlreadyExists => Code::AlreadyExists,
         refusal::Status::FailedPrecondition => Code::FailedPrecondition,
@@ -42,6 +44,29 @@ const fn code_of(status: refusal::Status) -> Code {
         refusal::Status::DeadlineExceeded => Code::DeadlineExceeded,
         refusal::Status::DataLoss => Code::DataLoss,
         refusal::Status::Internal => Code::Internal,
+    }
+}
+
+/// The name of a status code, as gRPC writes it.
+pub(crate) const fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
     }
 }
 
@@ -71,6 +96,8 @@ mod tests {
         for (reason, code) in [
             (Reason::InvalidId, Code::InvalidArgument),
             (Reason::SizeMisaligned, Code::InvalidArgument),
+            (Reason::CallerUnknown, Code::Unauthenticated),
+            (Reason::RoleInsufficient, Code::PermissionDenied),
             (Reason::SandboxNotFound, Code::NotFound),
             (Reason::RequestIdReused, Code::AlreadyExists),
             (Reason::WrongState, Code::FailedPrecondition),

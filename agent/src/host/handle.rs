@@ -158,7 +158,8 @@ fn has_ended(entry: &Entry) -> bool {
     view.generation != 0 && !view.lives()
 }
 
-fn not_found(key: &SandboxKey) -> Refusal {
+/// What is answered of a sandbox that is not there.
+pub(crate) fn not_found(key: &SandboxKey) -> Refusal {
     let message = format!("no sandbox {key} is attached; `dormouse ls` shows those that are");
     Refusal::new(Reason::SandboxNotFound, message).with("org", &key.org).with("sandbox", &key.sandbox)
 }

@@ -19,5 +19,6 @@ mod recover;
 mod start;
 mod watch;
 
+pub(crate) use handle::not_found;
 pub use handle::{Executed, HostHandle};
 pub use start::{Running, StartError, start};

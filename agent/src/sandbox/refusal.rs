@@ -34,7 +34,7 @@ impl Refusal {
 macro_rules! reasons {
     ($($(#[$doc:meta])* $variant:ident = $name:literal => $status:ident,)*) => {
         /// The stable reason codes, each with the gRPC status under which it is reported.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         pub enum Reason {
             $($(#[$doc])* #[serde(rename = $name)] $variant,)*
         }
@@ -61,6 +61,10 @@ macro_rules! reasons {
 pub enum Status {
     /// The request itself is wrong.
     InvalidArgument,
+    /// Nobody knows who asks.
+    Unauthenticated,
+    /// Who asks may not do this.
+    PermissionDenied,
     /// There is no such sandbox.
     NotFound,
     /// The request id was used with another payload.
@@ -82,6 +86,18 @@ pub enum Status {
 }
 
 reasons! {
+    /// The caller showed nothing that says who it is.
+    CallerUnknown = "CALLER_UNKNOWN" => Unauthenticated,
+    /// The caller showed a certificate that is not valid now, or that no known authority signed.
+    CertificateRefused = "CERTIFICATE_REFUSED" => Unauthenticated,
+    /// The caller's role does not allow the call.
+    RoleInsufficient = "ROLE_INSUFFICIENT" => PermissionDenied,
+    /// The call is about the whole host, and the caller is bound to an org.
+    OrgBound = "ORG_BOUND" => PermissionDenied,
+    /// The request is longer than any request needs to be.
+    RequestTooLarge = "REQUEST_TOO_LARGE" => ResourceExhausted,
+    /// As many calls are under way as the configuration allows.
+    TooManyRequests = "TOO_MANY_REQUESTS" => ResourceExhausted,
     /// A sandbox or org id has a character that ids do not have.
     InvalidId = "INVALID_ID" => InvalidArgument,
     /// The QMP path is not the absolute path of a socket.

@@ -3,6 +3,7 @@
 //! Nothing here begins, commits or undoes: [`crate::writer`] does.
 
 mod commands;
+mod denials;
 mod host;
 mod sandboxes;
 mod slices;
@@ -51,6 +52,7 @@ impl Apply<'_> {
             Record::Anchor(anchor) => self.anchor(anchor),
             Record::ProofOfLife(stamp) => self.proof_of_life(*stamp),
             Record::Lifecycle(event) => self.lifecycle(event),
+            Record::Denial(denial) => self.denial(denial),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! a running agent, after one that was killed, or on a copy.
 
 pub(crate) mod commands;
+mod denials;
 mod outbox;
 pub(crate) mod sandboxes;
 mod slices;

@@ -4,6 +4,7 @@
 
 mod any_life;
 mod auditing;
+mod denying;
 mod killed;
 mod opening;
 mod schema;

@@ -229,7 +229,7 @@ fn an_empty_file_is_migrated_and_a_second_opening_changes_nothing() {
 #[test]
 fn a_ledger_of_a_newer_version_is_refused_and_left_alone() {
     let (place, _) = written();
-    place.raw().pragma_update(None, "user_version", 3).unwrap();
+    place.raw().pragma_update(None, "user_version", 1_000).unwrap();
     let error = Ledger::open(&place.path(), &host()).err().unwrap();
     assert_eq!(error.reason(), "LEDGER_NEWER");
     assert!(error.to_string().contains("install a newer dormouse"), "{error}");

@@ -6,10 +6,12 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use dormouse_ledger::validate_tags;
 use nix::libc;
 use nix::unistd::Uid;
 
 use super::SandboxFile;
+use crate::config::wrong_keys;
 use crate::ids::check_id;
 
 /// How long a `<sandbox>.toml` may be, in bytes.
@@ -59,6 +61,17 @@ pub enum Rejection {
         /// What is wrong with it.
         why: &'static str,
     },
+    /// The plan in it is no id.
+    #[error("the plan {plan:?} {why}")]
+    Plan {
+        /// What it says.
+        plan: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// A tag in it is not allowed.
+    #[error("{0}")]
+    Tags(String),
     /// It names another org than when the sandbox appeared.
     #[error("org {org:?} is not the sandbox's, which is {was:?}; an org cannot change while QEMU lives")]
     OrgChanged {
@@ -131,11 +144,19 @@ pub(super) fn sandbox_file(path: &Path, owners: Owners) -> Result<Option<Sandbox
     let Some(text) = read(path, owners).map_err(refused)? else {
         return Ok(None);
     };
+    if let Some(problem) = wrong_keys(&text, SandboxFile::KEYS) {
+        let place = problem.place.map_or_else(String::new, |place| format!("{place}: "));
+        return Err(refused(Rejection::Toml(format!("{place}{}", problem.message))));
+    }
     let file: SandboxFile =
         toml::from_str(&text).map_err(|error| refused(Rejection::Toml(error.to_string())))?;
     if let Some(org) = &file.org {
         check_id(org).map_err(|why| refused(Rejection::Org { org: org.clone(), why }))?;
     }
+    if let Some(plan) = &file.plan {
+        check_id(plan).map_err(|why| refused(Rejection::Plan { plan: plan.clone(), why }))?;
+    }
+    validate_tags(&file.tags).map_err(|error| refused(Rejection::Tags(error.to_string())))?;
     Ok(Some(file))
 }
 

@@ -42,6 +42,11 @@ pub struct SandboxFile {
     pub tags: BTreeMap<String, String>,
 }
 
+impl SandboxFile {
+    /// Its keys.
+    const KEYS: &'static [&'static str] = &["org", "plan", "tags"];
+}
+
 /// What was found in the folder.
 #[derive(Debug)]
 pub enum Discovered {

@@ -1,0 +1,105 @@
+//! KVM, QEMU, the clock, and whether an agent answers.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::path::Path;
+use std::process::Command;
+
+use nix::libc;
+
+use super::Finding;
+
+/// The oldest QEMU that hibernates by every method.
+const QEMU_MAJOR_ALL: u32 = 9;
+/// The oldest QEMU that is driven at all.
+const QEMU_MAJOR_MIN: u32 = 7;
+
+pub(super) fn findings() -> Vec<Finding> {
+    vec![kvm(), qemu("qemu-system-x86_64"), clock()]
+}
+
+fn kvm() -> Finding {
+    match OpenOptions::new().read(true).write(true).open("/dev/kvm") {
+        Ok(_) => Finding::well("KVM", "/dev/kvm can be opened"),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            Finding::wrong("KVM", format!("/dev/kvm: {error}"), "add the agent's user to the group kvm")
+        }
+        Err(error) => {
+            let next = "load kvm_intel or kvm_amd, or switch virtualization on in the firmware; without it guests are emulated";
+            Finding::less("KVM", format!("/dev/kvm: {error}"), next)
+        }
+    }
+}
+
+fn qemu(program: &str) -> Finding {
+    let output = match Command::new(program).arg("--version").output() {
+        Ok(output) => output,
+        Err(error) => return Finding::wrong(program, error.to_string(), "install qemu-system-x86"),
+    };
+    let said = String::from_utf8_lossy(&output.stdout);
+    let line = said.lines().next().unwrap_or_default().to_owned();
+    match qemu_major(&line) {
+        Some(major) if major >= QEMU_MAJOR_ALL => Finding::well(program, line),
+        Some(major) if major >= QEMU_MAJOR_MIN => {
+            let next =
+                "install 9.0 or later to hibernate by mapped-ram, 8.2 or later by shared with virtio-mem";
+            Finding::less(program, line, next)
+        }
+        _ => Finding::wrong(
+            program,
+            line,
+            "install QEMU 7.2 or later; 9.0 or later to hibernate by every method",
+        ),
+    }
+}
+
+/// The first number behind `version`.
+fn qemu_major(line: &str) -> Option<u32> {
+    let (_, version) = line.split_once("version ")?;
+    version.split('.').next()?.parse().ok()
+}
+
+/// Whether somebody keeps the clock right, as the kernel was told.
+fn clock() -> Finding {
+    // SAFETY: an all-zero `timex` is a valid one, and asks without changing anything.
+    let mut timex: libc::timex = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel writes into `timex`, which outlives the call.
+    let state = unsafe { libc::adjtimex(&raw mut timex) };
+    if state < 0 {
+        let error = io::Error::last_os_error();
+        return Finding::less(
+            "clock",
+            format!("the kernel does not say: {error}"),
+            "let the agent call adjtimex",
+        );
+    }
+    if timex.status & libc::STA_UNSYNC != 0 || state == libc::TIME_ERROR {
+        let next = "run chrony, ntpd or systemd-timesyncd: durations stay exact, but slices are placed by this clock";
+        return Finding::less("clock", "nobody keeps it in step with others", next);
+    }
+    Finding::well("clock", format!("kept in step, to {} us", timex.maxerror))
+}
+
+/// Whether an agent answers on the control socket.
+pub(super) async fn agent(socket: &Path) -> Finding {
+    let what = format!("agent on {}", socket.display());
+    match crate::control::client(socket).await {
+        Ok(mut client) => match client.list(crate::proto::ListRequest::default()).await {
+            Ok(reply) => Finding::well(what, format!("{} sandboxes", reply.into_inner().sandboxes.len())),
+            Err(status) => Finding::less(what, status.message(), "ask for a grant in [[control.grants]]"),
+        },
+        Err(_) => Finding::less(what, "nobody answers", "start it: `systemctl start dormouse`"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_of_qemu_is_read_from_its_own_words() {
+        assert_eq!(qemu_major("QEMU emulator version 10.0.2 (Debian 1:10.0.2+ds-2)"), Some(10));
+        assert_eq!(qemu_major("QEMU emulator version 7.2.22"), Some(7));
+        assert_eq!(qemu_major("something else"), None);
+    }
+}
