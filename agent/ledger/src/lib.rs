@@ -33,6 +33,7 @@ mod rows;
 mod schema;
 mod tags;
 mod time;
+pub mod usage;
 mod writer;
 
 pub use audit::{AuditReport, AuditViolation};

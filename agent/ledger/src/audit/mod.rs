@@ -15,11 +15,13 @@
 //! | `AUDIT_EVENT_MISSING` | every final slice has its event |
 //! | `AUDIT_EVENT_DIFFERS` | the event of a slice says what the slice says |
 //! | `AUDIT_EVENT_EXTRA` | every slice event has its slice |
+//! | `AUDIT_ROLLUP` | L2: every hourly rollup is what the slices before its hour amount to |
 //! | `AUDIT_SUM` | L2: what SQLite sums over an org is what its sandboxes' slices add up to |
 
 mod events;
 mod file;
 mod lives;
+mod rollups;
 mod sums;
 
 use rusqlite::Connection;
@@ -144,5 +146,6 @@ fn check_contents(conn: &Connection, report: &mut AuditReport) -> Result<(), Led
             format!("event {host_seq} tells a slice that is not there"),
         );
     });
+    rollups::check(conn, report)?;
     sums::check(conn, &sums, report)
 }

@@ -1,6 +1,6 @@
 //! Sandboxes, and what an agent needs to go on where the last one stopped.
 
-use dormouse_metering::{BootId, Stamp};
+use dormouse_metering::{BootId, Observation, Stamp};
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::{Reader, commands};
@@ -77,12 +77,16 @@ pub(crate) fn matching(
     let mut statement = conn.prepare_cached(SANDBOXES)?;
     let matches = (&filter.org, &filter.sandbox, filter.generation, filter.live_only);
     let mut sandboxes: Vec<_> = statement.query_map(matches, sandbox_row)?.collect::<Result<_, _>>()?;
-    let mut pending = conn.prepare_cached(PENDING)?;
     for (pk, sandbox) in sandboxes.iter_mut().filter(|(_, sandbox)| sandbox.ended_unix_ns.is_none()) {
-        let observations = pending.query_map([*pk], |row| encode::observation(row, 0))?;
-        sandbox.pending = observations.collect::<Result<_, _>>()?;
+        sandbox.pending = pending(conn, *pk)?;
     }
     Ok(sandboxes)
+}
+
+/// What is pending of the sandbox with this key in the file, in order.
+pub(crate) fn pending(conn: &Connection, pk: i64) -> Result<Vec<Observation>, LedgerError> {
+    let mut pending = conn.prepare_cached(PENDING)?;
+    Ok(pending.query_map([pk], |row| encode::observation(row, 0))?.collect::<Result<_, _>>()?)
 }
 
 fn anchor(row: &Row<'_>) -> rusqlite::Result<Anchor> {

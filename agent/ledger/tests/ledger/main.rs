@@ -10,5 +10,7 @@ mod schema;
 mod support;
 mod units;
 mod unwritable;
+mod usage_answers;
+mod usage_sums;
 mod using;
 mod write_and_read;
