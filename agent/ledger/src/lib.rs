@@ -7,6 +7,7 @@
 //!
 //! - [`Ledger`] opens the file, for one agent at a time.
 //! - [`Writer`] makes [`Record`]s durable: whole units, committed in groups, each acknowledged after the commit.
+//! - [`Editor`] changes tags and tokens, beside a running agent or without one.
 //! - [`Reader`] answers questions, beside a running agent or without one.
 //! - [`Reader::audit`] walks everything and names what does not hold.
 //!
@@ -21,6 +22,7 @@
 
 mod apply;
 mod audit;
+mod editor;
 mod encode;
 mod error;
 mod ledger;
@@ -37,6 +39,7 @@ pub mod usage;
 mod writer;
 
 pub use audit::{AuditReport, AuditViolation};
+pub use editor::Editor;
 pub use error::LedgerError;
 pub use ledger::Ledger;
 pub use names::{HostName, SandboxKey};

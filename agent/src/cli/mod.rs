@@ -30,6 +30,7 @@ mod scale;
 mod show;
 mod slices;
 mod table;
+mod tag;
 mod target;
 pub mod timeline;
 mod usage;
@@ -93,6 +94,8 @@ enum Command {
     Reboot(reboot::Args),
     /// End a sandbox and its QEMU
     Destroy(destroy::Args),
+    /// Replace a sandbox's tags, or show them
+    Tag(tag::Args),
     /// Follow what changes
     Watch(watch::Args),
     /// Print the billing slices
@@ -158,6 +161,7 @@ async fn dispatch(command: Command, socket: Option<PathBuf>, json: bool) -> Resu
         Command::Wake(args) => wake::run(args, &context).await,
         Command::Reboot(args) => reboot::run(args, &context).await,
         Command::Destroy(args) => destroy::run(args, &context).await,
+        Command::Tag(args) => tag::run(args, &context).await,
         Command::Watch(args) => watch::run(args, &context).await,
         Command::Slices(args) => slices::run(args, &context).await,
         Command::Usage(args) => usage::run(args, &context).await,

@@ -8,7 +8,7 @@ mod outbox;
 pub(crate) mod sandboxes;
 pub(crate) mod slices;
 mod snapshots;
-mod tags;
+pub(crate) mod tags;
 pub(crate) mod usage;
 
 use std::path::{Path, PathBuf};

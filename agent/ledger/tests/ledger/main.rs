@@ -4,6 +4,7 @@
 
 mod any_life;
 mod auditing;
+mod editing;
 mod killed;
 mod opening;
 mod schema;
