@@ -1,7 +1,7 @@
 //! The agent, from its start to its end.
 //!
 //! ```text
-//!   configuration -> log -> ledger -> socket -> host -> control service -> READY
+//!   configuration -> log -> ledger -> socket -> host -> control service, HTTP -> READY
 //!   SIGTERM or SIGINT -> STOPPING -> no more commands -> answers to those under way -> host lets go -> ledger closes
 //! ```
 //!
@@ -9,12 +9,14 @@
 
 use std::fs;
 use std::io::{self, IsTerminal};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use dormouse_ledger::{HostName, Ledger, LedgerError};
 use sd_notify::NotifyState;
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tracing_subscriber::EnvFilter;
@@ -22,6 +24,7 @@ use tracing_subscriber::EnvFilter;
 use crate::config::{Config, ConfigError, Log, LogFormat};
 use crate::control::{self, Serving, SocketError};
 use crate::host::{self, HostHandle, StartError};
+use crate::http::{self, OpenUntil, Site};
 
 /// How long the answers to commands under way are waited for when the agent ends. A command that takes longer goes
 /// on in QEMU, and its outcome is found out at the next start.
@@ -50,6 +53,14 @@ pub enum RunError {
     /// The host cannot be started.
     #[error("the host cannot be started: {0}")]
     Host(#[from] StartError),
+    /// HTTP cannot be listened for.
+    #[error("{address} cannot be listened on: {source}; set http.listen to another address")]
+    Http {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
     /// Signals cannot be waited for.
     #[error("signals cannot be waited for: {0}")]
     Signal(io::Error),
@@ -69,6 +80,7 @@ pub async fn agent(config: Config) -> Result<(), RunError> {
     let ledger = Ledger::open(&config.ledger_path(), &name)?;
     let listener = control::bind(&config.socket, config.socket_mode).await?;
     let _socket = SocketFile(&config.socket);
+    let http = bind_http(&config).await?;
     let host = host::start(&config, &ledger).await?;
     let serving =
         Serving { host: host.handle.clone(), config: Arc::new(config.clone()), clock: host.clock.clone() };
@@ -78,6 +90,10 @@ pub async fn agent(config: Config) -> Result<(), RunError> {
         let _ = stopped.await;
     };
     let mut service = tokio::spawn(control::serve(listener, serving, shutdown));
+    let http = http.map(|listener| {
+        let site = Site::new(config.ledger_path(), &config, host.clock.clone(), OpenUntil::Now);
+        tokio::spawn(http::serve(listener, site, std::future::pending()))
+    });
     let watchdog = tokio::spawn(feed_watchdog(host.handle.clone()));
     tracing::info!(source = name.source(), socket = %config.socket.display(), "the agent serves");
     notify(NotifyState::Ready);
@@ -95,8 +111,18 @@ pub async fn agent(config: Config) -> Result<(), RunError> {
         service.abort();
     }
     watchdog.abort();
+    // Questions change nothing, and a change of tags ends by itself.
+    http.inspect(tokio::task::JoinHandle::abort);
     host.stop().await;
     ended
+}
+
+async fn bind_http(config: &Config) -> Result<Option<TcpListener>, RunError> {
+    let Some(address) = config.http.listen else { return Ok(None) };
+    let listener = TcpListener::bind(address).await.map_err(|source| RunError::Http { address, source })?;
+    let listens_on = listener.local_addr().unwrap_or(address);
+    tracing::info!(%listens_on, "HTTP is served");
+    Ok(Some(listener))
 }
 
 /// The socket's file, which goes when the agent does.

@@ -35,6 +35,7 @@ mod rows;
 mod schema;
 mod tags;
 mod time;
+mod tokens;
 pub mod usage;
 mod writer;
 
@@ -53,5 +54,7 @@ pub use records::{
     SandboxSeen, SliceBatch, Snapshot, SnapshotState, TagSet,
 };
 pub use rows::{CommandRow, OutboxRow, OutcomeRow, SandboxRow, SliceRow};
-pub use tags::validate_tags;
+pub use tags::{validate_tag_key, validate_tags};
+pub use time::rfc3339;
+pub use tokens::{Role, Token};
 pub use writer::{Class, Committed, Done, Health, Refused, Writer};

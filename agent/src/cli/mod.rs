@@ -27,12 +27,14 @@ mod progress;
 mod reboot;
 mod resume;
 mod scale;
+mod serve;
 mod show;
 mod slices;
 mod table;
 mod tag;
 mod target;
 pub mod timeline;
+mod token;
 mod usage;
 mod wake;
 mod watch;
@@ -102,6 +104,10 @@ enum Command {
     Slices(slices::Args),
     /// Sum up what was used
     Usage(usage::Args),
+    /// Serve usage and tags over HTTP, from a ledger
+    Serve(serve::Args),
+    /// Create, list and revoke the tokens that HTTP asks for
+    Token(token::Args),
     /// Check the ledger's invariants
     Audit(audit::Args),
     /// Copy the ledger, while it is being written
@@ -138,7 +144,7 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
     let Cli { socket, json, command } = cli;
     // The agent serves many at once; a client asks one question.
     let runtime = match &command {
-        Command::Agent(_) => Builder::new_multi_thread().enable_all().build(),
+        Command::Agent(_) | Command::Serve(_) => Builder::new_multi_thread().enable_all().build(),
         _ => Builder::new_current_thread().enable_all().build(),
     };
     let runtime = runtime.map_err(|error| Failure::new(format!("the runtime cannot start: {error}")))?;
@@ -165,6 +171,8 @@ async fn dispatch(command: Command, socket: Option<PathBuf>, json: bool) -> Resu
         Command::Watch(args) => watch::run(args, &context).await,
         Command::Slices(args) => slices::run(args, &context).await,
         Command::Usage(args) => usage::run(args, &context).await,
+        Command::Serve(args) => serve::run(args).await,
+        Command::Token(args) => token::run(args, &context),
         Command::Audit(args) => audit::run(args, &context).await,
         Command::Backup(args) => backup::run(args, &context),
         Command::Completions(args) => completions::run(&args),

@@ -54,5 +54,5 @@ fn lines(tags: &Tags) -> String {
         Some(at) => eprintln!("as they are since {}", rfc3339(at)),
     }
     let tags: BTreeMap<_, _> = tags.tags.iter().collect();
-    tags.iter().map(|(key, value)| format!("{key}={value}\n")).collect()
+    tags.iter().flat_map(|(key, value)| [key.as_str(), "=", value.as_str(), "\n"]).collect()
 }

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 
 pub use billing::{Basis, Billed, Billing, PolicyTable};
 pub use error::{ConfigError, Place, Problem};
-pub use sections::{Config, Deadlines, FileMode, Hibernation, Log, LogFormat, Metering, Qmp};
+pub use sections::{Config, Deadlines, FileMode, Hibernation, Http, Log, LogFormat, Metering, Qmp};
 
 /// Where the configuration is when nobody says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/dormouse/dormouse.toml";

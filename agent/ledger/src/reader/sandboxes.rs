@@ -118,6 +118,11 @@ impl Reader {
         })
     }
 
+    /// The stamp through which everything open was verified.
+    pub fn proof_of_life(&self) -> Result<Option<Stamp>, LedgerError> {
+        self.answer(|conn| Ok(conn.query_row(PROOF, [], |row| encode::stamp(row, 0)).optional()?))
+    }
+
     /// The generation for a sandbox that is seen at `wall_ns`: that time, or, where a generation is as late
     /// already (the clock was set back, or another org's sandbox has the same id), the one after it.
     pub fn next_generation(&self, sandbox: &str, wall_ns: i64) -> Result<i64, LedgerError> {

@@ -38,3 +38,34 @@ impl Reader {
         answer
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{HostName, Ledger};
+
+    #[test]
+    fn a_statement_without_an_end_ends_when_it_is_cancelled() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ledger.sqlite");
+        let host = HostName { cell: "c".to_owned(), host: "h".to_owned() };
+        let _ledger = Ledger::open(&path, &host).unwrap();
+        let (mut reader, cancel) = (Reader::open(&path).unwrap(), Cancel::default());
+        let (begun, has_begun) = std::sync::mpsc::channel();
+        let error = std::thread::scope(|scope| {
+            let cancel = &cancel;
+            scope.spawn(move || {
+                has_begun.recv().unwrap();
+                cancel.cancel();
+            });
+            let endless = |reader: &Reader| {
+                begun.send(()).unwrap();
+                let sql =
+                    "WITH RECURSIVE n (x) AS (SELECT 1 UNION ALL SELECT x FROM n) SELECT count(*) FROM n";
+                Ok(reader.conn.query_row(sql, [], |row| row.get::<_, i64>(0))?)
+            };
+            reader.until(cancel, endless).unwrap_err()
+        });
+        assert_eq!(error.reason(), "QUERY_CANCELLED");
+    }
+}

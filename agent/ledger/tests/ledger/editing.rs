@@ -1,6 +1,6 @@
 //! What is changed beside the agent.
 
-use dormouse_ledger::{Editor, TagSet};
+use dormouse_ledger::{Editor, Role, TagSet};
 
 use crate::support::{BEGAN, Life, Place, SECOND, facts, key, written};
 
@@ -69,4 +69,28 @@ fn an_editor_needs_a_ledger_of_this_version() {
     drop(place.open());
     place.raw().pragma_update(None, "user_version", 1).unwrap();
     assert_eq!(Editor::open(&place.path()).err().unwrap().reason(), "LEDGER_OLDER");
+}
+
+#[test]
+fn a_token_is_its_orgs_until_it_is_revoked_and_only_its_hash_is_kept() {
+    let (place, _) = written();
+    let mut editor = Editor::open(&place.path()).unwrap();
+    let (token, text) = editor.create_token("org", Role::Read, BEGAN).unwrap();
+    let (other, _) = editor.create_token("other", Role::Write, BEGAN).unwrap();
+    let reader = place.reader();
+    assert_eq!(reader.bearer(&text).unwrap(), Some(token.clone()));
+    let secret = text.rsplit('_').next().unwrap();
+    let wrong = format!("dormouse_{}_{secret}", other.id);
+    for nobody in ["", "dormouse_", "dormouse_x_y", &text[1..], &text[..text.len() - 1], &wrong] {
+        assert_eq!(reader.bearer(nobody).unwrap(), None, "{nobody}");
+    }
+    let file = std::fs::read(place.path()).unwrap();
+    let log = std::fs::read(place.folder.path().join("ledger.sqlite-wal")).unwrap_or_default();
+    let holds = |bytes: &[u8]| bytes.windows(secret.len()).any(|window| window == secret.as_bytes());
+    assert!(!holds(&file) && !holds(&log));
+    assert!(editor.revoke_token(&token.id, BEGAN + 1).unwrap());
+    assert!(!editor.revoke_token(&token.id, BEGAN + 2).unwrap());
+    assert_eq!(reader.bearer(&text).unwrap(), None);
+    let tokens = reader.tokens().unwrap();
+    assert_eq!(tokens.iter().map(|it| it.revoked_unix_ns).collect::<Vec<_>>(), [Some(BEGAN + 1), None]);
 }
