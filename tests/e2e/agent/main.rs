@@ -15,3 +15,4 @@ mod requests;
 mod restarts;
 mod scene;
 mod snapshots;
+mod usage_over_http;
