@@ -72,7 +72,7 @@ pub(crate) struct NotFinal {
 }
 
 impl NotFinal {
-    /// Plays what is pending through the meter, and then a mark at `now`.
+    /// Plays what is pending through the meter, and then a mark at `now`. What is stamped later is left out.
     pub(crate) fn of(
         key: &SandboxKey,
         open: Option<OpenSlice>,
@@ -80,8 +80,12 @@ impl NotFinal {
         now: Stamp,
     ) -> Result<Self, LedgerError> {
         let refused = |why| LedgerError::corrupt(format!("what is pending of sandbox {key}: {why}"));
+        let known = |observation: &&Observation| {
+            let at = observation.at;
+            if at.boot == now.boot { at.boottime_ns <= now.boottime_ns } else { at.wall_ns <= now.wall_ns }
+        };
         let mut closed = Vec::new();
-        let mut meter = Meter::resume(open, pending.iter().cloned()).map_err(refused)?;
+        let mut meter = Meter::resume(open, pending.iter().filter(known).cloned()).map_err(refused)?;
         let open = meter.provisional(&mut |slice| closed.push(slice));
         let mut until_now = Vec::new();
         if open.is_some() {
