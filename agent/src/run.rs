@@ -92,7 +92,11 @@ pub async fn agent(config: Config) -> Result<(), RunError> {
     let mut service = tokio::spawn(control::serve(listener, serving, shutdown));
     let http = http.map(|listener| {
         let site = Site::new(config.ledger_path(), &config, host.clock.clone(), OpenUntil::Now);
-        tokio::spawn(http::serve(listener, site, std::future::pending()))
+        tokio::spawn(async move {
+            if let Err(error) = http::serve(listener, site, std::future::pending()).await {
+                tracing::error!(%error, reason = error.reason(), "HTTP is not served");
+            }
+        })
     });
     let watchdog = tokio::spawn(feed_watchdog(host.handle.clone()));
     tracing::info!(source = name.source(), socket = %config.socket.display(), "the agent serves");
