@@ -12,10 +12,10 @@ SECONDS ?= 600
 GUEST := target/guest/initrd.cpio.gz
 QEMU72 := target/qemu-7.2/qemu-system-x86_64
 
-.PHONY: help deps guest qemu72 build demo test soak lint fmt doc bench fuzz deb check-deb clean
+.PHONY: help deps guest qemu72 build demo test soak lint fmt doc bench fuzz check-http deb check-deb clean
 
 help: ## Show the targets
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 deps: ## Install what building and testing need and this machine lacks
 	@scripts/install-deps
@@ -67,6 +67,10 @@ bench: deps guest ## Measure
 
 fuzz: deps ## Feed bytes to the QMP session for FUZZ_SECONDS per target
 	FUZZ_SECONDS=$(FUZZ_SECONDS) scripts/fuzz
+
+check-http: deps ## Ask a real agent over HTTP whatever its specification allows, and more
+	$(CARGO) build -p dormouse
+	scripts/check-http
 
 deb: deps ## Build the Debian package
 	scripts/build-deb

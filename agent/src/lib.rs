@@ -4,12 +4,14 @@
 //! supervises sandboxes, `sandbox` decides and carries out, `metering` cuts the slices, and the crate
 //! `dormouse-ledger` keeps them.
 
+mod calendar;
 pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod control;
 pub mod failpoint;
 pub mod host;
+pub mod http;
 pub mod ids;
 pub mod metering;
 pub mod metrics;

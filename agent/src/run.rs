@@ -1,7 +1,7 @@
 //! The agent, from its start to its end.
 //!
 //! ```text
-//!   configuration -> log -> ledger -> socket -> host -> control service -> READY
+//!   configuration -> log -> ledger -> socket -> host -> control service, HTTP -> READY
 //!   SIGTERM or SIGINT -> STOPPING -> no more commands -> answers to those under way -> host lets go -> ledger closes
 //! ```
 //!
@@ -9,6 +9,7 @@
 
 use std::fs;
 use std::io::{self, IsTerminal};
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 use dormouse_ledger::{HostName, Ledger, LedgerError, Writer};
 use sd_notify::NotifyState;
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -26,6 +28,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::config::{Config, ConfigError, Log, LogFormat};
 use crate::control::{self, Entrance, EntranceError, Serving};
 use crate::host::{self, HostHandle, StartError};
+use crate::http::{self, OpenUntil, Site};
 use crate::metrics::{Holding, Metrics, MetricsError, MetricsListener};
 
 /// How long the answers to commands under way are waited for when the agent ends. A command that takes longer goes
@@ -58,6 +61,14 @@ pub enum RunError {
     /// The host cannot be started.
     #[error("the host cannot be started: {0}")]
     Host(#[from] StartError),
+    /// HTTP cannot be listened for.
+    #[error("{address} cannot be listened on: {source}; set http.listen to another address")]
+    Http {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
     /// Signals cannot be waited for.
     #[error("signals cannot be waited for: {0}")]
     Signal(io::Error),
@@ -83,6 +94,7 @@ pub async fn agent(config: Config) -> Result<(), RunError> {
         None => None,
     };
     let _socket = SocketFile(&config.socket);
+    let http = bind_http(&config).await?;
     let host = host::start(&config, &ledger).await?;
     let serving = Serving {
         host: host.handle.clone(),
@@ -99,6 +111,14 @@ pub async fn agent(config: Config) -> Result<(), RunError> {
         let _ = stopped.await;
     };
     let mut service = tokio::spawn(control::serve(entrance, serving, shutdown));
+    let http = http.map(|listener| {
+        let site = Site::new(config.ledger_path(), &config, host.clock.clone(), OpenUntil::Now);
+        tokio::spawn(async move {
+            if let Err(error) = http::serve(listener, site, std::future::pending()).await {
+                tracing::error!(%error, reason = error.reason(), "HTTP is not served");
+            }
+        })
+    });
     let watchdog = tokio::spawn(feed_watchdog(host.handle.clone()));
     tracing::info!(source = name.source(), socket = %config.socket.display(), ?address, "the agent serves");
     notify(NotifyState::Ready);
@@ -119,8 +139,18 @@ pub async fn agent(config: Config) -> Result<(), RunError> {
     if let Some(figures) = figures {
         figures.abort();
     }
+    // Questions change nothing, and a change of tags ends by itself.
+    http.inspect(JoinHandle::abort);
     host.stop().await;
     ended
+}
+
+async fn bind_http(config: &Config) -> Result<Option<TcpListener>, RunError> {
+    let Some(address) = config.http.listen else { return Ok(None) };
+    let listener = TcpListener::bind(address).await.map_err(|source| RunError::Http { address, source })?;
+    let listens_on = listener.local_addr().unwrap_or(address);
+    tracing::info!(%listens_on, "HTTP is served");
+    Ok(Some(listener))
 }
 
 /// The socket's file, which goes when the agent does.

@@ -17,6 +17,7 @@ pub mod qmp;
 pub mod ready;
 pub mod report;
 mod stopwatch;
+pub mod usage;
 
 use report::Row;
 
@@ -49,7 +50,7 @@ impl Size {
 pub type Bench = (&'static str, fn(Size) -> Result<Vec<Row>, Error>);
 
 /// Every bench, in the order of the table.
-pub const BENCHES: [Bench; 7] = [
+pub const BENCHES: [Bench; 8] = [
     ("meter", meter::run),
     ("ledger", ledger::run),
     ("qmp", qmp::run),
@@ -57,6 +58,7 @@ pub const BENCHES: [Bench; 7] = [
     ("ready", ready::run),
     ("crowd", crowd::run),
     ("audit", audit::run),
+    ("usage", usage::run),
 ];
 
 /// A folder on the disk that the workspace is on, gone when it is dropped.

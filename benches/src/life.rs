@@ -68,7 +68,12 @@ impl Life {
 
     /// Closes the open slice after 20 s with other memory than before, and opens the next.
     pub(crate) fn cut(&mut self) -> Slice {
-        let (open, duration_ns) = (&self.open, 20 * SECOND_NS);
+        self.cut_after(20)
+    }
+
+    /// The same, after so many seconds.
+    pub(crate) fn cut_after(&mut self, seconds: i64) -> Slice {
+        let (open, duration_ns) = (&self.open, seconds * SECOND_NS);
         let end_ns = open.start.unix_ns + duration_ns;
         let end = Boundary { unix_ns: end_ns, uncertainty_ns: 0, cause: Cause::Tick, command: None };
         let duration_ns = duration_ns.unsigned_abs();

@@ -146,6 +146,9 @@ pub enum LedgerError {
     /// `LEDGER_CLOSED`: the ledger was closed.
     #[error("the ledger is closed: the agent is stopping")]
     Closed,
+    /// `QUERY_CANCELLED`: the question was cancelled before it was answered.
+    #[error("the question was cancelled before it was answered")]
+    Cancelled,
     /// `LEDGER_OVERFLOW`: a sum is too large.
     #[error("the sum of {what} overflows")]
     Overflow {
@@ -177,6 +180,7 @@ impl LedgerError {
             Self::InvalidTag { .. } => "INVALID_TAG",
             Self::QueueFull { .. } => "LEDGER_BUSY",
             Self::Closed => "LEDGER_CLOSED",
+            Self::Cancelled => "QUERY_CANCELLED",
             Self::Overflow { .. } => "LEDGER_OVERFLOW",
         }
     }
@@ -215,6 +219,7 @@ impl From<rusqlite::Error> for LedgerError {
                 ),
                 _,
             ) => Self::Unwritable { why: error.to_string() },
+            (Some(ErrorCode::OperationInterrupted), _) => Self::Cancelled,
             (Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase), _)
             | (
                 None,

@@ -7,6 +7,7 @@
 //!
 //! - [`Ledger`] opens the file, for one agent at a time.
 //! - [`Writer`] makes [`Record`]s durable: whole units, committed in groups, each acknowledged after the commit.
+//! - [`Editor`] changes tags and tokens, beside a running agent or without one.
 //! - [`Reader`] answers questions, beside a running agent or without one.
 //! - [`Reader::audit`] walks everything and names what does not hold.
 //!
@@ -21,6 +22,7 @@
 
 mod apply;
 mod audit;
+mod editor;
 mod encode;
 mod error;
 mod ledger;
@@ -34,9 +36,12 @@ mod schema;
 mod standing;
 mod tags;
 mod time;
+mod tokens;
+pub mod usage;
 mod writer;
 
 pub use audit::{AuditReport, AuditViolation};
+pub use editor::Editor;
 pub use error::LedgerError;
 pub use ledger::Ledger;
 pub use names::{HostName, SandboxKey};
@@ -50,5 +55,7 @@ pub use records::{
     SandboxSeen, SliceBatch, Snapshot, SnapshotState, TagSet,
 };
 pub use rows::{CommandRow, OutboxRow, OutcomeRow, SandboxRow, SliceRow};
-pub use tags::validate_tags;
+pub use tags::{validate_tag_key, validate_tags};
+pub use time::rfc3339;
+pub use tokens::{Role, Token};
 pub use writer::{Class, Committed, Done, Health, Refused, Writer};

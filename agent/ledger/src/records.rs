@@ -218,6 +218,7 @@ macro_rules! words {
         }
     };
 }
+pub(crate) use words;
 
 words! {
     /// What became of a command, in a word.

@@ -9,15 +9,16 @@ use rusqlite::{Connection, OpenFlags};
 use crate::{HostName, LedgerError};
 
 /// Numbered from 1, in order. A migration that was released is never edited.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     include_str!("../migrations/0001_ledger.sql"),
     include_str!("../migrations/0002_standing.sql"),
     include_str!("../migrations/0003_denials.sql"),
+    include_str!("../migrations/0004_usage.sql"),
 ];
 
 /// The newest schema version that this program knows.
-pub(crate) const VERSION: i64 = 3;
-const _: () = assert!(MIGRATIONS.len() == 3, "VERSION is the number of migrations");
+pub(crate) const VERSION: i64 = 4;
+const _: () = assert!(MIGRATIONS.len() == 4, "VERSION is the number of migrations");
 
 /// `DORM`, in the file's header: what tells a ledger from any other SQLite file.
 const APPLICATION_ID: i32 = 0x444f_524d;
@@ -27,6 +28,9 @@ const HEADER_BYTES: u64 = 512;
 
 /// How long one writer waits for another to finish, before the ledger counts as unwritable.
 const BUSY_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// The same, for a change that a person asked for beside the agent.
+const EDITOR_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// After how many pages of 4 KiB the log is carried over into the file.
 const CHECKPOINT_PAGES: i64 = 4096;
@@ -62,6 +66,22 @@ pub(crate) fn open_for_writing(path: &Path, host: &HostName) -> Result<Connectio
     migrate(&mut conn)?;
     check_what_is_live(&conn)?;
     claim(&conn, host)?;
+    Ok(conn)
+}
+
+/// Opens a connection for small changes beside the agent's. It waits longer than the agent's writer does, and makes
+/// each change durable before it returns.
+pub(crate) fn open_for_editing(path: &Path) -> Result<Connection, LedgerError> {
+    if !path.exists() {
+        return Err(LedgerError::Missing { path: path.to_owned() });
+    }
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(path, flags)?;
+    configure(&conn)?;
+    check_readable(&conn)?;
+    conn.busy_timeout(EDITOR_BUSY_TIMEOUT)?;
+    conn.pragma_update(None, "synchronous", "FULL")?;
+    conn.pragma_update(None, "foreign_keys", true)?;
     Ok(conn)
 }
 

@@ -19,6 +19,11 @@ pub fn validate_tags(tags: &BTreeMap<String, String>) -> Result<(), LedgerError>
     })
 }
 
+/// Checks the key of a tag by itself, as [`validate_tags`] does.
+pub fn validate_tag_key(key: &str) -> Result<(), LedgerError> {
+    broken_rule(key, "").map_or(Ok(()), |why| Err(LedgerError::InvalidTag { key: key.to_owned(), why }))
+}
+
 fn broken_rule(key: &str, value: &str) -> Option<&'static str> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "_.:-".contains(c);
     if key.is_empty() || key.chars().count() > KEY_CHARS_MAX {

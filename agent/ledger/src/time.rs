@@ -4,7 +4,7 @@ const NS_PER_SECOND: i64 = 1_000_000_000;
 const SECONDS_PER_DAY: i64 = 86_400;
 
 /// RFC 3339 in UTC with nine decimals: `2026-03-01T12:00:00.000000000Z`.
-pub(crate) fn rfc3339(unix_ns: i64) -> String {
+pub fn rfc3339(unix_ns: i64) -> String {
     let (seconds, ns) = (unix_ns.div_euclid(NS_PER_SECOND), unix_ns.rem_euclid(NS_PER_SECOND));
     let (days, of_day) = (seconds.div_euclid(SECONDS_PER_DAY), seconds.rem_euclid(SECONDS_PER_DAY));
     let (year, month, day) = civil_date(days);

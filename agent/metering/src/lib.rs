@@ -39,7 +39,7 @@ pub use meter::Meter;
 pub use observation::{Change, Observation};
 pub use outcome::{Placed, Refused};
 pub use policy::{Dimensions, Policy};
-pub use quantity::{Basis, Quantities, clip};
+pub use quantity::{Basis, Quantities, clip, clip_interval};
 pub use run_state::RunState;
 pub use shape::Shape;
 pub use slice::{Boundary, OpenSlice, Slice};

@@ -89,13 +89,17 @@ impl Quantities {
 /// gives its overlap, one that bridges a step forward has nothing to give, and one that stands at a single
 /// wall time gives all to the window with that time in it.
 pub fn clip(slice: &Slice, window: &Range<i64>) -> u64 {
-    let (start_ns, end_ns) = (slice.start.unix_ns, slice.end.unix_ns);
-    if start_ns == end_ns {
-        return if window.contains(&start_ns) { slice.duration_ns } else { 0 };
+    clip_interval(&(slice.start.unix_ns..slice.end.unix_ns), slice.duration_ns, window)
+}
+
+/// [`clip`] of a slice of which only its place and its duration are known, all in nanoseconds.
+pub fn clip_interval(place: &Range<i64>, duration_ns: u64, window: &Range<i64>) -> u64 {
+    if place.start == place.end {
+        return if window.contains(&place.start) { duration_ns } else { 0 };
     }
-    if slice.duration_ns == 0 {
+    if duration_ns == 0 {
         return 0;
     }
-    let (from_ns, to_ns) = (max(start_ns, window.start), min(end_ns, window.end));
+    let (from_ns, to_ns) = (max(place.start, window.start), min(place.end, window.end));
     if from_ns < to_ns { to_ns.abs_diff(from_ns) } else { 0 }
 }

@@ -26,7 +26,8 @@ pub(super) struct Args {
     tags: Vec<(String, String)>,
 }
 
-fn parse_tag(text: &str) -> Result<(String, String), String> {
+/// Reads a tag as people write it.
+pub(super) fn parse_tag(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("a tag is written KEY=VALUE")?;
     Ok((key.to_owned(), value.to_owned()))
 }

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use dormouse_metering::{GbSeconds, VcpuSeconds};
 
 use super::failure::Failure;
+use super::when::rfc3339;
 use crate::proto;
 
 /// A sandbox.
@@ -138,6 +139,11 @@ pub(super) fn audit(reply: &proto::AuditReply) -> Value {
         "violations": violations,
         "violations_total": reply.violations_total,
     })
+}
+
+/// The tags of a sandbox, and when they last changed.
+pub(super) fn tags(tags: &proto::Tags) -> Value {
+    json!({ "tags": tags.tags, "tags_last_updated_at": tags.updated_unix_ns.map(rfc3339) })
 }
 
 fn some(text: &str) -> Option<&str> {

@@ -28,11 +28,14 @@ mod progress;
 mod reboot;
 mod resume;
 mod scale;
+mod serve;
 mod show;
 mod slices;
 mod table;
+mod tag;
 mod target;
 pub mod timeline;
+mod token;
 mod top;
 mod usage;
 mod wake;
@@ -95,6 +98,8 @@ enum Command {
     Reboot(reboot::Args),
     /// End a sandbox and its QEMU
     Destroy(destroy::Args),
+    /// Replace a sandbox's tags, or show them
+    Tag(tag::Args),
     /// Follow what changes
     Watch(watch::Args),
     /// Show live what every sandbox holds and is billed
@@ -103,6 +108,10 @@ enum Command {
     Slices(slices::Args),
     /// Sum up what was used
     Usage(usage::Args),
+    /// Serve usage and tags over HTTP, from a ledger
+    Serve(serve::Args),
+    /// Create, list and revoke the tokens that HTTP asks for
+    Token(token::Args),
     /// Check the ledger's invariants
     Audit(audit::Args),
     /// Check the host: KVM, QEMU, kernel, folders, disks, clock
@@ -141,7 +150,7 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
     let Cli { socket, json, command } = cli;
     // The agent serves many at once; a client asks one question.
     let runtime = match &command {
-        Command::Agent(_) => Builder::new_multi_thread().enable_all().build(),
+        Command::Agent(_) | Command::Serve(_) => Builder::new_multi_thread().enable_all().build(),
         _ => Builder::new_current_thread().enable_all().build(),
     };
     let runtime = runtime.map_err(|error| Failure::new(format!("the runtime cannot start: {error}")))?;
@@ -164,10 +173,13 @@ async fn dispatch(command: Command, socket: Option<PathBuf>, json: bool) -> Resu
         Command::Wake(args) => wake::run(args, &context).await,
         Command::Reboot(args) => reboot::run(args, &context).await,
         Command::Destroy(args) => destroy::run(args, &context).await,
+        Command::Tag(args) => tag::run(args, &context).await,
         Command::Watch(args) => watch::run(args, &context).await,
         Command::Top(args) => top::run(args, &context).await,
         Command::Slices(args) => slices::run(args, &context).await,
         Command::Usage(args) => usage::run(args, &context).await,
+        Command::Serve(args) => serve::run(args).await,
+        Command::Token(args) => token::run(args, &context),
         Command::Audit(args) => audit::run(args, &context).await,
         Command::Doctor(args) => doctor::run(&args, socket, json).await,
         Command::Backup(args) => backup::run(args, &context),

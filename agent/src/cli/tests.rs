@@ -46,6 +46,8 @@ fn what_the_command_line_cannot_mean_is_refused() {
         "attach a",
         "attach a --qmp /q --tag x",
         "hibernate a --method fast",
+        "tag a team",
+        "tag a team=x --clear",
     ] {
         let words = ["dormouse"].into_iter().chain(line.split(' ').filter(|word| !word.is_empty()));
         assert!(Cli::try_parse_from(words).is_err(), "{line}");
@@ -118,6 +120,8 @@ async fn questions_are_answered() {
     assert!(missing.to_string().contains("[SANDBOX_NOT_FOUND]"));
     let no_ledger = at(&agent.socket, "audit").await.unwrap_err();
     assert!(no_ledger.to_string().contains("[LEDGER_MISSING]"));
+    let twice = at(&agent.socket, "tag sb1 team=a team=b").await.unwrap_err();
+    assert_eq!(twice.exit(), Exit::Usage);
     let upside_down = at(&agent.socket, "usage --from now --to -2h").await.unwrap_err();
     assert_eq!(upside_down.exit(), Exit::Usage);
 }

@@ -130,6 +130,8 @@ fn ranges(config: &Config) -> Vec<(&'static str, u64, RangeInclusive<u64>)> {
         // QEMU delays an event by up to 1000 ms.
         ("metering.lateness_ms", metering.lateness_ms, 1_000..=60_000),
         ("metering.tick_ms", metering.tick_ms, 1_000..=HOUR_MS),
+        ("http.requests_per_second", config.http.requests_per_second, 1..=1_000_000),
+        ("http.requests_at_once", config.http.requests_at_once, 1..=1_000),
         ("billing.free_disk_bytes", config.billing.free_disk_bytes, 0..=1 << 60),
     ];
     let up_to_max = 1..=deadlines.max_ms.max(1);

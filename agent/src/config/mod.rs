@@ -23,7 +23,7 @@ pub use control::{Control, Grant, Role, Tls};
 pub use error::{ConfigError, Place, Problem};
 pub(crate) use known::wrong_keys;
 pub use sections::{
-    Config, Deadlines, FileMode, Hibernation, Log, LogFormat, Metering, Metrics, MetricsAddress, Qmp,
+    Config, Deadlines, FileMode, Hibernation, Http, Log, LogFormat, Metering, Metrics, MetricsAddress, Qmp,
 };
 
 /// Where the configuration is when nobody says otherwise.

@@ -47,6 +47,8 @@ section! {
         metering: Metering = Metering::default(),
         /// What is billed.
         billing: Billing = Billing::default(),
+        /// Usage and tags over HTTP, with bearer tokens: `dormouse token create` makes them.
+        http: Http = Http::default(),
         /// How sandboxes are saved.
         hibernation: Hibernation = Hibernation::default(),
         /// Figures for Prometheus.
@@ -117,6 +119,20 @@ section! {
         tick_ms: u64 = 20_000,
         /// The plans that prepay.
         prepaid_plans: Vec<String> = vec!["free".to_owned()],
+    }
+    sections {}
+}
+
+section! {
+    /// Usage and tags over HTTP.
+    Http {
+        /// The address and port to listen on, such as `127.0.0.1:7474`. Not set: nothing listens. Tokens cross the
+        /// network as they are: listen beyond this host only behind something that speaks TLS.
+        listen: Option<SocketAddr> = None,
+        /// How many requests in a second one token may make.
+        requests_per_second: u64 = 200,
+        /// How many requests of one token may wait for their answers at once.
+        requests_at_once: u64 = 16,
     }
     sections {}
 }

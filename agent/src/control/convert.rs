@@ -1,6 +1,6 @@
 //! The agent's own words as those of the wire.
 
-use dormouse_ledger::{AuditReport, AuditViolation, SliceRow, Usage, UsageItem};
+use dormouse_ledger::{AuditReport, AuditViolation, SliceRow, TagsNow, Usage, UsageItem};
 use dormouse_metering::BillingState;
 
 use crate::host::Executed;
@@ -133,6 +133,11 @@ fn line(item: UsageItem) -> proto::UsageLine {
         disk_overage_byte_nanoseconds: quantities.disk_overage_byte_ns.to_string(),
         uncertainty_ns,
     }
+}
+
+/// Tags.
+pub(super) fn tags(now: TagsNow) -> proto::Tags {
+    proto::Tags { tags: now.tags.into_iter().collect(), updated_unix_ns: now.updated_unix_ns }
 }
 
 /// What an audit found.

@@ -1,16 +1,19 @@
-//! Questions about the past: slices, usage, audit. Each is answered by the ledger alone, so the same code answers
+//! Questions about the past: slices, usage, audit; and tags, which the ledger alone keeps. Each is answered by the ledger alone, so the same code answers
 //! for a running agent and for the command line that reads a ledger by itself.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use dormouse_ledger::{
-    AuditReport, LedgerError, Reader, SandboxFilter, SliceQuery, SliceRow, Usage, UsageQuery,
+    AuditReport, Editor, LedgerError, Reader, SandboxFilter, SliceQuery, SliceRow, TagSet, TagsNow, Usage,
+    UsageQuery,
 };
 use dormouse_metering::Stamp;
 
 use crate::config::Config;
+use crate::sandbox::command::SandboxKey;
 
 /// Slices that are read at once.
 const PAGE_SLICES: usize = 512;
@@ -64,6 +67,31 @@ impl Questions {
             basis: billing.basis.into(),
             free_disk_bytes: billing.free_disk_bytes,
         })
+    }
+
+    /// The tags of a sandbox as they are. Fails with [`LedgerError::UnknownSandbox`] if there never was one.
+    pub fn tags(&self, key: &SandboxKey) -> Result<TagsNow, LedgerError> {
+        let reader = Reader::open(&self.ledger)?;
+        if reader.sandbox_entry(&key.org, &key.sandbox)?.is_none() {
+            let (org, sandbox) = (key.org.clone(), key.sandbox.clone());
+            return Err(LedgerError::UnknownSandbox(dormouse_ledger::SandboxKey {
+                org,
+                sandbox,
+                generation: 0,
+            }));
+        }
+        reader.tags(&key.org, &key.sandbox)
+    }
+
+    /// Replaces all the tags of a sandbox, as of `at_unix_ns`.
+    pub fn set_tags(
+        &self,
+        key: &SandboxKey,
+        tags: BTreeMap<String, String>,
+        at_unix_ns: i64,
+    ) -> Result<TagsNow, LedgerError> {
+        let (org, sandbox) = (key.org.clone(), key.sandbox.clone());
+        Editor::open(&self.ledger)?.set_tags(&TagSet { org, sandbox, tags, at_unix_ns })
     }
 
     /// Walks the whole ledger and checks its invariants.

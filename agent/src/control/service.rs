@@ -22,6 +22,7 @@ use crate::proto::control_server::Control;
 use crate::proto::{self, CommandHeader, CommandReply};
 use crate::sandbox::command::{self, Command, SandboxKey};
 use crate::sandbox::refusal::{Reason, Refusal};
+use crate::sandbox::view::SandboxView;
 
 /// Answers that wait for a slow reader of a stream. The reader holds up the question, and nothing else.
 const STREAM_BACKLOG: usize = 64;
@@ -140,6 +141,17 @@ fn made_up_request_id() -> Result<String, Refusal> {
         .map_err(|error| Refusal::new(Reason::Bug, format!("the kernel gives no random number: {error}")))
 }
 
+/// A sandbox with the tags that it has: its actor knows those that it began with.
+fn tagged(ledger: &Questions, mut view: SandboxView) -> Result<SandboxView, LedgerError> {
+    match ledger.tags(&view.key) {
+        Ok(now) => view.tags = now.tags,
+        // Not recorded yet.
+        Err(LedgerError::UnknownSandbox(_) | LedgerError::Missing { .. }) => {}
+        Err(error) => return Err(error),
+    }
+    Ok(view)
+}
+
 #[tonic::async_trait]
 impl<H: Host> Control for Service<H> {
     type WatchStream = ReceiverStream<Result<proto::WatchEvent, Status>>;
@@ -208,6 +220,9 @@ impl<H: Host> Control for Service<H> {
         let admitted = admitted(&request)?;
         let (org, _) = self.filter(&admitted, request.into_inner().org, String::new())?;
         let views = self.host.list(org.as_deref()).await.map_err(status_of)?;
+        let with_tags =
+            move |ledger: &Questions| views.into_iter().map(|view| tagged(ledger, view)).collect();
+        let views: Vec<_> = self.ask(with_tags).await?;
         let sandboxes = views.into_iter().map(convert::sandbox).collect();
         Ok(Response::new(proto::ListReply { sandboxes }))
     }
@@ -217,6 +232,7 @@ impl<H: Host> Control for Service<H> {
         let key = validate::key(Some(request.into_inner())).map_err(status_of)?;
         self.see(&admitted, &key).map_err(status_of)?;
         let view = self.host.get(&key).await.map_err(status_of)?;
+        let view = self.ask(move |ledger| tagged(ledger, view)).await?;
         Ok(Response::new(convert::sandbox(view)))
     }
 
@@ -273,6 +289,26 @@ impl<H: Host> Control for Service<H> {
         let to_unix_ns = if to_unix_ns == 0 { now.wall_ns } else { to_unix_ns };
         let usage = self.ask(move |ledger| ledger.usage(filter, from_unix_ns..to_unix_ns, Some(now))).await?;
         Ok(Response::new(convert::usage(usage, from_unix_ns, to_unix_ns)))
+    }
+
+    async fn get_tags(&self, request: Request<proto::SandboxKey>) -> Result<Response<proto::Tags>, Status> {
+        let admitted = admitted(&request)?;
+        let key = validate::key(Some(request.into_inner())).map_err(status_of)?;
+        self.see(&admitted, &key).map_err(status_of)?;
+        self.ask(move |ledger| ledger.tags(&key)).await.map(|tags| Response::new(convert::tags(tags)))
+    }
+
+    async fn set_tags(
+        &self,
+        request: Request<proto::SetTagsRequest>,
+    ) -> Result<Response<proto::Tags>, Status> {
+        let admitted = admitted(&request)?;
+        let proto::SetTagsRequest { key, tags } = request.into_inner();
+        let key = validate::key(key).map_err(status_of)?;
+        self.see(&admitted, &key).map_err(status_of)?;
+        let (tags, at_unix_ns) = (tags.into_iter().collect(), self.clock.now().wall_ns);
+        let tags = self.ask(move |ledger| ledger.set_tags(&key, tags, at_unix_ns)).await?;
+        Ok(Response::new(convert::tags(tags)))
     }
 
     async fn audit(&self, _: Request<proto::AuditRequest>) -> Result<Response<proto::AuditReply>, Status> {

@@ -6,7 +6,7 @@ use dormouse_ledger::LedgerError;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use crate::sandbox::refusal::{self, Refusal};
+use crate::sandbox::refusal::{self, Reason, Refusal};
 
 /// The domain of `google.rpc.ErrorInfo`.
 pub const ERROR_DOMAIN: &str = "dormouse";
@@ -22,6 +22,16 @@ pub fn status_of(refusal: Refusal) -> Status {
 /// What the ledger could not answer, as a status.
 pub(super) fn status_of_ledger(error: &LedgerError) -> Status {
     let code = match error {
+        LedgerError::InvalidTag { .. } => {
+            return status_of(Refusal::new(Reason::InvalidTag, error.to_string()));
+        }
+        LedgerError::UnknownSandbox(key) => {
+            let message = format!("there is no sandbox {}/{}, and there never was", key.org, key.sandbox);
+            return status_of(Refusal::new(Reason::SandboxNotFound, message));
+        }
+        LedgerError::Unwritable { .. } => {
+            return status_of(Refusal::new(Reason::LedgerUnwritable, error.to_string()));
+        }
         LedgerError::Corrupt { .. } => Code::DataLoss,
         LedgerError::Unreadable { .. } | LedgerError::Missing { .. } => Code::Unavailable,
         _ => Code::Internal,
@@ -75,7 +85,6 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::sandbox::refusal::Reason;
 
     #[test]
     fn every_reason_has_a_code_and_is_carried_with_its_metadata() {

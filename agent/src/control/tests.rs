@@ -1,6 +1,6 @@
 //! The service, over a real unix socket, with a stand-in for the host.
 
-use dormouse_ledger::{HostName, Ledger};
+use dormouse_ledger::{Class, HostName, Ledger, Record, SandboxSeen};
 use tonic::{Code, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
@@ -160,4 +160,40 @@ async fn the_health_service_says_that_the_control_service_serves() {
     let request = HealthCheckRequest { service: "dormouse.control.v1.Control".to_owned() };
     let reply = HealthClient::new(channel).check(request).await.expect("a reply").into_inner();
     assert_eq!(reply.status(), tonic_health::pb::health_check_response::ServingStatus::Serving);
+}
+
+#[tokio::test]
+async fn tags_are_replaced_as_a_whole_and_shown_with_the_sandbox() {
+    let agent = Agent::start().await;
+    let mut client = client(&agent.socket).await.expect("the agent");
+    let key = |sandbox: &str| SandboxKey { org: "default".to_owned(), sandbox: sandbox.to_owned() };
+    let set = |sandbox: &str, tags: &[(&str, &str)]| proto::SetTagsRequest {
+        key: Some(key(sandbox)),
+        tags: tags.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+    };
+    let host = HostName { cell: "c".to_owned(), host: "h".to_owned() };
+    let ledger = Ledger::open(&agent.state_dir.join("ledger.sqlite"), &host).expect("a ledger");
+    let unknown = client.set_tags(set("sb1", &[("team", "red")])).await.unwrap_err();
+    assert_eq!((unknown.code(), reason(&unknown).as_str()), (Code::NotFound, "SANDBOX_NOT_FOUND"));
+    let seen = SandboxSeen {
+        key: dormouse_ledger::SandboxKey {
+            org: "default".to_owned(),
+            sandbox: "sb1".to_owned(),
+            generation: 1,
+        },
+        plan: "pro".to_owned(),
+        attachment: serde_json::Value::Null,
+        lifecycle: "running".to_owned(),
+        created_unix_ns: 1,
+    };
+    ledger.writer().write(Class::Fact, vec![Record::SandboxSeen(seen)]).expect("a ledger");
+    assert_eq!(client.get_tags(key("sb1")).await.expect("tags").into_inner(), proto::Tags::default());
+    let reserved = client.set_tags(set("sb1", &[("dm:x", "y")])).await.unwrap_err();
+    assert_eq!((reserved.code(), reason(&reserved).as_str()), (Code::InvalidArgument, "INVALID_TAG"));
+    let told = client.set_tags(set("sb1", &[("team", "red"), ("env", "")])).await.expect("tags").into_inner();
+    assert_eq!((told.tags.len(), told.updated_unix_ns), (2, Some(NOW_UNIX_NS)));
+    let sandbox = client.get(key("sb1")).await.expect("a sandbox").into_inner();
+    assert_eq!(sandbox.tags["team"], "red", "not those that it began with");
+    let cleared = client.set_tags(set("sb1", &[])).await.expect("tags").into_inner();
+    assert!(cleared.tags.is_empty() && cleared.updated_unix_ns.is_some());
 }

@@ -19,3 +19,4 @@ mod restarts;
 mod scene;
 mod seeing;
 mod snapshots;
+mod usage_over_http;

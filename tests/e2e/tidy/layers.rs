@@ -12,8 +12,8 @@ const MODULES: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "clock", "config", "control", "host", "ids", "metering", "process", "proto", "run", "sandbox",
-            "size",
+            "calendar", "clock", "config", "control", "host", "http", "ids", "metering", "process", "proto",
+            "run", "sandbox", "size",
         ],
     ),
     (
@@ -24,7 +24,7 @@ const MODULES: &[(&str, &[&str])] = &[
         ],
     ),
     ("control", &["clock", "config", "host", "ids", "metering", "metrics", "proto", "sandbox", "size"]),
-    ("http", &["clock", "config", "host", "ids", "metering", "sandbox", "size"]),
+    ("http", &["calendar", "clock", "config"]),
     ("publish", &["clock", "config", "host", "ids", "metering", "sandbox"]),
     ("metrics", &["config", "sandbox"]),
     ("host", &["clock", "config", "ids", "metering", "process", "sandbox"]),
@@ -32,6 +32,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("sandbox", &["clock", "failpoint", "ids", "metering", "process", "size"]),
     ("metering", &["clock", "failpoint", "ids", "sandbox::command", "sandbox::refusal"]),
     ("process", &["clock"]),
+    ("calendar", &[]),
     ("clock", &[]),
     ("failpoint", &[]),
     ("ids", &[]),

@@ -100,12 +100,50 @@ fn every_reason_code_is_explained_with_its_grpc_code_and_no_other_is() {
         }
     }
     for (line, cells) in &rows {
-        let known = Reason::ALL.iter().any(|reason| format!("`{}`", reason.as_str()) == cells[0]);
+        let of_commands = Reason::ALL.iter().map(|reason| reason.as_str());
+        let of_http = dormouse::http::Reason::ALL.iter().map(|reason| reason.as_str());
+        let known = of_commands.chain(of_http).any(|reason| format!("`{reason}`") == cells[0]);
         if cells[0].starts_with('`') && !known {
             found.push(page.at(*line, format!("{} is no reason", cells[0])));
         }
     }
     assert_none(&found);
+}
+
+#[test]
+fn every_reason_of_http_is_explained_with_its_status() {
+    let page = file("packaging/reasons.md");
+    let rows = rows(page);
+    let mut found = Vec::new();
+    for reason in dormouse::http::Reason::ALL {
+        let (name, status) = (format!("`{}`", reason.as_str()), reason.status().to_string());
+        let explained = rows.iter().any(|(_, cells)| {
+            cells.len() == 4
+                && cells[0] == name
+                && cells[1] == status
+                && !cells[2].is_empty()
+                && !cells[3].is_empty()
+        });
+        if !explained {
+            found.push(page.at(1, format!("{name} needs: {status}, what it means, what to do")));
+        }
+    }
+    assert_none(&found);
+}
+
+#[test]
+fn the_packaged_specification_is_what_the_program_serves() {
+    const PATH: &str = "packaging/openapi.json";
+    let served = dormouse::http::document().to_pretty_json().expect("JSON") + "\n";
+    if std::env::var_os("WRITE_PACKAGED_SPECIFICATION").is_some() {
+        std::fs::write(root().join(PATH), &served).expect("writing the specification");
+    }
+    let packaged = std::fs::read_to_string(root().join(PATH)).expect("reading the specification");
+    let is_what_is_served = packaged == served;
+    assert!(
+        is_what_is_served,
+        "{PATH} is another: set WRITE_PACKAGED_SPECIFICATION=1 and run this test to write it"
+    );
 }
 
 /// `InvalidArgument` as `INVALID_ARGUMENT`.

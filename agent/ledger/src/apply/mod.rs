@@ -8,7 +8,7 @@ mod host;
 mod sandboxes;
 mod slices;
 mod snapshots;
-mod tags;
+pub(crate) mod tags;
 
 use rusqlite::Connection;
 

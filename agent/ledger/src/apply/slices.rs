@@ -8,6 +8,7 @@ use super::Apply;
 use crate::encode::{self, int, slice_columns};
 use crate::outbox::Draft;
 use crate::standing::Standing;
+use crate::usage::hours::roll_up;
 use crate::{LedgerError, SandboxKey, SliceBatch};
 
 const LAST_SEQ: &str = "SELECT coalesce(max(seq), 0) FROM slices WHERE sandbox_pk = ?1";
@@ -119,7 +120,7 @@ impl Apply<'_> {
             slice.end.command.as_ref().map(CommandId::as_str),
             int("host_seq", self.head.host_seq)?,
         ])?;
-        Ok(())
+        roll_up(self.conn, pk, slice)
     }
 
     fn open(&self, pk: i64, open: &OpenSlice, standing: Hash) -> Result<(), LedgerError> {

@@ -19,12 +19,14 @@
 //! | `AUDIT_EVENT_MISSING` | every final slice has its event |
 //! | `AUDIT_EVENT_DIFFERS` | the event of a slice says what the slice says |
 //! | `AUDIT_EVENT_EXTRA` | every slice event has its slice |
+//! | `AUDIT_ROLLUP` | L2: every hourly rollup is what the slices before its hour amount to |
 //! | `AUDIT_SUM` | L2: what SQLite sums over an org is what its sandboxes' slices add up to |
 
 mod events;
 mod file;
 mod lives;
 mod moment;
+mod rollups;
 mod sums;
 mod told;
 
@@ -268,7 +270,11 @@ impl Contents {
             Job::Index => events::check_index(conn, self, &mut found),
             Job::Sums => sums::by_org(conn, self, &mut found),
             Job::Events(part) => events::check(conn, self, part, &mut found),
-            Job::Lives(from, to) => lives::check(conn, self, &self.lives[from..to], &mut found),
+            Job::Lives(from, to) => {
+                let lives = &self.lives[from..to];
+                lives::check(conn, self, lives, &mut found)
+                    .and_then(|()| rollups::check(conn, lives, &mut found.report))
+            }
         };
         found.or_default(result)?;
         Ok(found)

@@ -7,10 +7,10 @@ pub(crate) mod commands;
 mod denials;
 mod outbox;
 pub(crate) mod sandboxes;
-mod slices;
+pub(crate) mod slices;
 mod snapshots;
-mod tags;
-mod usage;
+pub(crate) mod tags;
+pub(crate) mod usage;
 
 use std::path::{Path, PathBuf};
 
@@ -26,7 +26,7 @@ pub use usage::{Usage, UsageItem, UsageQuery};
 /// Reads the ledger. Not shared between threads; open one for each.
 pub struct Reader {
     path: PathBuf,
-    conn: Connection,
+    pub(crate) conn: Connection,
 }
 
 impl Reader {

@@ -1,6 +1,6 @@
 //! Sandboxes, and what an agent needs to go on where the last one stopped.
 
-use dormouse_metering::{BootId, Stamp};
+use dormouse_metering::{BootId, Observation, Stamp};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row};
 
@@ -125,6 +125,12 @@ pub(crate) fn matching_or(
     Ok(sandboxes)
 }
 
+/// What is pending of the sandbox with this key in the file, in order.
+pub(crate) fn pending(conn: &Connection, pk: i64) -> Result<Vec<Observation>, LedgerError> {
+    let mut pending = conn.prepare_cached(PENDING)?;
+    Ok(pending.query_map([pk], |row| encode::observation(row, 0))?.collect::<Result<_, _>>()?)
+}
+
 fn anchor(row: &Row<'_>) -> rusqlite::Result<Anchor> {
     Ok(Anchor {
         boot: BootId(row.get(0)?),
@@ -152,6 +158,11 @@ impl Reader {
                 host_seq: conn.query_row(HOST_SEQ, [], |row| uint(row, 0))?,
             })
         })
+    }
+
+    /// The stamp through which everything open was verified.
+    pub fn proof_of_life(&self) -> Result<Option<Stamp>, LedgerError> {
+        self.answer(|conn| Ok(conn.query_row(PROOF, [], |row| encode::stamp(row, 0)).optional()?))
     }
 
     /// The generation for a sandbox that is seen at `wall_ns`: that time, or, where a generation is as late

@@ -5,7 +5,7 @@ use rusqlite::Connection;
 
 use super::{Reader, SandboxFilter, sandboxes};
 use crate::encode::{self, int, slice_columns};
-use crate::{LedgerError, SandboxKey, SandboxRow, SliceRow};
+use crate::{LedgerError, SandboxKey, SliceRow};
 
 /// Which slices.
 #[derive(Clone, Debug, Default)]
@@ -72,13 +72,20 @@ pub(crate) struct NotFinal {
 }
 
 impl NotFinal {
-    /// Plays what is pending through the meter, and then a mark at `now`.
-    pub(crate) fn of(sandbox: &SandboxRow, now: Stamp) -> Result<Self, LedgerError> {
-        let pending = || sandbox.pending.iter().cloned();
-        let refused =
-            |why| LedgerError::corrupt(format!("what is pending of sandbox {}: {why}", sandbox.key));
+    /// Plays what is pending through the meter, and then a mark at `now`. What is stamped later is left out.
+    pub(crate) fn of(
+        key: &SandboxKey,
+        open: Option<OpenSlice>,
+        pending: &[Observation],
+        now: Stamp,
+    ) -> Result<Self, LedgerError> {
+        let refused = |why| LedgerError::corrupt(format!("what is pending of sandbox {key}: {why}"));
+        let known = |observation: &&Observation| {
+            let at = observation.at;
+            if at.boot == now.boot { at.boottime_ns <= now.boottime_ns } else { at.wall_ns <= now.wall_ns }
+        };
         let mut closed = Vec::new();
-        let mut meter = Meter::resume(sandbox.open.clone(), pending()).map_err(refused)?;
+        let mut meter = Meter::resume(open, pending.iter().filter(known).cloned()).map_err(refused)?;
         let open = meter.provisional(&mut |slice| closed.push(slice));
         let mut until_now = Vec::new();
         if open.is_some() {
@@ -123,7 +130,8 @@ impl Reader {
                     Ok(())
                 })?;
                 if let Some(now) = query.now.filter(|_| rows.len() < query.limit) {
-                    let not_final = NotFinal::of(&sandbox, now)?.rows(&sandbox.key);
+                    let not_final = NotFinal::of(&sandbox.key, sandbox.open.clone(), &sandbox.pending, now)?;
+                    let not_final = not_final.rows(&sandbox.key);
                     rows.extend(not_final.into_iter().filter(|row| row.seq > after));
                 }
                 rows.truncate(query.limit);

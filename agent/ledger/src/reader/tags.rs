@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use rusqlite::Connection;
+
 use super::Reader;
 use crate::LedgerError;
 
@@ -30,28 +32,35 @@ pub struct TagSpan {
 const SPANS: &str = "SELECT key, value, from_unix_ns, to_unix_ns FROM tags WHERE org = ?1 AND sandbox = ?2 \
      ORDER BY key, from_unix_ns, id";
 
+fn spans(conn: &Connection, org: &str, sandbox: &str) -> Result<Vec<TagSpan>, LedgerError> {
+    let mut statement = conn.prepare_cached(SPANS)?;
+    let rows = statement.query_map((org, sandbox), |row| {
+        Ok(TagSpan {
+            key: row.get(0)?,
+            value: row.get(1)?,
+            from_unix_ns: row.get(2)?,
+            to_unix_ns: row.get(3)?,
+        })
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// The tags of a sandbox as they are.
+pub(crate) fn tags_now(conn: &Connection, org: &str, sandbox: &str) -> Result<TagsNow, LedgerError> {
+    let spans = spans(conn, org, sandbox)?;
+    let updated_unix_ns = spans.iter().map(|span| span.to_unix_ns.unwrap_or(span.from_unix_ns)).max();
+    let now = spans.into_iter().filter(|span| span.to_unix_ns.is_none());
+    Ok(TagsNow { tags: now.map(|span| (span.key, span.value)).collect(), updated_unix_ns })
+}
+
 impl Reader {
     /// The tags of a sandbox as they are.
     pub fn tags(&self, org: &str, sandbox: &str) -> Result<TagsNow, LedgerError> {
-        let spans = self.tag_history(org, sandbox)?;
-        let updated_unix_ns = spans.iter().map(|span| span.to_unix_ns.unwrap_or(span.from_unix_ns)).max();
-        let now = spans.into_iter().filter(|span| span.to_unix_ns.is_none());
-        Ok(TagsNow { tags: now.map(|span| (span.key, span.value)).collect(), updated_unix_ns })
+        self.answer(|conn| tags_now(conn, org, sandbox))
     }
 
     /// Every value that a tag of the sandbox ever had, by key and time.
     pub fn tag_history(&self, org: &str, sandbox: &str) -> Result<Vec<TagSpan>, LedgerError> {
-        self.answer(|conn| {
-            let mut statement = conn.prepare_cached(SPANS)?;
-            let rows = statement.query_map((org, sandbox), |row| {
-                Ok(TagSpan {
-                    key: row.get(0)?,
-                    value: row.get(1)?,
-                    from_unix_ns: row.get(2)?,
-                    to_unix_ns: row.get(3)?,
-                })
-            })?;
-            Ok(rows.collect::<Result<_, _>>()?)
-        })
+        self.answer(|conn| spans(conn, org, sandbox))
     }
 }

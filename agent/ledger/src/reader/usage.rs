@@ -63,7 +63,7 @@ const FROM_SEQ: &str = concat!(
 );
 
 /// The number of the first closed slice that ends at `unix_ns` or later; one more than the last if none does.
-fn first_ending_from(conn: &Connection, pk: i64, unix_ns: i64) -> Result<i64, LedgerError> {
+pub(crate) fn first_ending_from(conn: &Connection, pk: i64, unix_ns: i64) -> Result<i64, LedgerError> {
     let last: i64 = conn.prepare_cached(LAST_SEQ)?.query_row([pk], |row| row.get(0))?;
     let mut end_of = conn.prepare_cached(END_OF)?;
     let (mut low, mut high) = (1, last + 1);
@@ -135,7 +135,7 @@ impl Reader {
                 };
                 each_in_window(conn, pk, &query.window, &mut add)?;
                 if let Some(now) = query.now {
-                    let not_final = NotFinal::of(&sandbox, now)?;
+                    let not_final = NotFinal::of(&sandbox.key, sandbox.open.clone(), &sandbox.pending, now)?;
                     not_final.closed.iter().chain(&not_final.until_now).try_for_each(add)?;
                 }
                 let Some(quantities) = amount else { continue };

@@ -5,11 +5,14 @@
 mod any_life;
 mod auditing;
 mod denying;
+mod editing;
 mod killed;
 mod opening;
 mod schema;
 mod support;
 mod units;
 mod unwritable;
+mod usage_answers;
+mod usage_sums;
 mod using;
 mod write_and_read;

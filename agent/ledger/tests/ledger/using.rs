@@ -74,6 +74,20 @@ fn usage_counts_final_pending_and_open_time_to_the_nanosecond() {
 }
 
 #[test]
+fn what_was_observed_after_the_moment_of_a_question_does_not_count() {
+    let place = Place::new();
+    let ledger = place.open();
+    half_final(&ledger, &Life::begins(key("org", "sb")));
+    let usage = place.reader().usage(&query(BEGAN..BEGAN + 86_400 * SECOND, Some(stamp(12)))).unwrap();
+    let gib_s = i128::from(GIB) * i128::from(SECOND);
+    assert_eq!(usage.total.memory_byte_ns, 10 * gib_s);
+    assert_eq!(usage.total.disk_byte_ns, 12 * 30 * gib_s);
+    let rows = place.reader().slices(&SliceQuery { limit: 9, now: Some(stamp(12)), ..SliceQuery::default() });
+    let last = rows.unwrap().rows.pop().unwrap();
+    assert_eq!((last.seq, last.state.as_str(), last.duration_ns), (2, "paused", 2 * NS_PER_S));
+}
+
+#[test]
 fn slices_tell_what_is_final_what_is_provisional_and_what_is_open() {
     let place = Place::new();
     let ledger = place.open();

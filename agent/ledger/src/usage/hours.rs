@@ -1,0 +1,134 @@
+//! Hourly rollups: running totals at full UTC hours, written as slices reach them, and what lies before an instant.
+
+use std::ops::Range;
+
+use dormouse_metering::{Slice, hour};
+use rusqlite::{Connection, OptionalExtension, Row};
+
+use super::totals::{Piece, Totals, piece_columns};
+use super::{Amount, Rules};
+use crate::LedgerError;
+use crate::encode::bad;
+
+/// With more states and sizes of disk than this the totals begin anew, so that no row grows without bound.
+const KEPT_APART_MAX: usize = 64;
+
+const LATEST: &str = "SELECT hour_unix_ns, seq, since_unix_ns, totals FROM usage_hours \
+     WHERE sandbox_pk = ?1 AND hour_unix_ns <= ?2 ORDER BY hour_unix_ns DESC LIMIT 1";
+
+const ROLL_UP: &str = "INSERT INTO usage_hours (sandbox_pk, hour_unix_ns, seq, since_unix_ns, totals) \
+     VALUES (?1, ?2, ?3, ?4, ?5)";
+
+const PIECES: &str = concat!(
+    "SELECT ",
+    piece_columns!(),
+    " FROM slices x WHERE x.sandbox_pk = ?1 AND x.seq >= ?2 ORDER BY x.seq"
+);
+
+/// A row of `usage_hours`.
+#[derive(Clone, Debug)]
+pub(crate) struct Rollup {
+    pub(crate) hour_unix_ns: i64,
+    /// The first slice that may have a part after the hour.
+    pub(crate) seq: i64,
+    /// From where the totals count; `None` from the beginning.
+    pub(crate) since_unix_ns: Option<i64>,
+    pub(crate) totals: Totals,
+}
+
+impl Rollup {
+    /// Reads hour, seq, since and totals from the columns that begin at `first`.
+    pub(crate) fn read(row: &Row<'_>, first: usize) -> rusqlite::Result<Self> {
+        let totals = row.get_ref(first + 3)?.as_blob().map_err(|_| bad(first + 3, "no totals"))?;
+        Ok(Self {
+            hour_unix_ns: row.get(first)?,
+            seq: row.get(first + 1)?,
+            since_unix_ns: row.get(first + 2)?,
+            totals: Totals::decode(totals).ok_or_else(|| bad(first + 3, "no totals"))?,
+        })
+    }
+
+    fn latest(conn: &Connection, pk: i64, unix_ns: i64) -> Result<Option<Self>, LedgerError> {
+        let mut find = conn.prepare_cached(LATEST)?;
+        Ok(find.query_row((pk, unix_ns), |row| Self::read(row, 0)).optional()?)
+    }
+}
+
+/// Calls `each` with the slices of a sandbox from a number on that begin before an instant.
+pub(crate) fn each_piece(
+    conn: &Connection,
+    pk: i64,
+    seq: i64,
+    before_unix_ns: i64,
+    mut each: impl FnMut(&Piece) -> Result<(), LedgerError>,
+) -> Result<(), LedgerError> {
+    let mut statement = conn.prepare_cached(PIECES)?;
+    let mut rows = statement.query((pk, seq))?;
+    while let Some(row) = rows.next()? {
+        let piece = Piece::read(row)?;
+        if piece.place.start >= before_unix_ns {
+            break;
+        }
+        each(&piece)?;
+    }
+    Ok(())
+}
+
+/// The hour that a slice reaches: the last one in `(start, end]`.
+pub(crate) fn reached_by(place: &Range<i64>) -> Option<i64> {
+    let hour_unix_ns = place.end.checked_sub(place.end.rem_euclid(hour::HOUR_NS))?;
+    (hour_unix_ns > place.start).then_some(hour_unix_ns)
+}
+
+/// Writes the rollup of the hour that a slice reaches, if it reaches one. The slice is stored already.
+///
+/// Where a sum passes 128 bits there is no row: the slices are read then, and the question fails as it must.
+pub(crate) fn roll_up(conn: &Connection, pk: i64, slice: &Slice) -> Result<(), LedgerError> {
+    let Some(hour_unix_ns) = reached_by(&(slice.start.unix_ns..slice.end.unix_ns)) else { return Ok(()) };
+    let last = Rollup::latest(conn, pk, hour_unix_ns)?;
+    let (from_unix_ns, from_seq) = last.as_ref().map_or((i64::MIN, 1), |last| (last.hour_unix_ns, last.seq));
+    let (since_unix_ns, mut totals) = match last {
+        None => (None, Totals::default()),
+        Some(last) if last.totals.len() > KEPT_APART_MAX => (Some(last.hour_unix_ns), Totals::default()),
+        Some(last) => (last.since_unix_ns, last.totals),
+    };
+    let mut fits = true;
+    each_piece(conn, pk, from_seq, hour_unix_ns, |piece| {
+        fits &= totals.add(piece, &(from_unix_ns..hour_unix_ns)).is_some();
+        Ok(())
+    })?;
+    if fits {
+        let seq = crate::encode::int("seq", slice.seq)?;
+        let mut insert = conn.prepare_cached(ROLL_UP)?;
+        insert.execute((pk, hour_unix_ns, seq, since_unix_ns, totals.encode()))?;
+    }
+    Ok(())
+}
+
+/// What the closed slices of a sandbox amount to before an instant.
+pub(crate) fn amount_before(
+    conn: &Connection,
+    pk: i64,
+    unix_ns: i64,
+    rules: &Rules,
+) -> Result<Amount, LedgerError> {
+    let mut rollup = Rollup::latest(conn, pk, unix_ns)?;
+    let (from_unix_ns, seq) = rollup.as_ref().map_or((i64::MIN, 1), |last| (last.hour_unix_ns, last.seq));
+    let mut sum = Amount::default();
+    let mut add = |amount: Amount| {
+        sum = sum.checked_add(amount).ok_or_else(Amount::overflow)?;
+        Ok(())
+    };
+    while let Some(Rollup { since_unix_ns, totals, .. }) = rollup {
+        add(totals.amount(rules)?)?;
+        rollup = match since_unix_ns {
+            Some(hour_unix_ns) => Rollup::latest(conn, pk, hour_unix_ns)?,
+            None => None,
+        };
+    }
+    if from_unix_ns < unix_ns {
+        let window = from_unix_ns..unix_ns;
+        each_piece(conn, pk, seq, unix_ns, |piece| add(piece.amount(&window, rules)?))?;
+    }
+    Ok(sum)
+}

@@ -1,0 +1,210 @@
+//! What an answer about usage holds: pages, places, rollups, and whose rows are looked at.
+
+use std::ops::Range;
+
+use dormouse_ledger::usage::{
+    Attribution, BreakdownQuery, Cancel, GroupBy, Interval, Item, Moment, Place as Spot, Rules, Sort,
+};
+use dormouse_ledger::{Record, TagSet};
+use dormouse_metering::{Basis, Cause, Policy};
+
+use crate::support::{BEGAN, GIB, Life, Place, SECOND, facts, key, stamp};
+
+const HOUR_S: i64 = 3600;
+
+fn query(window: Range<i64>, now_s: i64) -> BreakdownQuery {
+    BreakdownQuery {
+        org: "org".to_owned(),
+        window,
+        moment: Moment { open_until: Some(stamp(now_s)), tags_unix_ns: BEGAN + now_s * SECOND },
+        rules: Rules { policy: Policy::default(), basis: Basis::Plugged, free_disk_bytes: 0 },
+        group_by: GroupBy::Sandbox,
+        filters: Vec::new(),
+        attribution: Attribution::Live,
+        sort: Sort::Memory,
+        interval: None,
+        limit: 50,
+        after: None,
+    }
+}
+
+fn hours(from: i64, to: i64) -> Range<i64> {
+    BEGAN + from * HOUR_S * SECOND..BEGAN + to * HOUR_S * SECOND
+}
+
+fn named(place: &Place, count: usize) -> (dormouse_ledger::Ledger, Vec<Life>) {
+    let ledger = place.open();
+    let lives: Vec<Life> = (0..count)
+        .map(|number| {
+            let mut life = Life::begins(key("org", &format!("sb-{number:02}")));
+            life.open.shape.memory_base_bytes = GIB * (1 + number as u64 % 3);
+            facts(&ledger, vec![life.seen(), life.record(vec![])]).unwrap();
+            life
+        })
+        .collect();
+    (ledger, lives)
+}
+
+#[test]
+fn pages_tell_of_one_moment_while_rows_arrive() {
+    let place = Place::new();
+    let (ledger, mut lives) = named(&place, 10);
+    let mut reader = place.reader();
+    let asked = query(hours(0, 5), 4 * HOUR_S);
+    let pinned = BreakdownQuery { window: BEGAN..BEGAN + 4 * HOUR_S * SECOND, ..asked };
+    let all = reader.breakdown(&pinned, &Cancel::default()).unwrap();
+    assert_eq!((all.items.len(), &all.next), (10, &None));
+    for limit in 1..5 {
+        let (mut items, mut after) = (Vec::<Item>::new(), None::<Spot>);
+        loop {
+            let page = BreakdownQuery { limit, after, ..pinned.clone() };
+            let page = reader.breakdown(&page, &Cancel::default()).unwrap();
+            assert_eq!(page.total, all.total);
+            items.extend(page.items);
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+            // Everything goes on: slices close, a sandbox grows, one appears, one is tagged.
+            for life in &mut lives {
+                let past = HOUR_S - (life.open.start.unix_ns - BEGAN) / SECOND % HOUR_S;
+                let mut slice = life.cut(past, Cause::Hour, None);
+                slice.end.uncertainty_ns = 0;
+                life.open.start.uncertainty_ns = 0;
+                facts(&ledger, vec![life.record(vec![slice])]).unwrap();
+            }
+            let number = lives.len();
+            let mut life = Life::begins(key("org", &format!("new-{limit}-{number}")));
+            life.open.start.unix_ns = BEGAN + 4 * HOUR_S * SECOND;
+            facts(&ledger, vec![life.seen(), life.record(vec![])]).unwrap();
+        }
+        assert_eq!(items, all.items, "pages of {limit}");
+    }
+}
+
+#[test]
+fn points_have_zeros_in_the_gaps() {
+    let place = Place::new();
+    let ledger = place.open();
+    let mut life = Life::begins(key("org", "sb"));
+    let last = life.cut(HOUR_S + 60, Cause::Destroy, Some("req"));
+    facts(&ledger, vec![life.seen(), life.end(vec![last])]).unwrap();
+    let by_hour = BreakdownQuery { interval: Some(Interval::Hour), ..query(hours(-1, 4), 10 * HOUR_S) };
+    let points = place.reader().breakdown(&by_hour, &Cancel::default()).unwrap().points.unwrap();
+    let seconds: Vec<_> = points.iter().map(|point| point.amount.duration_ns / 1_000_000_000).collect();
+    assert_eq!(seconds, [0, 3600, 60, 0, 0]);
+}
+
+#[test]
+fn a_question_that_was_cancelled_fails_and_the_next_is_answered() {
+    let place = Place::new();
+    let (_ledger, _) = named(&place, 3);
+    let (mut reader, cancel) = (place.reader(), Cancel::default());
+    cancel.cancel();
+    let error = reader.breakdown(&query(hours(0, 1), 60), &cancel).unwrap_err();
+    assert_eq!(error.reason(), "QUERY_CANCELLED");
+    let error = reader.until(&cancel, dormouse_ledger::Reader::audit).unwrap_err();
+    assert_eq!(error.reason(), "QUERY_CANCELLED");
+    assert_eq!(reader.breakdown(&query(hours(0, 1), 60), &Cancel::default()).unwrap().items.len(), 3);
+}
+
+#[test]
+fn tags_and_sandboxes_of_another_org_are_not_seen() {
+    let place = Place::new();
+    let (ledger, _) = named(&place, 2);
+    let mut other = Life::begins(key("other", "sb-00"));
+    other.key.generation += 1;
+    let tags = |org: &str, value: &str| {
+        Record::Tags(TagSet {
+            org: org.to_owned(),
+            sandbox: "sb-00".to_owned(),
+            tags: [("team".to_owned(), value.to_owned())].into(),
+            at_unix_ns: BEGAN,
+        })
+    };
+    facts(&ledger, vec![other.seen(), other.record(vec![]), tags("other", "theirs"), tags("org", "ours")])
+        .unwrap();
+    let mut reader = place.reader();
+    let by_team = BreakdownQuery { group_by: GroupBy::Tag("team".to_owned()), ..query(hours(0, 1), HOUR_S) };
+    let answer = reader.breakdown(&by_team, &Cancel::default()).unwrap();
+    let keys: Vec<_> = answer.items.iter().map(|item| item.key.as_str()).collect();
+    assert_eq!(keys, ["ours"]);
+    assert_eq!(answer.total.duration_ns, i128::from(2 * HOUR_S * SECOND));
+    let entries = reader.sandbox_entries("other", "", 10, &Cancel::default()).unwrap();
+    assert_eq!(entries.len(), 1);
+    let keys = reader.tag_keys("org", "", 10, &Cancel::default()).unwrap();
+    assert_eq!((keys.len(), keys[0].sandbox_count, keys[0].value_count), (1, 1, 1));
+    assert_eq!(reader.sandbox_entry("other", "sb-01").unwrap(), None);
+}
+
+/// A ledger with a life of several hours, in which disk and state change often.
+fn rolled_up() -> Place {
+    let place = Place::new();
+    let ledger = place.open();
+    let mut life = Life::begins(key("org", "sb"));
+    for hour in 0..150_u64 {
+        life.open.shape.disk_bytes = hour * 17;
+        let slice = life.cut(HOUR_S, Cause::Tick, None);
+        facts(&ledger, vec![life.seen(), life.record(vec![slice])]).unwrap();
+    }
+    place
+}
+
+#[test]
+fn rollups_begin_anew_before_they_grow_without_bound_and_sums_stay_exact() {
+    let place = rolled_up();
+    let longest: i64 =
+        place.raw().query_row("SELECT max(length(totals)) FROM usage_hours", [], |row| row.get(0)).unwrap();
+    assert!(longest < 4096, "{longest}");
+    let mut reader = place.reader();
+    let whole = query(hours(0, 150), 0);
+    let total = reader.breakdown(&whole, &Cancel::default()).unwrap().total;
+    let expected: i128 = (0..150).map(|hour| hour * 17 * i128::from(HOUR_S * SECOND)).sum();
+    assert_eq!(total.quantities.disk_byte_ns, expected);
+}
+
+#[test]
+fn a_rollup_that_is_not_what_its_slices_amount_to_is_found() {
+    assert!(rolled_up().reader().audit().unwrap().is_clean());
+    for (sql, seq) in [
+        ("UPDATE usage_hours SET totals = (SELECT totals FROM usage_hours WHERE seq = 9) WHERE seq = 10", 10),
+        ("UPDATE usage_hours SET seq = 149 WHERE seq = 149; DELETE FROM slices WHERE seq = 150", 150),
+        ("UPDATE usage_hours SET since_unix_ns = NULL WHERE seq = 100", 100),
+        ("UPDATE usage_hours SET totals = x'00' WHERE seq = 3", 0),
+    ] {
+        let place = rolled_up();
+        let conn = place.raw();
+        conn.execute_batch("DROP TRIGGER usage_hours_stay; DROP TRIGGER slices_remain").unwrap();
+        conn.execute_batch(sql).unwrap();
+        let found = place.reader().audit().unwrap().violations;
+        let code = if seq == 0 { "AUDIT_UNREADABLE" } else { "AUDIT_ROLLUP" };
+        let is_found = found.iter().any(|it| it.code == code && (seq == 0 || it.seq == Some(seq)));
+        assert!(is_found, "{sql}: {found:?}");
+    }
+}
+
+#[test]
+fn a_ledger_from_before_the_rollups_answers_the_same_and_gets_them_as_it_goes_on() {
+    let place = rolled_up();
+    let whole = query(hours(0, 200), 0);
+    let before = place.reader().breakdown(&whole, &Cancel::default()).unwrap();
+    place
+        .raw()
+        .execute_batch(
+            "DROP TABLE usage_hours; DROP TABLE tokens; DROP TABLE cursor_key; DROP INDEX tags_by_key; \
+             PRAGMA user_version = 1",
+        )
+        .unwrap();
+    let ledger = place.open();
+    assert_eq!(place.reader().breakdown(&whole, &Cancel::default()).unwrap(), before);
+    let mut life = Life::begins(key("org", "sb"));
+    (0..150).for_each(|_| drop(life.cut(HOUR_S, Cause::Tick, None)));
+    let next = life.cut(HOUR_S, Cause::Tick, None);
+    facts(&ledger, vec![life.record(vec![next])]).unwrap();
+    let rollups: i64 =
+        place.raw().query_row("SELECT count(*) FROM usage_hours", [], |row| row.get(0)).unwrap();
+    assert_eq!(rollups, 1);
+    let after = place.reader().breakdown(&whole, &Cancel::default()).unwrap();
+    assert_eq!(after.total.duration_ns - before.total.duration_ns, i128::from(HOUR_S * SECOND));
+    assert!(place.reader().audit().unwrap().is_clean());
+}

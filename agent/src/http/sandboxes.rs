@@ -1,0 +1,144 @@
+//! `GET /api/sandboxes`, `/api/sandboxes/{id}` and `/api/sandboxes/{id}/slices`.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Extension, FromRequestParts, Path, RawQuery, State};
+use axum::http::request::Parts;
+use dormouse_ledger::usage::SandboxEntry;
+use dormouse_ledger::{SandboxFilter, SandboxKey, SliceCursor, SliceQuery, Token};
+use serde::{Deserialize, Serialize};
+
+use super::Shared;
+use super::answers::{Sandbox, Sandboxes, Slices};
+use super::problem::Problem;
+use super::query::{Params, invalid};
+
+/// The id in a request's path.
+pub(super) struct SandboxId(pub(super) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for SandboxId {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let id = Path::<String>::from_request_parts(parts, state).await;
+        id.map(|Path(id)| Self(id)).map_err(|_| invalid("id", "is not UTF-8, percent-encoded"))
+    }
+}
+
+/// A place in a list behind an item.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Behind(pub(super) String);
+
+impl Behind {
+    /// Takes the item that shows that there are more off a page that was read one too long.
+    pub(super) fn page<T>(items: &mut Vec<T>, limit: usize, key: impl Fn(&T) -> &str) -> Option<Self> {
+        if items.len() <= limit {
+            return None;
+        }
+        items.truncate(limit);
+        items.last().map(|item| Self(key(item).to_owned()))
+    }
+}
+
+/// The org's sandboxes, by id, those that have ended too.
+#[utoipa::path(
+    get,
+    path = "/api/sandboxes",
+    params(
+        ("limit" = Option<u16>, Query, minimum = 1, maximum = 500, description = "Default: 50."),
+        ("cursor" = Option<String>, Query, description = "`nextCursor` of the page before."),
+    ),
+    responses((status = 200, body = Sandboxes), (status = "4XX", body = Problem, content_type = "application/problem+json"), (status = "5XX", body = Problem, content_type = "application/problem+json")),
+)]
+pub(super) async fn list(
+    State(shared): State<Arc<Shared>>,
+    Extension(token): Extension<Token>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Sandboxes>, Problem> {
+    let params = Params::read("/api/sandboxes", &token, query.as_deref(), &["limit", "cursor"])?;
+    let (limit, after) = (params.limit()?, shared.place::<Behind>(&params)?);
+    let (items, next) = shared
+        .readers
+        .ask(move |reader, cancel| {
+            let after = after.map_or_else(String::new, |behind| behind.0);
+            let mut entries = reader.sandbox_entries(&token.org, &after, limit + 1, cancel)?;
+            let next = Behind::page(&mut entries, limit, |entry| &entry.sandbox);
+            let with_tags = |entry: SandboxEntry| {
+                reader.tags(&token.org, &entry.sandbox).map(|tags| Sandbox::new(entry, tags))
+            };
+            Ok((entries.into_iter().map(with_tags).collect::<Result<_, _>>()?, next))
+        })
+        .await?;
+    Ok(Json(Sandboxes { items, next_cursor: shared.cursor(&params, next)? }))
+}
+
+/// One sandbox.
+#[utoipa::path(
+    get,
+    path = "/api/sandboxes/{id}",
+    params(("id" = String, Path)),
+    responses((status = 200, body = Sandbox), (status = "4XX", body = Problem, content_type = "application/problem+json"), (status = "5XX", body = Problem, content_type = "application/problem+json")),
+)]
+pub(super) async fn one(
+    State(shared): State<Arc<Shared>>,
+    Extension(token): Extension<Token>,
+    SandboxId(id): SandboxId,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Sandbox>, Problem> {
+    Params::read("/api/sandboxes/one", &token, query.as_deref(), &[])?;
+    let wanted = id.clone();
+    let found = shared
+        .readers
+        .ask(move |reader, _| {
+            let entry = reader.sandbox_entry(&token.org, &wanted)?;
+            entry.map(|entry| Ok(Sandbox::new(entry, reader.tags(&token.org, &wanted)?))).transpose()
+        })
+        .await?;
+    found.map(Json).ok_or_else(|| Problem::no_sandbox(&id))
+}
+
+/// The slices of one sandbox, oldest first; what is not final yet comes last.
+#[utoipa::path(
+    get,
+    path = "/api/sandboxes/{id}/slices",
+    params(
+        ("id" = String, Path),
+        ("limit" = Option<u16>, Query, minimum = 1, maximum = 500, description = "Default: 50."),
+        ("cursor" = Option<String>, Query, description = "`nextCursor` of the page before."),
+    ),
+    responses((status = 200, body = Slices), (status = "4XX", body = Problem, content_type = "application/problem+json"), (status = "5XX", body = Problem, content_type = "application/problem+json")),
+)]
+pub(super) async fn slices(
+    State(shared): State<Arc<Shared>>,
+    Extension(token): Extension<Token>,
+    SandboxId(id): SandboxId,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Slices>, Problem> {
+    let path = format!("/api/sandboxes/slices\0{id}");
+    let params = Params::read(&path, &token, query.as_deref(), &["limit", "cursor"])?;
+    let (limit, after) = (params.limit()?, shared.place::<(i64, u64)>(&params)?);
+    let (moment, _) = shared.moment().await?;
+    let wanted = id.clone();
+    let page = shared
+        .readers
+        .ask(move |reader, cancel| {
+            reader.until(cancel, |reader| {
+                if reader.sandbox_entry(&token.org, &wanted)?.is_none() {
+                    return Ok(None);
+                }
+                let key =
+                    |generation| SandboxKey { org: token.org.clone(), sandbox: wanted.clone(), generation };
+                let after = after.map(|(generation, seq)| SliceCursor { key: key(generation), seq });
+                let (org, sandbox) = (Some(token.org.clone()), Some(wanted.clone()));
+                let sandboxes = SandboxFilter { org, sandbox, ..SandboxFilter::default() };
+                let query = SliceQuery { sandboxes, after, limit, now: moment.open_until };
+                reader.slices(&query).map(Some)
+            })
+        })
+        .await?;
+    let Some(page) = page else { return Err(Problem::no_sandbox(&id)) };
+    let next = page.next.map(|place| (place.key.generation, place.seq));
+    let items = page.rows.into_iter().map(Into::into).collect();
+    Ok(Json(Slices { items, next_cursor: shared.cursor(&params, next)? }))
+}

@@ -1,0 +1,460 @@
+//! The real server, over TCP, on a ledger of two orgs that have the same sandbox ids.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use dormouse_ledger::usage::Rules;
+use dormouse_ledger::{
+    Class, Editor, HostName, Ledger, Record, Role, SandboxKey, SandboxSeen, SliceBatch, TagSet,
+};
+use dormouse_metering::{
+    Basis, BillingState, BootId, Boundary, Cause, OpenSlice, Policy, Shape, Slice, Stamp,
+};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::{Limits, OpenUntil, Site};
+use crate::clock::Clock;
+
+const SECOND: i64 = 1_000_000_000;
+const HOUR: i64 = 3_600 * SECOND;
+/// 2026-03-01T00:00:00Z.
+const BEGAN: i64 = 1_772_323_200 * SECOND;
+const BOOT: BootId = BootId([7; 16]);
+const GIB: u64 = 1 << 30;
+
+struct Server {
+    address: SocketAddr,
+    read: String,
+    write: String,
+    other: String,
+    ledger: Ledger,
+    folder: tempfile::TempDir,
+}
+
+struct Answer {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
+    }
+
+    /// The reason of a problem, which is told as RFC 9457 says.
+    fn reason(&self) -> String {
+        assert!(self.head.contains("content-type: application/problem+json"), "{}\n{}", self.head, self.body);
+        let problem = self.json();
+        assert_eq!(problem["status"], self.status);
+        let reason = problem["reason"].as_str().expect("a reason").to_owned();
+        assert_eq!(problem["type"], format!("urn:dormouse:reason:{reason}"));
+        assert!(problem["title"].is_string() && problem["detail"].is_string());
+        reason
+    }
+}
+
+/// A life of `hours` closed slices, in generation `number`, that then is open.
+fn live(ledger: &Ledger, org: &str, sandbox: &str, number: i64, hours: u64) {
+    let key = SandboxKey { org: org.to_owned(), sandbox: sandbox.to_owned(), generation: BEGAN + number };
+    let shape =
+        Shape { memory_base_bytes: GIB, disk_bytes: 30 * GIB, vcpus_milli: 2_000, ..Shape::default() };
+    let boundary = |hour: u64, cause| Boundary {
+        unix_ns: BEGAN + hour.cast_signed() * HOUR,
+        uncertainty_ns: 0,
+        cause,
+        command: None,
+    };
+    let cause = |hour| if hour == 0 { Cause::Attach } else { Cause::Hour };
+    let slices = (0..hours).map(|hour| Slice {
+        seq: hour + 1,
+        state: BillingState::Running,
+        shape,
+        duration_ns: HOUR.cast_unsigned(),
+        start: boundary(hour, cause(hour)),
+        end: boundary(hour + 1, Cause::Hour),
+    });
+    let open = OpenSlice {
+        seq: hours + 1,
+        state: BillingState::Running,
+        shape,
+        start: boundary(hours, cause(hours)),
+        boot: BOOT,
+        start_boottime_ns: hours * HOUR.cast_unsigned(),
+    };
+    let batch = SliceBatch {
+        key: key.clone(),
+        slices: slices.collect(),
+        open: Some(open),
+        pending: Vec::new(),
+        ended: false,
+    };
+    let seen = SandboxSeen {
+        key,
+        plan: "pro".to_owned(),
+        attachment: Value::Null,
+        lifecycle: "running".to_owned(),
+        created_unix_ns: BEGAN,
+    };
+    let records = vec![Record::SandboxSeen(seen), Record::Slices(batch)];
+    ledger.writer().write(Class::Fact, records).expect("a ledger");
+}
+
+impl Server {
+    /// Serves at `BEGAN` and 10 h: sandboxes `sb-0` ... of org `a`, one of them tagged, and `sb-0` of org `b`.
+    async fn start(limits: Limits) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("ledger.sqlite");
+        let host = HostName { cell: "c".to_owned(), host: "h".to_owned() };
+        let ledger = Ledger::open(&path, &host).expect("a ledger");
+        for number in 0..4 {
+            live(&ledger, "a", &format!("sb-{number}"), number, 2 + number.cast_unsigned());
+        }
+        live(&ledger, "b", "sb-0", 4, 7);
+        let mut editor = Editor::open(&path).expect("a ledger");
+        let mut token = |org: &str, role| editor.create_token(org, role, BEGAN).expect("a token").1;
+        let (read, write, other) = (token("a", Role::Read), token("a", Role::Write), token("b", Role::Write));
+        let tags = BTreeMap::from([("team".to_owned(), "red".to_owned())]);
+        let set = TagSet { org: "a".to_owned(), sandbox: "sb-1".to_owned(), tags, at_unix_ns: BEGAN + HOUR };
+        editor.set_tags(&set).expect("a sandbox");
+        let at = Stamp {
+            boot: BOOT,
+            boottime_ns: 10 * HOUR.cast_unsigned(),
+            wall_ns: BEGAN + 10 * HOUR,
+            uncertainty_ns: 0,
+        };
+        ledger.writer().write(Class::Fact, vec![Record::ProofOfLife(at)]).expect("a ledger");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let (clock, _) = Clock::simulated(BOOT, BEGAN + 10 * HOUR);
+        let rules = Rules { policy: Policy::default(), basis: Basis::Plugged, free_disk_bytes: 20 * GIB };
+        let site = Site { ledger: path, rules, clock, open_until: OpenUntil::ProofOfLife, limits };
+        tokio::spawn(async move {
+            super::serve(listener, site, std::future::pending()).await.expect("a ledger");
+        });
+        Self { address, read, write, other, ledger, folder }
+    }
+
+    async fn raw(&self, request: &[u8]) -> Answer {
+        let mut stream = TcpStream::connect(self.address).await.expect("a server");
+        // A server that refuses early may not read it all.
+        let _ = stream.write_all(request).await;
+        let mut bytes = Vec::new();
+        let _ = stream.read_to_end(&mut bytes).await;
+        let text = String::from_utf8(bytes).expect("text");
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_default();
+        Answer { status, head: head.to_lowercase(), body: body.to_owned() }
+    }
+
+    async fn ask(&self, method: &str, target: &str, token: &str, body: &str) -> Answer {
+        let authorization =
+            if token.is_empty() { String::new() } else { format!("Authorization: Bearer {token}\r\n") };
+        let length = body.len();
+        let request = format!(
+            "{method} {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{authorization}Content-Length: {length}\r\n\r\n{body}"
+        );
+        self.raw(request.as_bytes()).await
+    }
+
+    async fn get(&self, target: &str) -> Answer {
+        self.ask("GET", target, &self.read, "").await
+    }
+}
+
+fn limits() -> Limits {
+    Limits { requests_per_second: 10_000, requests_at_once: 100, deadline: Duration::from_secs(10) }
+}
+
+#[tokio::test]
+async fn usage_is_told_as_numbers_and_as_exact_integers() {
+    let server = Server::start(limits()).await;
+    let answer = server.get("/api/usage?from=2026-03-01&interval=1h").await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert!(answer.head.contains("cache-control: no-store"));
+    let usage = answer.json();
+    assert_eq!(usage["window"]["to"], "2026-03-01T10:00:00.000000000Z");
+    let total = &usage["total"];
+    assert_eq!(total["memoryGbSeconds"], json!(4.0 * 36_000.0));
+    assert_eq!(total["diskOverageGbSeconds"], json!(4.0 * 36_000.0 * 10.0));
+    assert_eq!(total["vcpuSeconds"], json!(4.0 * 36_000.0 * 2.0));
+    let exact = i128::from(GIB) * i128::from(40 * HOUR);
+    assert_eq!(total["memoryByteNanoseconds"], exact.to_string());
+    let items = usage["items"].as_array().expect("items");
+    let ids: Vec<_> = items.iter().map(|item| item["sandboxId"].as_str().expect("an id")).collect();
+    assert_eq!(ids, ["sb-0", "sb-1", "sb-2", "sb-3"], "equal amounts are in order of their keys");
+    assert_eq!(items[1]["tags"], json!({"team": "red"}));
+    assert_eq!(items[1]["tagsLastUpdatedAt"], "2026-03-01T01:00:00.000000000Z");
+    assert_eq!((&items[0]["tags"], &items[0]["tagsLastUpdatedAt"]), (&json!({}), &Value::Null));
+    let sum: i128 = usage["points"]
+        .as_array()
+        .expect("points")
+        .iter()
+        .map(|point| {
+            point["memoryByteNanoseconds"].as_str().expect("an integer").parse::<i128>().expect("one")
+        })
+        .sum();
+    assert_eq!(sum, exact);
+}
+
+#[tokio::test]
+async fn usage_by_tag_tells_what_is_untagged_beside_the_items() {
+    let server = Server::start(limits()).await;
+    let seconds = |value: &Value| value["memoryGbSeconds"].as_f64().expect("a number") / 3_600.0;
+    for (attribution, red, untagged) in [("live", 10.0, 30.0), ("asof", 9.0, 31.0)] {
+        let target = format!("/api/usage?from=2026-03-01&groupBy=tag:team&attribution={attribution}");
+        let usage = server.get(&target).await.json();
+        assert_eq!(usage["items"].as_array().map(Vec::len), Some(1), "{usage}");
+        assert_eq!(usage["items"][0]["value"], "red");
+        assert_eq!((seconds(&usage["items"][0]), seconds(&usage["untagged"])), (red, untagged));
+    }
+    for (filter, count) in [
+        ("filter[tag:team]=red", 1),
+        ("filter%5Btag%3Ateam%5D=blue,red", 1),
+        ("filter[tag:team]=", 3),
+        ("filter[tag:team]=red,", 4),
+        ("filter[tag:team]=red&filter[tag:env]=x", 0),
+        ("filter[tag:a:b]=x", 0),
+    ] {
+        let usage = server.get(&format!("/api/usage?from=2026-03-01&{filter}")).await.json();
+        assert_eq!(usage["items"].as_array().map(Vec::len), Some(count), "{filter}: {usage}");
+    }
+}
+
+#[tokio::test]
+async fn pages_go_on_by_cursors_that_nobody_can_forge() {
+    let server = Server::start(limits()).await;
+    let question = "/api/usage?from=2026-03-01&limit=1";
+    let (mut ids, mut target) = (Vec::new(), question.to_owned());
+    let mut cursor = String::new();
+    loop {
+        let usage = server.get(&target).await.json();
+        ids.push(usage["items"][0]["sandboxId"].as_str().expect("an id").to_owned());
+        let Some(next) = usage["nextCursor"].as_str() else { break };
+        next.clone_into(&mut cursor);
+        target = format!("{question}&cursor={cursor}");
+    }
+    assert_eq!(ids, ["sb-0", "sb-1", "sb-2", "sb-3"]);
+    let forged = format!("{}A{}", &cursor[..9], &cursor[10..]);
+    for wrong in [
+        format!("/api/usage?from=2026-03-01&cursor={forged}"),
+        "/api/usage?from=2026-03-01&cursor=".to_owned(),
+        format!("/api/usage?from=2026-03-01&sort=-diskOverageGbSeconds&cursor={cursor}"),
+        format!("/api/sandboxes?cursor={cursor}"),
+    ] {
+        assert_eq!(server.get(&wrong).await.reason(), "INVALID_CURSOR", "{wrong}");
+    }
+    let theirs = format!("/api/usage?from=2026-03-01&cursor={cursor}");
+    assert_eq!(server.ask("GET", &theirs, &server.other, "").await.reason(), "INVALID_CURSOR");
+    for (path, count) in [("/api/sandboxes", 4), ("/api/sandboxes/sb-3/slices", 6)] {
+        let (mut seen, mut target) = (0, format!("{path}?limit=2"));
+        loop {
+            let page = server.get(&target).await.json();
+            seen += page["items"].as_array().map_or(0, Vec::len);
+            let Some(next) = page["nextCursor"].as_str() else { break };
+            target = format!("{path}?limit=2&cursor={next}");
+        }
+        // The last slice is open, and told hour by hour until now.
+        assert!(seen >= count, "{path}: {seen}");
+    }
+}
+
+#[tokio::test]
+async fn one_sandbox_is_told_with_the_ends_of_its_time_in_the_window() {
+    let server = Server::start(limits()).await;
+    let target = "/api/sandboxes/sb-0/usage?from=2026-03-01T00:30:00Z&to=2026-03-01T02:00:00Z&interval=1d";
+    let usage = server.get(target).await.json();
+    assert_eq!(usage["firstStartedAt"], "2026-03-01T00:30:00.000000000Z");
+    assert_eq!(usage["lastEndedAt"], "2026-03-01T02:00:00.000000000Z");
+    assert_eq!(usage["memoryGbSeconds"], json!(5_400.0));
+    assert_eq!(usage["points"].as_array().map(Vec::len), Some(1));
+    let before = server.get("/api/sandboxes/sb-0/usage?from=2026-02-01&to=2026-02-02").await.json();
+    assert_eq!((&before["firstStartedAt"], &before["memoryGbSeconds"]), (&Value::Null, &json!(0.0)));
+    let sandbox = server.get("/api/sandboxes/sb-1").await.json();
+    assert_eq!((&sandbox["sandboxId"], &sandbox["endedAt"]), (&json!("sb-1"), &Value::Null));
+    assert_eq!(sandbox["tags"], json!({"team": "red"}));
+    let keys = server.get("/api/tags").await.json();
+    assert_eq!(keys["items"], json!([{"key": "team", "sandboxCount": 1, "valueCount": 1}]));
+}
+
+#[tokio::test]
+async fn another_orgs_sandbox_is_404_whether_it_exists_or_not() {
+    let server = Server::start(limits()).await;
+    for path in ["", "/usage", "/slices", "/tags"] {
+        for id in ["sb-1", "nobody", "%00", "a%2Fb"] {
+            let answer = server.ask("GET", &format!("/api/sandboxes/{id}{path}"), &server.other, "").await;
+            assert_eq!((answer.status, answer.reason().as_str()), (404, "SANDBOX_NOT_FOUND"), "{id}{path}");
+        }
+    }
+    let answer = server.ask("PUT", "/api/sandboxes/sb-1/tags", &server.other, "{}").await;
+    assert_eq!(answer.reason(), "SANDBOX_NOT_FOUND");
+    let theirs = server.ask("GET", "/api/usage?from=2026-03-01", &server.other, "").await.json();
+    assert_eq!(theirs["items"].as_array().map(Vec::len), Some(1));
+    assert_eq!(theirs["total"]["memoryGbSeconds"], json!(36_000.0));
+}
+
+#[tokio::test]
+async fn without_a_valid_token_nothing_is_told_and_with_a_readers_nothing_is_changed() {
+    let server = Server::start(limits()).await;
+    let write = server.write.clone();
+    for token in ["", "x", "dormouse_", &write[..write.len() - 1], &format!("{write}0")] {
+        let answer = server.ask("GET", "/api/usage", token, "").await;
+        assert_eq!((answer.status, answer.reason().as_str()), (401, "UNAUTHENTICATED"), "{token}");
+        assert!(answer.head.contains("www-authenticate: bearer"));
+    }
+    let answer = server.ask("PUT", "/api/sandboxes/sb-0/tags", &server.read, "{}").await;
+    assert_eq!((answer.status, answer.reason().as_str()), (403, "PERMISSION_DENIED"));
+    let id = write.split('_').nth(1).expect("an id");
+    let path = server.folder.path().join("ledger.sqlite");
+    assert!(Editor::open(&path).expect("a ledger").revoke_token(id, BEGAN).expect("a ledger"));
+    assert_eq!(server.ask("GET", "/api/usage", &write, "").await.reason(), "UNAUTHENTICATED");
+}
+
+#[tokio::test]
+async fn tags_are_put_as_a_whole_and_a_no_op_changes_no_timestamp() {
+    let server = Server::start(limits()).await;
+    let put = async |body: &str| server.ask("PUT", "/api/sandboxes/sb-0/tags", &server.write, body).await;
+    let first = put(r#"{"team": "blue", "a:b": "ü"}"#).await.json();
+    assert_eq!(first["tags"], json!({"team": "blue", "a:b": "ü"}));
+    assert_eq!(put(r#"{"a:b": "ü", "team": "blue"}"#).await.json(), first);
+    assert_eq!(server.get("/api/sandboxes/sb-0/tags").await.json(), first);
+    for (body, reason) in [
+        ("", "INVALID_BODY"),
+        ("[]", "INVALID_BODY"),
+        ("null", "INVALID_BODY"),
+        (r#"{"team": {"a": "b"}}"#, "INVALID_BODY"),
+        (r#"{"team": ["a"]}"#, "INVALID_BODY"),
+        (r#"{"team": 1}"#, "INVALID_BODY"),
+        (r#"{"team": null}"#, "INVALID_BODY"),
+        (r#"{"team": "a", "team": "b"}"#, "INVALID_BODY"),
+        (r#"{"team": "a"} x"#, "INVALID_BODY"),
+        (r#"{"dm:team": "a"}"#, "INVALID_TAG"),
+        (r#"{"": "a"}"#, "INVALID_TAG"),
+        (r#"{"te am": "a"}"#, "INVALID_TAG"),
+    ] {
+        let answer = put(body).await;
+        assert_eq!((answer.status, answer.reason().as_str()), (400, reason), "{body}");
+    }
+    let many: BTreeMap<_, _> = (0..51).map(|number| (format!("k{number}"), "v")).collect();
+    assert_eq!(put(&json!(many).to_string()).await.reason(), "INVALID_TAG");
+    assert_eq!(put(&format!("{{\"a\": \"{}\"}}", "x".repeat(257))).await.reason(), "INVALID_TAG");
+    let answer = put(&format!("{{\"a\": \"{}\"}}", "x".repeat(300 << 10))).await;
+    assert_eq!((answer.status, answer.reason().as_str()), (413, "BODY_TOO_LARGE"));
+    let fifty: BTreeMap<_, _> =
+        (0..50).map(|number| (format!("k{number:0>127}"), "😀".repeat(256))).collect();
+    let escaped: String = json!(fifty)
+        .to_string()
+        .chars()
+        .map(|c| if c == '😀' { "\\ud83d\\ude00".to_owned() } else { c.to_string() })
+        .collect();
+    assert_eq!(put(&escaped).await.status, 200, "the most that is allowed");
+    let cleared = put("{}").await.json();
+    assert_eq!(cleared["tags"], json!({}));
+    assert!(cleared["tagsLastUpdatedAt"].is_string());
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_question_is_named() {
+    let server = Server::start(limits()).await;
+    for (query, reason) in [
+        ("limit=1&limit=2", "REPEATED_PARAMETER"),
+        ("filter[tag:a]=x&filter[tag:a]=y", "REPEATED_PARAMETER"),
+        ("nothing=1", "INVALID_PARAMETER"),
+        ("filter=a", "INVALID_PARAMETER"),
+        ("filter[team]=a", "INVALID_PARAMETER"),
+        ("filter[tag:]=a", "INVALID_PARAMETER"),
+        ("filter[tag:dm:x]=a", "INVALID_PARAMETER"),
+        ("groupBy=tag", "INVALID_PARAMETER"),
+        ("groupBy=tag:", "INVALID_PARAMETER"),
+        ("groupBy=team", "INVALID_PARAMETER"),
+        ("sort=memoryGbSeconds", "INVALID_PARAMETER"),
+        ("interval=1m", "INVALID_PARAMETER"),
+        ("basis=guess", "INVALID_PARAMETER"),
+        ("attribution=then", "INVALID_PARAMETER"),
+        ("limit=0", "INVALID_PARAMETER"),
+        ("limit=501", "INVALID_PARAMETER"),
+        ("limit=-1", "INVALID_PARAMETER"),
+        ("limit=%2B5", "INVALID_PARAMETER"),
+        ("from=yesterday", "INVALID_PARAMETER"),
+        ("from=2026-03-02&to=2026-03-01", "INVALID_WINDOW"),
+        ("from=2026-03-01&to=2026-03-01", "INVALID_WINDOW"),
+        ("from=2025-12-01T00:00:00Z&to=2026-03-01T00:00:01Z", "INVALID_WINDOW"),
+        ("from=2027-01-01", "INVALID_WINDOW"),
+    ] {
+        let answer = server.get(&format!("/api/usage?{query}")).await;
+        assert_eq!((answer.status, answer.reason().as_str()), (400, reason), "{query}");
+    }
+    for fine in ["from=2025-12-01T00:00:00Z&to=2026-03-01T00:00:00Z", "from=2026-04-01&to=2026-04-02", ""] {
+        assert_eq!(server.get(&format!("/api/usage?{fine}")).await.status, 200, "{fine}");
+    }
+    assert_eq!(server.get("/api/sandboxes/sb-0?x=1").await.reason(), "INVALID_PARAMETER");
+    assert_eq!(server.get("/api/sandboxes/%ff").await.reason(), "INVALID_PARAMETER");
+    assert_eq!(server.get("/api/nothing").await.reason(), "NO_SUCH_RESOURCE");
+    let answer = server.ask("DELETE", "/api/usage", &server.read, "").await;
+    assert_eq!((answer.status, answer.reason().as_str()), (405, "METHOD_NOT_ALLOWED"));
+}
+
+#[tokio::test]
+async fn a_question_past_its_deadline_is_given_up_and_cancelled_in_the_ledger() {
+    let server = Server::start(Limits { deadline: Duration::ZERO, ..limits() }).await;
+    let answer = server.get("/api/usage").await;
+    assert_eq!((answer.status, answer.reason().as_str()), (504, "DEADLINE_EXCEEDED"));
+    let path = server.folder.path().join("ledger.sqlite");
+    let readers = super::ask::Readers::new(path);
+    let (started, has_started) = tokio::sync::oneshot::channel();
+    let (ended, has_ended) = tokio::sync::oneshot::channel();
+    let asked = readers.ask(move |reader, cancel| {
+        started.send(()).expect("a test");
+        // As a long statement would, until it is cancelled.
+        let cut_short = loop {
+            if let Err(error) = reader.tag_keys("a", "", 1, cancel) {
+                break error;
+            }
+        };
+        ended.send(cut_short.reason()).expect("a test");
+        Ok(())
+    });
+    tokio::select! {
+        _ = asked => panic!("it never ends by itself"),
+        begun = has_started => begun.expect("a question"),
+    }
+    let cut_short = tokio::time::timeout(Duration::from_secs(20), has_ended).await.expect("an end");
+    assert_eq!(cut_short, Ok("QUERY_CANCELLED"));
+}
+
+#[tokio::test]
+async fn a_token_that_asks_too_often_is_told_to_wait_and_no_other_suffers() {
+    let server = Server::start(Limits { requests_per_second: 3, ..limits() }).await;
+    // The simulated clock stands still.
+    for _ in 0..3 {
+        assert_eq!(server.get("/api/tags").await.status, 200);
+    }
+    let answer = server.get("/api/tags").await;
+    assert_eq!((answer.status, answer.reason().as_str()), (429, "RATE_LIMITED"));
+    assert!(answer.head.contains("retry-after: 1"));
+    assert_eq!(server.ask("GET", "/api/tags", &server.write, "").await.status, 200);
+}
+
+#[tokio::test]
+async fn heads_are_bounded_and_rubbish_is_refused() {
+    let server = Server::start(limits()).await;
+    let long = format!("GET /api/usage?x={} HTTP/1.1\r\nHost: x\r\n\r\n", "a".repeat(64 << 10));
+    let status = server.raw(long.as_bytes()).await.status;
+    assert!(status == 431 || status == 414, "{status}");
+    let many = format!("GET / HTTP/1.1\r\n{}\r\n", "X: y\r\n".repeat(100));
+    assert_eq!(server.raw(many.as_bytes()).await.status, 431);
+    assert_eq!(server.raw(b"rubbish\r\n\r\n").await.status, 400);
+    assert_eq!(server.get("/api/tags").await.status, 200);
+    assert_eq!(server.ledger.writer().health(), dormouse_ledger::Health::Writable);
+}
+
+#[tokio::test]
+async fn the_specification_is_served_to_anyone() {
+    let server = Server::start(limits()).await;
+    let answer = server.ask("GET", "/api/openapi.json", "", "").await;
+    assert_eq!(answer.json()["openapi"], "3.1.0");
+    assert_eq!(answer.json(), serde_json::to_value(super::document()).expect("JSON"));
+}
