@@ -41,13 +41,13 @@ pub use ledger::Ledger;
 pub use names::{HostName, SandboxKey};
 pub use outbox::{LIFECYCLE_EVENT, SLICE_EVENT};
 pub use reader::{
-    Reader, Recovery, SandboxFilter, SliceCursor, SlicePage, SliceQuery, TagSpan, TagsNow, Usage, UsageItem,
-    UsageQuery,
+    OutboxStanding, Reader, Recovery, SandboxFilter, SinkStanding, SliceCursor, SlicePage, SliceQuery,
+    TagSpan, TagsNow, Usage, UsageItem, UsageQuery,
 };
 pub use records::{
     Anchor, AttachmentUpdate, CommandIntent, CommandOutcome, LifecycleEvent, OutcomeStatus, Record,
-    SandboxSeen, SliceBatch, Snapshot, SnapshotState, TagSet,
+    SandboxSeen, SinkNames, SinkProgress, SliceBatch, Snapshot, SnapshotState, TagSet,
 };
 pub use rows::{CommandRow, OutboxRow, OutcomeRow, SandboxRow, SliceRow};
 pub use tags::validate_tags;
-pub use writer::{Class, Committed, Done, Health, Refused, Writer};
+pub use writer::{Class, Committed, Done, Health, OnEvents, Refused, Writer};

@@ -30,6 +30,14 @@ impl Head {
     /// Before the first event.
     pub(crate) const START: Self = Self { host_seq: 0, hash: Hash::from_bytes([0; 32]) };
 
+    /// The last event that is no longer kept.
+    pub(crate) fn retained_after(conn: &Connection) -> Result<Self, LedgerError> {
+        const START: &str = "SELECT through_seq, hash FROM outbox_start";
+        Ok(conn.query_row(START, [], |row| {
+            Ok(Self { host_seq: crate::encode::uint(row, 0)?, hash: Hash::from_bytes(row.get(1)?) })
+        })?)
+    }
+
     /// Reads the last event's number and hash.
     pub(crate) fn read(conn: &Connection) -> Result<Self, LedgerError> {
         const LAST: &str = "SELECT host_seq, payload_hash FROM outbox ORDER BY host_seq DESC LIMIT 1";

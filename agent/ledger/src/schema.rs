@@ -9,11 +9,12 @@ use rusqlite::{Connection, OpenFlags};
 use crate::{HostName, LedgerError};
 
 /// Numbered from 1, in order. A migration that was released is never edited.
-const MIGRATIONS: [&str; 1] = [include_str!("../migrations/0001_ledger.sql")];
+const MIGRATIONS: [&str; 2] =
+    [include_str!("../migrations/0001_ledger.sql"), include_str!("../migrations/0004_sinks.sql")];
 
 /// The newest schema version that this program knows.
-pub(crate) const VERSION: i64 = 1;
-const _: () = assert!(MIGRATIONS.len() == 1, "VERSION is the number of migrations");
+pub(crate) const VERSION: i64 = 2;
+const _: () = assert!(MIGRATIONS.len() == 2, "VERSION is the number of migrations");
 
 /// `DORM`, in the file's header: what tells a ledger from any other SQLite file.
 const APPLICATION_ID: i32 = 0x444f_524d;

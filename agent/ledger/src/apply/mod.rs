@@ -5,6 +5,7 @@
 mod commands;
 mod host;
 mod sandboxes;
+mod sinks;
 mod slices;
 mod snapshots;
 mod tags;
@@ -49,6 +50,9 @@ impl Apply<'_> {
             Record::Anchor(anchor) => self.anchor(anchor),
             Record::ProofOfLife(stamp) => self.proof_of_life(*stamp),
             Record::Lifecycle(event) => self.lifecycle(event),
+            Record::Sinks(sinks) => self.sinks(sinks),
+            Record::SinkProgress(progress) => self.sink_progress(progress),
+            Record::Retain { before_unix_ns } => self.retain(*before_unix_ns),
         }
     }
 }

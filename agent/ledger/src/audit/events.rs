@@ -89,7 +89,7 @@ pub(super) fn check(
 ) -> Result<SliceEvents, LedgerError> {
     let source = host.source();
     let mut slice_events = SliceEvents::default();
-    let mut head = Head::START;
+    let mut head = Head::retained_after(conn)?;
     let mut statement = conn.prepare(EVENTS)?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {

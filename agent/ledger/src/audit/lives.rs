@@ -9,6 +9,7 @@ use rusqlite::{Connection, OptionalExtension, Row};
 use super::AuditReport;
 use super::events::{SliceEvents, data_of};
 use crate::encode::{self, slice_columns, uint};
+use crate::outbox::Head;
 use crate::reader::sandboxes::matching;
 use crate::{LedgerError, SandboxFilter, SandboxKey, SandboxRow, SliceRow};
 
@@ -31,9 +32,11 @@ pub(super) fn check(
     report: &mut AuditReport,
 ) -> Result<Sums, LedgerError> {
     let mut sums = Sums::new();
+    let retained_after_seq = Head::retained_after(conn)?.host_seq;
     for (pk, sandbox) in matching(conn, &SandboxFilter::default())? {
         report.sandboxes += 1;
-        let mut walk = Walk { conn, sandbox: &sandbox, slice_events, report, duration_ns: 0 };
+        let mut walk =
+            Walk { conn, sandbox: &sandbox, slice_events, report, duration_ns: 0, retained_after_seq };
         match walk.life(pk) {
             Err(LedgerError::Corrupt { what, .. }) => {
                 report.of_sandbox("AUDIT_UNREADABLE", &sandbox.key, None, what);
@@ -53,6 +56,8 @@ struct Walk<'a> {
     slice_events: &'a mut SliceEvents,
     report: &'a mut AuditReport,
     duration_ns: u128,
+    /// Events up to here are no longer kept.
+    retained_after_seq: u64,
 }
 
 impl Walk<'_> {
@@ -106,6 +111,9 @@ impl Walk<'_> {
         let key = &self.sandbox.key;
         let host_seq = uint(row, 17)?;
         let Some(event_id) = row.get::<_, Option<String>>(18)? else {
+            if host_seq <= self.retained_after_seq {
+                return Ok(());
+            }
             let message = format!("slice {} has no event {host_seq}", slice.seq);
             self.report.of_sandbox("AUDIT_EVENT_MISSING", key, Some(slice.seq), message);
             return Ok(());

@@ -10,7 +10,7 @@
 //! | `AUDIT_SEQ` and the others of [`dormouse_metering::audit::ViolationKind::reason`] | M1, M3: slices tile, causes chain, the open slice follows |
 //! | `AUDIT_LIFE` | a life that has begun is open or has ended, with its last slice; nothing is pending after its end |
 //! | `AUDIT_COMMAND_UNKNOWN` | M3: a command that a slice names is in the ledger |
-//! | `AUDIT_OUTBOX_GAP` | L1: events are numbered from 1 without a hole |
+//! | `AUDIT_OUTBOX_GAP` | L1: events are numbered from the first that is kept without a hole |
 //! | `AUDIT_OUTBOX_HASH` | L1: an event's bytes have its hash, and carry the hash of the one before |
 //! | `AUDIT_EVENT_MISSING` | every final slice has its event |
 //! | `AUDIT_EVENT_DIFFERS` | the event of a slice says what the slice says |

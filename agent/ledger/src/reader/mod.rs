@@ -6,6 +6,7 @@
 pub(crate) mod commands;
 mod outbox;
 pub(crate) mod sandboxes;
+mod sinks;
 mod slices;
 mod snapshots;
 mod tags;
@@ -18,6 +19,7 @@ use rusqlite::Connection;
 use crate::{HostName, LedgerError, schema};
 
 pub use sandboxes::{Recovery, SandboxFilter};
+pub use sinks::{OutboxStanding, SinkStanding};
 pub use slices::{SliceCursor, SlicePage, SliceQuery};
 pub use tags::{TagSpan, TagsNow};
 pub use usage::{Usage, UsageItem, UsageQuery};

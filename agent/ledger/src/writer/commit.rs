@@ -158,7 +158,11 @@ impl Committer {
             Ok(answers)
         });
         if let Ok(Some(_)) = applied {
+            let has_new = head.host_seq != self.head.host_seq;
             self.head = head;
+            if has_new {
+                self.queue.tell_events(head.host_seq);
+            }
         } else if !self.conn.is_autocommit()
             // Some failures end the transaction by themselves.
             && let Err(error) = self.execute("ROLLBACK")

@@ -50,6 +50,10 @@ pub enum Committed {
 /// Called once with what became of a unit, on the writer's thread: it must not block.
 pub type Done = Box<dyn FnOnce(Result<Committed, LedgerError>) + Send>;
 
+/// Called with the number of the last durable event, after each commit that brought new ones, on the writer's thread: it
+/// must not block.
+pub type OnEvents = Box<dyn Fn(u64) + Send + Sync>;
+
 /// Whether the ledger takes writes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Health {
@@ -123,6 +127,11 @@ impl Writer {
         let done = Box::new(move |result| drop(answer.send(result)));
         self.submit(class, records, done).map_err(|refused| refused.error)?;
         answered.recv().unwrap_or(Err(LedgerError::Closed))
+    }
+
+    /// Has the one listener told of new events from now on. `false`: there is one already, and it stays.
+    pub fn listen(&self, listener: OnEvents) -> bool {
+        self.queue.listen(listener)
     }
 
     /// Whether the ledger takes writes.

@@ -7,6 +7,7 @@ mod auditing;
 mod killed;
 mod opening;
 mod schema;
+mod sinks;
 mod support;
 mod units;
 mod unwritable;
