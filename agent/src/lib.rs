@@ -14,6 +14,7 @@ pub mod ids;
 pub mod metering;
 pub mod process;
 pub mod proto;
+pub mod publish;
 pub mod run;
 pub mod sandbox;
 pub mod size;

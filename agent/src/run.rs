@@ -1,8 +1,8 @@
 //! The agent, from its start to its end.
 //!
 //! ```text
-//!   configuration -> log -> ledger -> socket -> host -> control service -> READY
-//!   SIGTERM or SIGINT -> STOPPING -> no more commands -> answers to those under way -> host lets go -> ledger closes
+//!   configuration -> log -> ledger -> socket -> host -> publisher -> control service -> READY
+//!   SIGTERM or SIGINT -> STOPPING -> no more commands -> answers to those under way -> host lets go -> publisher saves -> ledger closes
 //! ```
 //!
 //! Guests outlive the agent: nothing here starts or ends a QEMU.
@@ -22,6 +22,7 @@ use tracing_subscriber::EnvFilter;
 use crate::config::{Config, ConfigError, Log, LogFormat};
 use crate::control::{self, Serving, SocketError};
 use crate::host::{self, HostHandle, StartError};
+use crate::publish;
 
 /// How long the answers to commands under way are waited for when the agent ends. A command that takes longer goes
 /// on in QEMU, and its outcome is found out at the next start.
@@ -70,6 +71,7 @@ pub async fn agent(config: Config) -> Result<(), RunError> {
     let listener = control::bind(&config.socket, config.socket_mode).await?;
     let _socket = SocketFile(&config.socket);
     let host = host::start(&config, &ledger).await?;
+    let publisher = publish::start(&config, &ledger, &name, &host.clock)?;
     let serving =
         Serving { host: host.handle.clone(), config: Arc::new(config.clone()), clock: host.clock.clone() };
     let (stop, stopped) = oneshot::channel::<()>();
@@ -96,6 +98,7 @@ pub async fn agent(config: Config) -> Result<(), RunError> {
     }
     watchdog.abort();
     host.stop().await;
+    publisher.stop().await;
     ended
 }
 

@@ -21,6 +21,7 @@ mod json;
 mod ledger;
 mod ls;
 mod man;
+mod outbox;
 mod output;
 mod pause;
 mod progress;
@@ -101,6 +102,8 @@ enum Command {
     Usage(usage::Args),
     /// Check the ledger's invariants
     Audit(audit::Args),
+    /// Show how far each sink is behind, or print the events
+    Outbox(outbox::Args),
     /// Copy the ledger, while it is being written
     Backup(backup::Args),
     /// Print the completions of a shell
@@ -162,6 +165,7 @@ async fn dispatch(command: Command, socket: Option<PathBuf>, json: bool) -> Resu
         Command::Slices(args) => slices::run(args, &context).await,
         Command::Usage(args) => usage::run(args, &context).await,
         Command::Audit(args) => audit::run(args, &context).await,
+        Command::Outbox(args) => outbox::run(args, &context).await,
         Command::Backup(args) => backup::run(args, &context),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),

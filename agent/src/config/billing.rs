@@ -18,6 +18,7 @@ section! {
         /// Which parts are billed in which state. A state that is given is given whole.
         policy: PolicyTable = PolicyTable::default(),
     }
+    lists {}
 }
 
 /// Which memory is billed.
@@ -66,6 +67,7 @@ section! {
         /// The platform asked for the time not to be billed.
         suppressed: Billed = Billed { memory: false, vcpu: false, disk: true },
     }
+    lists {}
 }
 
 impl PolicyTable {
@@ -104,8 +106,8 @@ pub struct Billed {
 
 impl Section for Billed {
     const KEYS: &'static [Key] = &[
-        Key { name: "memory", doc: &[], section: None },
-        Key { name: "vcpu", doc: &[], section: None },
-        Key { name: "disk", doc: &[], section: None },
+        Key { name: "memory", doc: &[], section: None, list: None },
+        Key { name: "vcpu", doc: &[], section: None, list: None },
+        Key { name: "disk", doc: &[], section: None, list: None },
     ];
 }

@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use toml::{Table, Value};
 
-use super::Config;
 use super::section::{Key, Section};
+use super::{Config, Sink};
 
 const HEADER: &str = "\
 # The configuration of dormouse. `dormouse check-config` says whether a changed file is right.
@@ -22,7 +22,7 @@ pub(super) fn render(config: &Config) -> String {
 }
 
 fn write_section(out: &mut String, keys: &[Key], values: &Table, path: &str) {
-    for key in keys.iter().filter(|key| key.section.is_none()) {
+    for key in keys.iter().filter(|key| key.section.is_none() && key.list.is_none()) {
         if !key.doc.is_empty() {
             out.push('\n');
         }
@@ -39,6 +39,32 @@ fn write_section(out: &mut String, keys: &[Key], values: &Table, path: &str) {
         write_doc(out, key.doc);
         append(out, format_args!("[{path}]\n"));
         write_section(out, below, values, &path);
+    }
+    for key in keys {
+        let (Some(below), Some(Value::Array(entries))) = (key.list, values.get(key.name)) else { continue };
+        out.push('\n');
+        write_doc(out, key.doc);
+        for entry in entries.iter().filter_map(Value::as_table) {
+            append(out, format_args!("[[{}]]\n", key.name));
+            write_section(out, below, entry, key.name);
+        }
+        if entries.is_empty() {
+            write_commented(out, key.name, below);
+        }
+    }
+}
+
+/// What an entry of an empty list would look like.
+fn write_commented(out: &mut String, name: &str, below: &[Key]) {
+    let mut entry = String::new();
+    let defaults = Table::try_from(Sink::default()).unwrap_or_default();
+    write_section(&mut entry, below, &defaults, name);
+    append(out, format_args!("#[[{name}]]\n"));
+    for line in entry.lines() {
+        append(
+            out,
+            format_args!("{}{line}\n", if line.is_empty() || line.starts_with('#') { "" } else { "#" }),
+        );
     }
 }
 

@@ -37,6 +37,12 @@ fn collect_unknown(text: &str, table: &DeTable<'_>, keys: &[Key], path: &str, fo
                     collect_unknown(text, table, below, &join(path, written), found);
                 }
             }
+            Some(Key { list: Some(below), .. }) => {
+                let DeValue::Array(entries) = value.get_ref() else { continue };
+                for entry in entries.iter().filter_map(|entry| entry.get_ref().as_table()) {
+                    collect_unknown(text, entry, below, &join(path, written), found);
+                }
+            }
             Some(_) => {}
         }
     }
@@ -69,7 +75,7 @@ fn nearest<S: AsRef<str>>(written: &str, names: impl Iterator<Item = S>) -> Opti
 fn collect_paths(keys: &[Key], path: &str, all: &mut Vec<String>) {
     for key in keys {
         all.push(join(path, key.name));
-        collect_paths(key.section.unwrap_or_default(), &join(path, key.name), all);
+        collect_paths(key.section.or(key.list).unwrap_or_default(), &join(path, key.name), all);
     }
 }
 

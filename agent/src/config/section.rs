@@ -10,6 +10,8 @@ pub(super) struct Key {
     pub(super) doc: &'static [&'static str],
     /// The keys below it, where it is a section.
     pub(super) section: Option<&'static [Key]>,
+    /// The keys of each of its entries, where it is a list of sections.
+    pub(super) list: Option<&'static [Key]>,
 }
 
 /// A part of the configuration that knows its keys.
@@ -28,6 +30,9 @@ macro_rules! section {
         sections {
             $($(#[doc = $sdoc:literal])* $section:ident: $stype:ty = $sdefault:expr,)*
         }
+        lists {
+            $($(#[doc = $ldoc:literal])* $list:ident: $ltype:ty,)*
+        }
     ) => {
         $(#[doc = $about])*
         #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -35,11 +40,12 @@ macro_rules! section {
         pub struct $name {
             $($(#[doc = $doc])* pub $field: $type,)*
             $($(#[doc = $sdoc])* pub $section: $stype,)*
+            $($(#[doc = $ldoc])* pub $list: Vec<$ltype>,)*
         }
 
         impl Default for $name {
             fn default() -> Self {
-                Self { $($field: $default,)* $($section: $sdefault,)* }
+                Self { $($field: $default,)* $($section: $sdefault,)* $($list: Vec::new(),)* }
             }
         }
 
@@ -49,11 +55,19 @@ macro_rules! section {
                     name: stringify!($field),
                     doc: &[$($doc),*],
                     section: None,
+                    list: None,
                 },)*
                 $($crate::config::section::Key {
                     name: stringify!($section),
                     doc: &[$($sdoc),*],
                     section: Some(<$stype as $crate::config::section::Section>::KEYS),
+                    list: None,
+                },)*
+                $($crate::config::section::Key {
+                    name: stringify!($list),
+                    doc: &[$($ldoc),*],
+                    section: None,
+                    list: Some(<$ltype as $crate::config::section::Section>::KEYS),
                 },)*
             ];
         }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::billing::Billing;
 use super::section::section;
+use super::sinks::{Outbox, Sink};
 use crate::sandbox::command::Method;
 
 section! {
@@ -43,8 +44,14 @@ section! {
         billing: Billing = Billing::default(),
         /// How sandboxes are saved.
         hibernation: Hibernation = Hibernation::default(),
+        /// What becomes of events.
+        outbox: Outbox = Outbox::default(),
         /// What the agent says while it works, on standard error.
         log: Log = Log::default(),
+    }
+    lists {
+        /// Where events go. Each sink gets every event, in order; one that is down delays no other.
+        sinks: Sink,
     }
 }
 
@@ -67,6 +74,7 @@ section! {
         reconnect_max_ms: u64 = 5_000,
     }
     sections {}
+    lists {}
 }
 
 section! {
@@ -94,6 +102,7 @@ section! {
         destroy_ms: u64 = 30_000,
     }
     sections {}
+    lists {}
 }
 
 section! {
@@ -111,6 +120,7 @@ section! {
         prepaid_plans: Vec<String> = vec!["free".to_owned()],
     }
     sections {}
+    lists {}
 }
 
 section! {
@@ -123,6 +133,7 @@ section! {
         order: Vec<Method> = vec![Method::Shared, Method::MappedRam, Method::Internal],
     }
     sections {}
+    lists {}
 }
 
 section! {
@@ -134,6 +145,7 @@ section! {
         format: LogFormat = LogFormat::Text,
     }
     sections {}
+    lists {}
 }
 
 /// How log lines are written.

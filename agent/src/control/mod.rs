@@ -8,6 +8,7 @@
 mod client;
 mod convert;
 mod host;
+mod outbox;
 mod questions;
 mod service;
 mod socket;
@@ -25,6 +26,7 @@ use tonic::transport::Server;
 pub use client::{channel, client};
 pub(crate) use convert::{audit, slice_row, usage};
 pub use host::Host;
+pub(crate) use outbox::outbox;
 pub use questions::Questions;
 pub use socket::{SocketError, bind};
 pub use status::{ERROR_DOMAIN, status_of};
