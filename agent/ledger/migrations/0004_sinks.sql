@@ -47,3 +47,17 @@ DROP TRIGGER outbox_remains;
 CREATE TRIGGER outbox_remains BEFORE DELETE ON outbox
 WHEN OLD.host_seq > (SELECT through_seq FROM outbox_start)
 BEGIN SELECT RAISE(ABORT, 'dormouse: an event is not deleted before every sink has it'); END;
+
+-- Hours of this host of which everything is in the outbox, each with the number of the event that says so.
+CREATE TABLE watermarks (
+    hour_unix_ns INTEGER PRIMARY KEY,
+    host_seq     INTEGER NOT NULL UNIQUE CHECK (host_seq > 0)
+) STRICT;
+
+CREATE TRIGGER watermarks_rise BEFORE INSERT ON watermarks
+WHEN NEW.hour_unix_ns <= (SELECT max(hour_unix_ns) FROM watermarks)
+BEGIN SELECT RAISE(ABORT, 'dormouse: a watermark is later than those before it'); END;
+CREATE TRIGGER watermarks_stay BEFORE UPDATE ON watermarks
+BEGIN SELECT RAISE(ABORT, 'dormouse: a watermark is never changed'); END;
+CREATE TRIGGER watermarks_remain BEFORE DELETE ON watermarks
+BEGIN SELECT RAISE(ABORT, 'dormouse: a watermark is never deleted'); END;

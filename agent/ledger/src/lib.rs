@@ -8,6 +8,7 @@
 //! - [`Ledger`] opens the file, for one agent at a time.
 //! - [`Writer`] makes [`Record`]s durable: whole units, committed in groups, each acknowledged after the commit.
 //! - [`Reader`] answers questions, beside a running agent or without one.
+//! - [`Verification`] holds a host's record against itself, without a ledger.
 //! - [`Reader::audit`] walks everything and names what does not hold.
 //!
 //! # Architecture invariants
@@ -23,6 +24,7 @@ mod apply;
 mod audit;
 mod encode;
 mod error;
+mod host_key;
 mod ledger;
 mod lock;
 mod names;
@@ -33,21 +35,23 @@ mod rows;
 mod schema;
 mod tags;
 mod time;
+mod verify;
 mod writer;
 
 pub use audit::{AuditReport, AuditViolation};
 pub use error::LedgerError;
 pub use ledger::Ledger;
 pub use names::{HostName, SandboxKey};
-pub use outbox::{LIFECYCLE_EVENT, SLICE_EVENT};
+pub use outbox::{LIFECYCLE_EVENT, SLICE_EVENT, WATERMARK_EVENT};
 pub use reader::{
     OutboxStanding, Reader, Recovery, SandboxFilter, SinkStanding, SliceCursor, SlicePage, SliceQuery,
     TagSpan, TagsNow, Usage, UsageItem, UsageQuery,
 };
 pub use records::{
     Anchor, AttachmentUpdate, CommandIntent, CommandOutcome, LifecycleEvent, OutcomeStatus, Record,
-    SandboxSeen, SinkNames, SinkProgress, SliceBatch, Snapshot, SnapshotState, TagSet,
+    SandboxSeen, SinkNames, SinkProgress, SliceBatch, Snapshot, SnapshotState, TagSet, Watermark,
 };
 pub use rows::{CommandRow, OutboxRow, OutcomeRow, SandboxRow, SliceRow};
 pub use tags::validate_tags;
+pub use verify::{Verification, VerifyAnomaly, VerifyReport};
 pub use writer::{Class, Committed, Done, Health, OnEvents, Refused, Writer};

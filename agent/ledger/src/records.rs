@@ -31,6 +31,8 @@ pub enum Record {
     ProofOfLife(Stamp),
     /// Something to tell the sinks that is not a slice.
     Lifecycle(LifecycleEvent),
+    /// An hour of this host is complete. One that is not later than the last changes nothing.
+    Watermark(Watermark),
     /// The sinks that events go to from now on.
     Sinks(SinkNames),
     /// How far a sink has come.
@@ -184,6 +186,15 @@ pub struct LifecycleEvent {
     pub detail: Value,
     /// When.
     pub at: Stamp,
+}
+
+/// Everything of this host up to an hour is cut, and was recorded before this.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Watermark {
+    /// The end of the hour, in nanoseconds since the Unix epoch.
+    pub hour_unix_ns: i64,
+    /// When it was known, in nanoseconds since the Unix epoch.
+    pub at_unix_ns: i64,
 }
 
 /// The sinks that events go to. One that is new gets every event that is still kept; for one that is not named any more

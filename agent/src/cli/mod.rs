@@ -34,6 +34,7 @@ mod table;
 mod target;
 pub mod timeline;
 mod usage;
+mod verify;
 mod wake;
 mod watch;
 mod when;
@@ -104,6 +105,8 @@ enum Command {
     Audit(audit::Args),
     /// Show how far each sink is behind, or print the events
     Outbox(outbox::Args),
+    /// Verify a host's exported events: chain, hashes and signatures
+    Verify(verify::Args),
     /// Copy the ledger, while it is being written
     Backup(backup::Args),
     /// Print the completions of a shell
@@ -166,6 +169,7 @@ async fn dispatch(command: Command, socket: Option<PathBuf>, json: bool) -> Resu
         Command::Usage(args) => usage::run(args, &context).await,
         Command::Audit(args) => audit::run(args, &context).await,
         Command::Outbox(args) => outbox::run(args, &context).await,
+        Command::Verify(args) => verify::run(args, &context),
         Command::Backup(args) => backup::run(args, &context),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),

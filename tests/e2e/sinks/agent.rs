@@ -41,6 +41,12 @@ async fn what_happened_to_a_sandbox_that_was_removed_while_the_sink_was_down_is_
     agent.kill9().await.unwrap();
     agent.restart().await.unwrap();
     server.restart().await.unwrap();
+    wait::until("a watermark", DEADLINE, async || {
+        let exported = agent.cli(&["outbox", "--export"]).await.map_err(|error| error.to_string())?.stdout;
+        unless(exported.contains("dev.dormouse.watermark.v1"), || exported.clone())
+    })
+    .await
+    .unwrap();
     let up = until_fleet(&agent, |sink| sink["lag_events"] == 0).await;
     assert!(up["sinks"][0]["error"].is_null(), "{up}");
 
@@ -53,5 +59,13 @@ async fn what_happened_to_a_sandbox_that_was_removed_while_the_sink_was_down_is_
     let last = kinds.iter().rev().find(|event| event["type"] == "dev.dormouse.slice.v1").unwrap();
     assert_eq!(last["data"]["closed_by"], "destroy");
     assert_eq!(agent.json(&["audit"]).await.unwrap()["clean"], true);
+
+    let file = folder.path().join("events");
+    std::fs::write(&file, &exported).unwrap();
+    let verified = agent.json(&["verify", file.to_str().unwrap()]).await.unwrap();
+    assert_eq!(verified["anomalies_total"], 0, "{verified}");
+    assert_ne!(verified["watermarks"], 0, "the hours before this one are complete: {verified}");
+    std::fs::write(&file, exported.replace("destroy", "destroi")).unwrap();
+    assert_eq!(agent.cli(&["verify", file.to_str().unwrap()]).await.unwrap().code, 2);
     agent.stop().await.unwrap();
 }

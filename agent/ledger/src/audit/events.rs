@@ -1,7 +1,5 @@
 //! L1: the outbox is one unbroken chain.
 
-use std::borrow::Cow;
-
 use blake3::Hash;
 use rusqlite::{Connection, Row};
 use serde::Deserialize;
@@ -9,30 +7,11 @@ use serde_json::value::RawValue;
 
 use super::AuditReport;
 use crate::encode::{text, uint};
-use crate::outbox::{Head, SLICE_EVENT};
+use crate::outbox::{Envelope, Head, SLICE_EVENT};
 use crate::{HostName, LedgerError};
 
 const EVENTS: &str =
     "SELECT host_seq, event_id, type, payload, payload_hash, prev_hash FROM outbox ORDER BY host_seq";
-
-/// What an event says of itself.
-#[derive(Deserialize)]
-struct Envelope<'a> {
-    #[serde(borrow)]
-    id: Cow<'a, str>,
-    #[serde(borrow)]
-    source: Cow<'a, str>,
-    #[serde(rename = "type", borrow)]
-    event_type: Cow<'a, str>,
-    #[serde(borrow)]
-    hostseq: Cow<'a, str>,
-    #[serde(borrow)]
-    payloadhash: Cow<'a, str>,
-    #[serde(borrow)]
-    prevhash: Cow<'a, str>,
-    #[serde(borrow)]
-    data: &'a RawValue,
-}
 
 /// The data of an event, as it is written.
 #[derive(Deserialize)]

@@ -22,6 +22,7 @@ use std::thread::JoinHandle;
 
 use rusqlite::Connection;
 
+use crate::host_key::HostKey;
 use crate::{CommandRow, HostName, LedgerError, Record};
 use commit::Committer;
 use queue::Queue;
@@ -145,9 +146,13 @@ impl Writer {
     }
 
     /// Starts the writer's thread on a connection of its own.
-    pub(crate) fn start(conn: Connection, host: HostName) -> Result<(Self, JoinHandle<()>), LedgerError> {
+    pub(crate) fn start(
+        conn: Connection,
+        host: HostName,
+        key: HostKey,
+    ) -> Result<(Self, JoinHandle<()>), LedgerError> {
         let queue = Arc::new(Queue::new());
-        let committer = Committer::new(conn, host, Arc::clone(&queue))?;
+        let committer = Committer::new(conn, host, key, Arc::clone(&queue))?;
         let thread = std::thread::Builder::new()
             .name("ledger".to_owned())
             .spawn(move || committer.run())

@@ -12,4 +12,5 @@ mod support;
 mod units;
 mod unwritable;
 mod using;
+mod watermarks;
 mod write_and_read;
