@@ -152,3 +152,28 @@ fn judge(answer: &Response<Bytes>, events: &[OutboxRow]) -> Delivered {
         (_, false) => Delivered::failed(SinkError::Refused(status.to_string())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_or_a_user_is_shown_as_http_wants_it_and_never_logged() {
+        // Two variables that cargo sets for every test.
+        let named = |name: &str| Some(name.to_owned());
+        let of = |sink: config::Sink| {
+            let url = "http://127.0.0.1/events".to_owned();
+            let request = Http::new(config::Sink { url, ..sink }).request(&[]).expect("a right request");
+            request.headers()[AUTHORIZATION].clone()
+        };
+        let token = of(config::Sink { token_env: named("CARGO_PKG_NAME"), ..config::Sink::default() });
+        assert_eq!(token, "Bearer dormouse");
+        assert!(token.is_sensitive());
+        let user = of(config::Sink {
+            user_env: named("CARGO_PKG_NAME"),
+            password_env: named("CARGO_PKG_NAME"),
+            ..config::Sink::default()
+        });
+        assert_eq!(user, "Basic ZG9ybW91c2U6ZG9ybW91c2U=");
+    }
+}

@@ -27,6 +27,7 @@ mod retention;
 mod sink;
 mod worker;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -56,9 +57,7 @@ pub fn start(
     host: &HostName,
     clock: &Clock,
 ) -> Result<Publisher, LedgerError> {
-    let names = config.sinks.iter().map(|sink| sink.name.clone()).collect();
-    let sinks = SinkNames { names, at_unix_ns: clock.now().wall_ns };
-    ledger.writer().write(Class::Fact, vec![Record::Sinks(sinks)])?;
+    configure(config, ledger, clock)?;
     let (tell_head, head) = watch::channel(0);
     let tell_head = Arc::new(tell_head);
     let told = Arc::clone(&tell_head);
@@ -83,6 +82,19 @@ pub fn start(
     let retention = Duration::from_millis(config.outbox.retention_ms);
     tasks.spawn(retention::run(ledger.reader()?, ledger.writer(), clock.clone(), retention, stopped));
     Ok(Publisher { stopping, tasks })
+}
+
+/// Makes the sinks of the configuration those of the ledger. Where they are, nothing is written, so that an agent starts on
+/// a full disk.
+fn configure(config: &Config, ledger: &Ledger, clock: &Clock) -> Result<(), LedgerError> {
+    let names: BTreeSet<&str> = config.sinks.iter().map(|sink| sink.name.as_str()).collect();
+    let standing = ledger.reader()?.outbox_standing()?;
+    if names == standing.sinks.iter().map(|sink| sink.name.as_str()).collect() {
+        return Ok(());
+    }
+    let names = names.into_iter().map(str::to_owned).collect();
+    let sinks = SinkNames { names, at_unix_ns: clock.now().wall_ns };
+    ledger.writer().write(Class::Intent, vec![Record::Sinks(sinks)]).map(drop)
 }
 
 impl Publisher {
