@@ -17,6 +17,7 @@ pub mod metering;
 pub mod metrics;
 pub mod process;
 pub mod proto;
+pub mod publish;
 pub mod run;
 pub mod sandbox;
 pub mod size;

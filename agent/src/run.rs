@@ -1,8 +1,9 @@
 //! The agent, from its start to its end.
 //!
 //! ```text
-//!   configuration -> log -> ledger -> socket -> host -> control service, HTTP -> READY
-//!   SIGTERM or SIGINT -> STOPPING -> no more commands -> answers to those under way -> host lets go -> ledger closes
+//!   configuration -> log -> ledger -> socket -> host -> publisher -> control service, HTTP -> READY
+//!   SIGTERM or SIGINT -> STOPPING -> no more commands -> answers to those under way -> host lets go
+//!     -> publisher saves -> ledger closes
 //! ```
 //!
 //! Guests outlive the agent: nothing here starts or ends a QEMU.
@@ -30,6 +31,7 @@ use crate::control::{self, Entrance, EntranceError, Serving};
 use crate::host::{self, HostHandle, StartError};
 use crate::http::{self, OpenUntil, Site};
 use crate::metrics::{Holding, Metrics, MetricsError, MetricsListener};
+use crate::publish;
 
 /// How long the answers to commands under way are waited for when the agent ends. A command that takes longer goes
 /// on in QEMU, and its outcome is found out at the next start.
@@ -96,6 +98,7 @@ pub async fn agent(config: Config) -> Result<(), RunError> {
     let _socket = SocketFile(&config.socket);
     let http = bind_http(&config).await?;
     let host = host::start(&config, &ledger).await?;
+    let publisher = publish::start(&config, &ledger, &name, &host.clock)?;
     let serving = Serving {
         host: host.handle.clone(),
         config: Arc::new(config.clone()),
@@ -142,6 +145,7 @@ pub async fn agent(config: Config) -> Result<(), RunError> {
     // Questions change nothing, and a change of tags ends by itself.
     http.inspect(JoinHandle::abort);
     host.stop().await;
+    publisher.stop().await;
     ended
 }
 

@@ -13,6 +13,7 @@ pub mod ledger;
 pub mod life;
 pub mod meter;
 mod plain;
+pub mod publish;
 pub mod qmp;
 pub mod ready;
 pub mod report;
@@ -50,7 +51,7 @@ impl Size {
 pub type Bench = (&'static str, fn(Size) -> Result<Vec<Row>, Error>);
 
 /// Every bench, in the order of the table.
-pub const BENCHES: [Bench; 8] = [
+pub const BENCHES: [Bench; 9] = [
     ("meter", meter::run),
     ("ledger", ledger::run),
     ("qmp", qmp::run),
@@ -59,6 +60,7 @@ pub const BENCHES: [Bench; 8] = [
     ("crowd", crowd::run),
     ("audit", audit::run),
     ("usage", usage::run),
+    ("publish", publish::run),
 ];
 
 /// A folder on the disk that the workspace is on, gone when it is dropped.

@@ -18,6 +18,7 @@ pub mod monitor;
 pub mod paths;
 pub mod process;
 pub mod scripted;
+pub mod servers;
 pub mod wait;
 
 pub use error::{Error, Result};

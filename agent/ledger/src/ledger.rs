@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use rusqlite::Connection;
 use rusqlite::backup::Backup;
 
+use crate::host_key::HostKey;
 use crate::lock::Lock;
 use crate::{HostName, LedgerError, Reader, Writer, schema};
 
@@ -23,7 +24,7 @@ pub struct Ledger {
 impl Ledger {
     /// Opens the ledger at `path` or creates it, brings its schema up to date and starts its writer.
     ///
-    /// The folder must exist. The ledger is refused while another agent has it (`LEDGER_LOCKED`), when a newer
+    /// Beside it lies the host's key, made at the first opening. The folder must exist. The ledger is refused while another agent has it (`LEDGER_LOCKED`), when a newer
     /// version wrote it (`LEDGER_NEWER`), when it is another host's (`LEDGER_OTHER_HOST`), when it was there
     /// before and is gone or empty (`LEDGER_LOST`), and when what the agent starts from is damaged
     /// (`LEDGER_CORRUPT`); the whole of it is checked by [`Reader::audit`].
@@ -41,8 +42,9 @@ impl Ledger {
             return Err(LedgerError::Lost { path: path.to_owned() });
         }
         let conn = schema::open_for_writing(path, host)?;
+        let key = HostKey::open(folder)?;
         lock.note_opened();
-        let (writer, thread) = Writer::start(conn, host.clone())?;
+        let (writer, thread) = Writer::start(conn, host.clone(), key)?;
         Ok(Self { path: path.to_owned(), writer, thread: Some(thread), _lock: lock })
     }
 

@@ -9,6 +9,7 @@
 //! - [`Writer`] makes [`Record`]s durable: whole units, committed in groups, each acknowledged after the commit.
 //! - [`Editor`] changes tags and tokens, beside a running agent or without one.
 //! - [`Reader`] answers questions, beside a running agent or without one.
+//! - [`Verification`] holds a host's record against itself, without a ledger.
 //! - [`Reader::audit`] walks everything and names what does not hold.
 //!
 //! # Architecture invariants
@@ -25,6 +26,7 @@ mod audit;
 mod editor;
 mod encode;
 mod error;
+mod host_key;
 mod ledger;
 mod lock;
 mod names;
@@ -38,6 +40,7 @@ mod tags;
 mod time;
 mod tokens;
 pub mod usage;
+mod verify;
 mod writer;
 
 pub use audit::{AuditReport, AuditViolation};
@@ -45,17 +48,18 @@ pub use editor::Editor;
 pub use error::LedgerError;
 pub use ledger::Ledger;
 pub use names::{HostName, SandboxKey};
-pub use outbox::{LIFECYCLE_EVENT, SLICE_EVENT};
+pub use outbox::{LIFECYCLE_EVENT, SLICE_EVENT, WATERMARK_EVENT};
 pub use reader::{
-    Reader, Recovery, SandboxFilter, SliceCursor, SlicePage, SliceQuery, TagSpan, TagsNow, Usage, UsageItem,
-    UsageQuery,
+    OutboxStanding, Reader, Recovery, SandboxFilter, SinkStanding, SliceCursor, SlicePage, SliceQuery,
+    TagSpan, TagsNow, Usage, UsageItem, UsageQuery,
 };
 pub use records::{
     Anchor, AttachmentUpdate, CommandIntent, CommandOutcome, Denial, LifecycleEvent, OutcomeStatus, Record,
-    SandboxSeen, SliceBatch, Snapshot, SnapshotState, TagSet,
+    SandboxSeen, SinkNames, SinkProgress, SliceBatch, Snapshot, SnapshotState, TagSet, Watermark,
 };
 pub use rows::{CommandRow, OutboxRow, OutcomeRow, SandboxRow, SliceRow};
 pub use tags::{validate_tag_key, validate_tags};
 pub use time::rfc3339;
 pub use tokens::{Role, Token};
-pub use writer::{Class, Committed, Done, Health, Refused, Writer};
+pub use verify::{Verification, VerifyAnomaly, VerifyReport};
+pub use writer::{Class, Committed, Done, Health, OnEvents, Refused, Writer};

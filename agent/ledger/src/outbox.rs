@@ -4,20 +4,74 @@
 //! the whole event before it (`prevhash`), so that a host's record is a chain in which nothing can be changed,
 //! left out or put in without being seen. `hostseq` is a string, because CloudEvents integers have 32 bits.
 
+use std::borrow::Cow;
+
 use blake3::Hash;
 use dormouse_metering::Slice;
 use rusqlite::Connection;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::encode::int;
+use crate::host_key::HostKey;
 use crate::time::rfc3339;
-use crate::{HostName, LedgerError, LifecycleEvent, SandboxKey, SliceRow};
+use crate::{HostName, LedgerError, LifecycleEvent, SandboxKey, SliceRow, Watermark};
 
 /// The type of an event that tells a closed, final slice.
 pub const SLICE_EVENT: &str = "dev.dormouse.slice.v1";
 /// The type of an event that tells something else that happened to a sandbox.
 pub const LIFECYCLE_EVENT: &str = "dev.dormouse.lifecycle.v1";
+
+/// The type of an event that tells that everything of a host up to an hour is in the events before it.
+pub const WATERMARK_EVENT: &str = "dev.dormouse.watermark.v1";
+
+/// What a watermark says.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct WatermarkData {
+    /// The end of the hour, in nanoseconds since the Unix epoch.
+    pub(crate) hour_unix_ns: i64,
+    /// Everything up to then is in the events through this number.
+    pub(crate) host_seq: u64,
+    /// The hash of that event, and so of the whole chain.
+    pub(crate) root: String,
+    /// The host's public key.
+    pub(crate) key: String,
+    /// The host's signature.
+    pub(crate) signature: String,
+}
+
+impl WatermarkData {
+    /// What the host signs.
+    pub(crate) fn signed_message(&self, source: &str) -> String {
+        let Self { hour_unix_ns, host_seq, root, .. } = self;
+        format!("{WATERMARK_EVENT}\n{source}\n{hour_unix_ns}\n{host_seq}\n{root}\n")
+    }
+}
+
+/// What an event says of itself.
+#[derive(Deserialize)]
+pub(crate) struct Envelope<'a> {
+    #[serde(borrow)]
+    pub(crate) id: Cow<'a, str>,
+    #[serde(borrow)]
+    pub(crate) source: Cow<'a, str>,
+    #[serde(rename = "type", borrow)]
+    pub(crate) event_type: Cow<'a, str>,
+    #[serde(borrow)]
+    pub(crate) subject: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    pub(crate) time: Cow<'a, str>,
+    #[serde(borrow)]
+    pub(crate) org: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    pub(crate) hostseq: Cow<'a, str>,
+    #[serde(borrow)]
+    pub(crate) payloadhash: Cow<'a, str>,
+    #[serde(borrow)]
+    pub(crate) prevhash: Cow<'a, str>,
+    #[serde(borrow)]
+    pub(crate) data: &'a RawValue,
+}
 
 /// The last event of the outbox.
 #[derive(Clone, Copy)]
@@ -26,9 +80,23 @@ pub(crate) struct Head {
     pub(crate) hash: Hash,
 }
 
+impl Default for Head {
+    fn default() -> Self {
+        Self::START
+    }
+}
+
 impl Head {
     /// Before the first event.
     pub(crate) const START: Self = Self { host_seq: 0, hash: Hash::from_bytes([0; 32]) };
+
+    /// The last event that is no longer kept.
+    pub(crate) fn retained_after(conn: &Connection) -> Result<Self, LedgerError> {
+        const START: &str = "SELECT through_seq, hash FROM outbox_start";
+        Ok(conn.query_row(START, [], |row| {
+            Ok(Self { host_seq: crate::encode::uint(row, 0)?, hash: Hash::from_bytes(row.get(1)?) })
+        })?)
+    }
 
     /// Reads the last event's number and hash.
     pub(crate) fn read(conn: &Connection) -> Result<Self, LedgerError> {
@@ -47,10 +115,12 @@ struct CloudEvent<'a> {
     source: &'a str,
     #[serde(rename = "type")]
     event_type: &'a str,
-    subject: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subject: Option<&'a str>,
     time: &'a str,
     datacontenttype: &'a str,
-    org: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    org: Option<&'a str>,
     hostseq: &'a str,
     payloadhash: &'a str,
     prevhash: &'a str,
@@ -73,7 +143,8 @@ struct LifecycleData<'a> {
 pub(crate) struct Draft<'a> {
     id: String,
     event_type: &'static str,
-    key: &'a SandboxKey,
+    /// The sandbox that it is about.
+    key: Option<&'a SandboxKey>,
     unix_ns: i64,
     data: Box<RawValue>,
 }
@@ -84,7 +155,7 @@ impl<'a> Draft<'a> {
         Ok(Self {
             id: format!("{}:{}:{}", key.sandbox, key.generation, slice.seq),
             event_type: SLICE_EVENT,
-            key,
+            key: Some(key),
             unix_ns: slice.end.unix_ns,
             data: raw(&SliceRow::closed(key, slice, true))?,
         })
@@ -96,7 +167,7 @@ impl<'a> Draft<'a> {
         Ok(Self {
             id: format!("{}:{}:lifecycle-{host_seq}", key.sandbox, key.generation),
             event_type: LIFECYCLE_EVENT,
-            key,
+            key: Some(key),
             unix_ns: event.at.wall_ns,
             data: raw(&LifecycleData {
                 org: &key.org,
@@ -111,6 +182,30 @@ impl<'a> Draft<'a> {
         })
     }
 
+    /// A watermark behind `prev`, `watermark:<hour>`.
+    pub(crate) fn watermark(
+        watermark: &Watermark,
+        host: &HostName,
+        key: &HostKey,
+        prev: Head,
+    ) -> Result<Self, LedgerError> {
+        let mut data = WatermarkData {
+            hour_unix_ns: watermark.hour_unix_ns,
+            host_seq: prev.host_seq,
+            root: prev.hash.to_hex().to_string(),
+            key: key.public(),
+            signature: String::new(),
+        };
+        data.signature = key.sign(data.signed_message(&host.source()).as_bytes());
+        Ok(Self {
+            id: format!("watermark:{}", watermark.hour_unix_ns),
+            event_type: WATERMARK_EVENT,
+            key: None,
+            unix_ns: watermark.at_unix_ns,
+            data: raw(&data)?,
+        })
+    }
+
     /// The bytes of the event that follows `prev`.
     pub(crate) fn bytes(&self, host: &HostName, prev: Head) -> Result<Vec<u8>, LedgerError> {
         let (payload_hash, prev_hash) =
@@ -120,10 +215,10 @@ impl<'a> Draft<'a> {
             id: &self.id,
             source: &host.source(),
             event_type: self.event_type,
-            subject: &self.key.sandbox,
+            subject: self.key.map(|key| key.sandbox.as_str()),
             time: &rfc3339(self.unix_ns),
             datacontenttype: "application/json",
-            org: &self.key.org,
+            org: self.key.map(|key| key.org.as_str()),
             hostseq: &(prev.host_seq + 1).to_string(),
             payloadhash: &payload_hash,
             prevhash: &prev_hash,
@@ -147,8 +242,8 @@ impl<'a> Draft<'a> {
             int("host_seq", next.host_seq)?,
             self.id,
             self.event_type,
-            self.key.org,
-            self.key.sandbox,
+            self.key.map(|key| &key.org),
+            self.key.map(|key| &key.sandbox),
             self.unix_ns,
             payload,
             next.hash.as_bytes(),

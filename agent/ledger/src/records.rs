@@ -37,6 +37,18 @@ pub enum Record {
     Lifecycle(LifecycleEvent),
     /// Somebody was refused something, once or several times.
     Denial(Denial),
+    /// An hour of this host is complete. One that is not later than the last changes nothing.
+    Watermark(Watermark),
+    /// The sinks that events go to from now on.
+    Sinks(SinkNames),
+    /// How far a sink has come.
+    SinkProgress(SinkProgress),
+    /// Events that took place before this, in nanoseconds since the Unix epoch, and that every configured sink has,
+    /// need not be kept: the oldest of them go, 2,048 at the most. Without sinks everything is kept.
+    Retain {
+        /// Nothing from this moment on may go.
+        before_unix_ns: i64,
+    },
 }
 
 /// A generation of a sandbox begins.
@@ -197,6 +209,38 @@ pub struct Denial {
     pub first_unix_ns: i64,
     /// When last, in nanoseconds since the Unix epoch.
     pub last_unix_ns: i64,
+}
+
+/// Everything of this host up to an hour is cut, and was recorded before this.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Watermark {
+    /// The end of the hour, in nanoseconds since the Unix epoch.
+    pub hour_unix_ns: i64,
+    /// When it was known, in nanoseconds since the Unix epoch.
+    pub at_unix_ns: i64,
+}
+
+/// The sinks that events go to. One that is new gets every event that is still kept; for one that is not named any more
+/// nothing is kept.
+#[derive(Clone, Debug)]
+pub struct SinkNames {
+    /// Their names.
+    pub names: Vec<String>,
+    /// When, in nanoseconds since the Unix epoch.
+    pub at_unix_ns: i64,
+}
+
+/// How far a sink has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SinkProgress {
+    /// The sink.
+    pub sink: String,
+    /// Every event through this number is stored by the sink. It never goes down.
+    pub acknowledged_seq: u64,
+    /// When, in nanoseconds since the Unix epoch.
+    pub at_unix_ns: i64,
+    /// Why the last attempt failed; `None` when it succeeded.
+    pub error: Option<String>,
 }
 
 macro_rules! words {

@@ -9,16 +9,17 @@ use rusqlite::{Connection, OpenFlags};
 use crate::{HostName, LedgerError};
 
 /// Numbered from 1, in order. A migration that was released is never edited.
-const MIGRATIONS: [&str; 4] = [
+const MIGRATIONS: [&str; 5] = [
     include_str!("../migrations/0001_ledger.sql"),
     include_str!("../migrations/0002_standing.sql"),
     include_str!("../migrations/0003_denials.sql"),
-    include_str!("../migrations/0004_usage.sql"),
+    include_str!("../migrations/0004_sinks.sql"),
+    include_str!("../migrations/0005_usage.sql"),
 ];
 
 /// The newest schema version that this program knows.
-pub(crate) const VERSION: i64 = 4;
-const _: () = assert!(MIGRATIONS.len() == 4, "VERSION is the number of migrations");
+pub(crate) const VERSION: i64 = 5;
+const _: () = assert!(MIGRATIONS.len() == 5, "VERSION is the number of migrations");
 
 /// `DORM`, in the file's header: what tells a ledger from any other SQLite file.
 const APPLICATION_ID: i32 = 0x444f_524d;

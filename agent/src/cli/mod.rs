@@ -22,6 +22,7 @@ mod json;
 mod ledger;
 mod ls;
 mod man;
+mod outbox;
 mod output;
 mod pause;
 mod progress;
@@ -38,6 +39,7 @@ pub mod timeline;
 mod token;
 mod top;
 mod usage;
+mod verify;
 mod wake;
 mod watch;
 mod when;
@@ -116,6 +118,10 @@ enum Command {
     Audit(audit::Args),
     /// Check the host: KVM, QEMU, kernel, folders, disks, clock
     Doctor(doctor::Args),
+    /// Show how far each sink is behind, or print the events
+    Outbox(outbox::Args),
+    /// Verify a host's exported events: chain, hashes and signatures
+    Verify(verify::Args),
     /// Copy the ledger, while it is being written
     Backup(backup::Args),
     /// Print the completions of a shell
@@ -182,6 +188,8 @@ async fn dispatch(command: Command, socket: Option<PathBuf>, json: bool) -> Resu
         Command::Token(args) => token::run(args, &context),
         Command::Audit(args) => audit::run(args, &context).await,
         Command::Doctor(args) => doctor::run(&args, socket, json).await,
+        Command::Outbox(args) => outbox::run(args, &context).await,
+        Command::Verify(args) => verify::run(args, &context),
         Command::Backup(args) => backup::run(args, &context),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),

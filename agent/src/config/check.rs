@@ -5,7 +5,7 @@ use std::path::Path;
 
 use tracing_subscriber::EnvFilter;
 
-use super::{Config, Control, Tls};
+use super::{Config, Control, Sink, SinkKind, Tls};
 use crate::ids::check_id;
 
 const HOUR_MS: u64 = 3_600_000;
@@ -23,6 +23,7 @@ pub(super) fn wrong_values(config: &Config) -> Vec<(&'static str, String)> {
     check_names(config, &mut wrong);
     check_paths(config, &mut wrong);
     check_control(&config.control, &mut wrong);
+    check_sinks(config, &mut wrong);
     for (key, value, range) in ranges(config) {
         if !range.contains(&value) {
             wrong.push((key, format!("is {value}: it must be from {} to {}", range.start(), range.end())));
@@ -112,6 +113,58 @@ fn check_control(control: &Control, wrong: &mut Vec<(&'static str, String)>) {
     }
 }
 
+fn check_sinks(config: &Config, wrong: &mut Vec<(&'static str, String)>) {
+    for (at, sink) in config.sinks.iter().enumerate() {
+        let Sink { name, .. } = sink;
+        if let Err(why) = check_id(name) {
+            wrong.push(("sinks", format!("has the name {name:?}, which {why}")));
+        }
+        if config.sinks[..at].iter().any(|other| other.name == *name) {
+            wrong.push(("sinks", format!("names {name} twice")));
+        }
+        wrong.extend(wrong_in_sink(sink).into_iter().map(|why| ("sinks", format!("of {name}: {why}"))));
+    }
+}
+
+fn wrong_in_sink(sink: &Sink) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let schemes = sink.kind.schemes();
+    let scheme = sink.url.split_once("://").map(|(scheme, rest)| (scheme, rest.split(['/', '?']).next()));
+    match scheme {
+        Some((_, Some(host))) if host.contains('@') => {
+            wrong.push(
+                "url has credentials: name environment variables in user_env and password_env".to_owned(),
+            );
+        }
+        Some((scheme, Some(host))) if schemes.contains(&scheme) && !host.is_empty() => {}
+        _ => wrong.push(format!(
+            "url is {:?}: it must begin with {}:// or {}://",
+            sink.url, schemes[0], schemes[1]
+        )),
+    }
+    if sink.user_env.is_some() != sink.password_env.is_some() && sink.kind != SinkKind::Redis {
+        wrong.push("user_env and password_env go together".to_owned());
+    }
+    if sink.token_env.is_some() && (sink.user_env.is_some() || sink.kind == SinkKind::Redis) {
+        wrong.push("token_env is for nats and http, and without user_env".to_owned());
+    }
+    if sink.cert_file.is_some() != sink.key_file.is_some() {
+        wrong.push("cert_file and key_file go together".to_owned());
+    }
+    let ranges = [
+        ("timeout_ms", sink.timeout_ms, 100..=600_000),
+        ("batch_events", sink.batch_events, 1..=20_000),
+        ("backoff_min_ms", sink.backoff_min_ms, 10..=sink.backoff_max_ms),
+        ("backoff_max_ms", sink.backoff_max_ms, 10..=HOUR_MS),
+    ];
+    for (key, value, range) in ranges {
+        if !range.contains(&value) {
+            wrong.push(format!("{key} is {value}: it must be from {} to {}", range.start(), range.end()));
+        }
+    }
+    wrong
+}
+
 fn ranges(config: &Config) -> Vec<(&'static str, u64, RangeInclusive<u64>)> {
     let (qmp, deadlines, metering) = (&config.qmp, &config.deadlines, &config.metering);
     let mut ranges = vec![
@@ -132,6 +185,7 @@ fn ranges(config: &Config) -> Vec<(&'static str, u64, RangeInclusive<u64>)> {
         ("metering.tick_ms", metering.tick_ms, 1_000..=HOUR_MS),
         ("http.requests_per_second", config.http.requests_per_second, 1..=1_000_000),
         ("http.requests_at_once", config.http.requests_at_once, 1..=1_000),
+        ("outbox.retention_ms", config.outbox.retention_ms, 0..=3_650 * DAY_MS),
         ("billing.free_disk_bytes", config.billing.free_disk_bytes, 0..=1 << 60),
     ];
     let up_to_max = 1..=deadlines.max_ms.max(1);

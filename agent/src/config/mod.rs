@@ -1,10 +1,10 @@
 //! The configuration: one TOML file, in which every key has a default.
 //!
-//! - `sections`, `control`, `billing`: the keys, their defaults and what they mean, in one place.
+//! - `sections`, `control`, `billing`, `sinks`: the keys, their defaults and what they mean, in one place.
 //! - `known`: refuses keys that do not exist, and names the nearest that does.
 //! - `check`: what values must be. `example`: the file that shows everything.
 //!
-//! Nothing here reads the environment: environment variables are for secrets, and there are none yet.
+//! Nothing here reads the environment: environment variables are for secrets, of which only the names are configured.
 
 mod billing;
 mod check;
@@ -14,6 +14,7 @@ mod example;
 mod known;
 mod section;
 mod sections;
+mod sinks;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,6 +26,7 @@ pub(crate) use known::wrong_keys;
 pub use sections::{
     Config, Deadlines, FileMode, Hibernation, Http, Log, LogFormat, Metering, Metrics, MetricsAddress, Qmp,
 };
+pub use sinks::{Outbox, Sink, SinkKind};
 
 /// Where the configuration is when nobody says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/dormouse/dormouse.toml";

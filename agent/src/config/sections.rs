@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::billing::Billing;
 use super::control::Control;
 use super::section::section;
+use super::sinks::{Outbox, Sink};
 use crate::sandbox::command::Method;
 
 section! {
@@ -53,8 +54,12 @@ section! {
         hibernation: Hibernation = Hibernation::default(),
         /// Figures for Prometheus.
         metrics: Metrics = Metrics::default(),
+        /// What becomes of events.
+        outbox: Outbox = Outbox::default(),
         /// What the agent says while it works, on standard error.
         log: Log = Log::default(),
+        /// Where events go. Each sink gets every event, in order; one that is down delays no other.
+        sinks: Vec<Sink> = Vec::new(),
     }
 }
 

@@ -139,6 +139,32 @@ fn grants_are_read_written_and_checked() {
 }
 
 #[test]
+fn sinks_are_a_list_whose_keys_and_values_are_checked_and_which_is_written_out_again() {
+    let text = "[[sinks]]\nname = \"a\"\nkind = \"redis\"\nurl = \"rediss://redis:6379\"\npassword_env = \"SECRET\"\n";
+    let config = Config::parse(text).expect("a right configuration");
+    assert_eq!(Config::parse(&config.to_toml()).expect("what is written can be read"), config);
+    for (more, part) in [
+        ("timeout = 1", "6:1: unknown key `sinks.timeout`: did you mean `sinks.timeout_ms`?"),
+        ("[[sinks]]\nname = \"a\"", "sinks names a twice"),
+        (
+            "[[sinks]]\nname = \"b\"\nurl = \"http://x\"",
+            "sinks of b: url is \"http://x\": it must begin with nats://",
+        ),
+        ("[[sinks]]\nname = \"b\"\nurl = \"nats://u:p@x\"", "sinks of b: url has credentials"),
+        (
+            "[[sinks]]\nname = \"b\"\ntoken_env = \"T\"\nuser_env = \"U\"",
+            "user_env and password_env go together",
+        ),
+        ("cert_file = \"/c\"", "sinks of a: cert_file and key_file go together"),
+        ("batch_events = 0", "sinks of a: batch_events is 0: it must be from 1"),
+        ("kind2 = 1", "unknown key `sinks.kind2`"),
+    ] {
+        let problems = problems(&format!("{text}{more}\n"));
+        assert!(problems.iter().any(|problem| problem.contains(part)), "{more}: {problems:?}");
+    }
+}
+
+#[test]
 fn a_missing_or_unreadable_file_is_named() {
     let error = Config::load(Path::new("/nowhere/dormouse.toml")).unwrap_err();
     assert!(error.to_string().starts_with("/nowhere/dormouse.toml cannot be read: "), "{error}");

@@ -44,8 +44,8 @@ macro_rules! rules {
 rules! {
     "dormouse.control.v1.Control" {
         Read Org: "List", "Get", "Watch", "Slices", "Usage", "GetTags";
-        // It walks everybody's slices.
-        Read Host: "Audit";
+        // They walk everybody's slices and events.
+        Read Host: "Audit", "Outbox", "ExportEvents";
         Operate Org: "Scale", "Pause", "Resume", "Hibernate", "Wake", "Reboot", "Destroy", "SetTags";
         Admin Org: "Detach";
         // It names any socket on the host, and so any org's QEMU.

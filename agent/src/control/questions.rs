@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use dormouse_ledger::{
-    AuditReport, Editor, LedgerError, Reader, SandboxFilter, SliceQuery, SliceRow, TagSet, TagsNow, Usage,
-    UsageQuery,
+    AuditReport, Editor, LedgerError, OutboxRow, OutboxStanding, Reader, SandboxFilter, SliceQuery, SliceRow,
+    TagSet, TagsNow, Usage, UsageQuery,
 };
 use dormouse_metering::Stamp;
 
@@ -17,6 +17,9 @@ use crate::sandbox::command::SandboxKey;
 
 /// Slices that are read at once.
 const PAGE_SLICES: usize = 512;
+
+/// Events that are read at once.
+const PAGE_EVENTS: usize = 512;
 
 /// A ledger, and the rules by which it is read. Its answers take disk reads: ask from a blocking thread.
 #[derive(Clone, Debug)]
@@ -97,6 +100,25 @@ impl Questions {
     /// Walks the whole ledger and checks its invariants.
     pub fn audit(&self) -> Result<AuditReport, LedgerError> {
         Reader::open(&self.ledger)?.audit()
+    }
+
+    /// Where the outbox and its sinks stand.
+    pub fn outbox(&self) -> Result<OutboxStanding, LedgerError> {
+        Reader::open(&self.ledger)?.outbox_standing()
+    }
+
+    /// Calls `each` with the events after a number that are kept, in order; stops when it answers `false`.
+    pub fn events(&self, after_seq: u64, mut each: impl FnMut(OutboxRow) -> bool) -> Result<(), LedgerError> {
+        let reader = Reader::open(&self.ledger)?;
+        let mut after_seq = after_seq;
+        loop {
+            let events = reader.outbox(after_seq, PAGE_EVENTS)?;
+            let Some(last) = events.last() else { return Ok(()) };
+            after_seq = last.host_seq;
+            if !events.into_iter().all(&mut each) {
+                return Ok(());
+            }
+        }
     }
 
     /// The last moment that the ledger itself knows of: its proof of life, or an observation after it. Until then

@@ -156,6 +156,7 @@ fn tagged(ledger: &Questions, mut view: SandboxView) -> Result<SandboxView, Ledg
 impl<H: Host> Control for Service<H> {
     type WatchStream = ReceiverStream<Result<proto::WatchEvent, Status>>;
     type SlicesStream = ReceiverStream<Result<proto::Slice, Status>>;
+    type ExportEventsStream = ReceiverStream<Result<proto::Event, Status>>;
 
     async fn attach(&self, request: Request<proto::AttachRequest>) -> Result<Response<CommandReply>, Status> {
         let admitted = admitted(&request)?;
@@ -313,5 +314,27 @@ impl<H: Host> Control for Service<H> {
 
     async fn audit(&self, _: Request<proto::AuditRequest>) -> Result<Response<proto::AuditReply>, Status> {
         self.ask(Questions::audit).await.map(|report| Response::new(convert::audit(report)))
+    }
+
+    async fn outbox(&self, _: Request<proto::OutboxRequest>) -> Result<Response<proto::OutboxReply>, Status> {
+        let standing = self.ask(Questions::outbox).await?;
+        Ok(Response::new(super::outbox::outbox(standing, self.clock.now().wall_ns)))
+    }
+
+    async fn export_events(
+        &self,
+        request: Request<proto::ExportEventsRequest>,
+    ) -> Result<Response<Self::ExportEventsStream>, Status> {
+        let after_seq = request.into_inner().after_seq;
+        let (reader, events) = mpsc::channel(STREAM_BACKLOG);
+        let questions = self.questions.clone();
+        tokio::task::spawn_blocking(move || {
+            let send = |event| reader.blocking_send(Ok(super::outbox::event(event))).is_ok();
+            if let Err(error) = questions.events(after_seq, send) {
+                // A reader that is gone needs no reason.
+                let _ = reader.blocking_send(Err(status_of_ledger(&error)));
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(events)))
     }
 }

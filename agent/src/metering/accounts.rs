@@ -23,6 +23,8 @@ pub enum Sight {
     /// It cannot be asked.
     Lost,
 }
+/// How long after its stamp the beginning of a life may be told, at the most: an attach is looked into first.
+const BEGINNING_NS_MAX: u64 = 30_000_000_000;
 
 /// One sandbox's meter.
 #[derive(Debug)]
@@ -46,6 +48,8 @@ pub struct Accounts {
     lateness_ns: u64,
     /// The wall time of the next hour at which every open slice is cut.
     next_hour_ns: i64,
+    /// The last hour that was told to be complete.
+    complete_hour_ns: Option<i64>,
     /// Through when every open sandbox's process was verified to exist.
     proof: Option<Stamp>,
 }
@@ -60,6 +64,7 @@ impl Accounts {
             unborn: BTreeSet::new(),
             lateness_ns,
             next_hour_ns: hour::next_boundary(now.wall_ns),
+            complete_hour_ns: None,
             proof,
         }
     }
@@ -103,6 +108,21 @@ impl Accounts {
         let record = account.record(key, slices);
         self.settle(key);
         Ok(Some(record))
+    }
+
+    /// The latest hour, not told before, up to which everything of this host is cut and final.
+    pub fn complete_hour(&mut self, now: Stamp) -> Option<i64> {
+        let through = now.earlier_by(self.lateness_ns.saturating_add(BEGINNING_NS_MAX));
+        let hour_ns = hour::next_boundary(through.wall_ns).saturating_sub(hour::HOUR_NS);
+        let is_cut = |account: &Account| {
+            account.meter.pending().iter().all(|pending| pending.at.wall_ns >= hour_ns)
+                && account.meter.open().is_none_or(|open| open.start.unix_ns >= hour_ns)
+        };
+        if self.complete_hour_ns.is_some_and(|told| told >= hour_ns) || !self.by_key.values().all(is_cut) {
+            return None;
+        }
+        self.complete_hour_ns = Some(hour_ns);
+        self.complete_hour_ns
     }
 
     /// What time alone has made final: the records to write, one for each sandbox concerned.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use dormouse_ledger::{
     Anchor, AttachmentUpdate, Class, Committed, Done, LedgerError, LifecycleEvent, Reader, Record, Recovery,
-    SandboxKey, SandboxSeen, Snapshot, TagSet, Writer,
+    SandboxKey, SandboxSeen, Snapshot, TagSet, Watermark, Writer,
 };
 use dormouse_metering::{BillingState, Cause, Change, CommandId, Observation, Shape, Stamp};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -230,7 +230,12 @@ impl Actor for Metering {
             }
             Message::Seal => {
                 state.hand_in_backlog();
-                let records = state.accounts.seal(state.clock.now());
+                let now = state.clock.now();
+                let mut records = state.accounts.seal(now);
+                // Behind the slices: what was written before it proves it.
+                let hour = state.accounts.complete_hour(now);
+                let watermark = |hour_unix_ns| Watermark { hour_unix_ns, at_unix_ns: now.wall_ns };
+                records.extend(hour.map(|hour| Record::Watermark(watermark(hour))));
                 state.facts(records);
             }
             Message::Tick => {

@@ -21,3 +21,6 @@ mod entries;
 
 pub use actor::{Acknowledgement, Beginning, Ending, Message, Metering, MeteringHandle, Reply, Settings};
 pub use entries::{payload, stored_outcome};
+
+#[cfg(test)]
+mod tests;

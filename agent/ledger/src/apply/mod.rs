@@ -6,12 +6,15 @@ mod commands;
 mod denials;
 mod host;
 mod sandboxes;
+mod sinks;
 mod slices;
 mod snapshots;
 pub(crate) mod tags;
+mod watermarks;
 
 use rusqlite::Connection;
 
+use crate::host_key::HostKey;
 use crate::outbox::Head;
 use crate::{Committed, HostName, LedgerError, Record};
 
@@ -19,6 +22,7 @@ use crate::{Committed, HostName, LedgerError, Record};
 pub(crate) struct Apply<'a> {
     pub(crate) conn: &'a Connection,
     pub(crate) host: &'a HostName,
+    pub(crate) key: &'a HostKey,
     /// The last event of the outbox, this transaction's included.
     pub(crate) head: &'a mut Head,
 }
@@ -53,6 +57,10 @@ impl Apply<'_> {
             Record::ProofOfLife(stamp) => self.proof_of_life(*stamp),
             Record::Lifecycle(event) => self.lifecycle(event),
             Record::Denial(denial) => self.denial(denial),
+            Record::Sinks(sinks) => self.sinks(sinks),
+            Record::SinkProgress(progress) => self.sink_progress(progress),
+            Record::Watermark(watermark) => self.watermark(watermark),
+            Record::Retain { before_unix_ns } => self.retain(*before_unix_ns),
         }
     }
 }

@@ -1,7 +1,5 @@
 //! L1: the outbox is one unbroken chain.
 
-use std::borrow::Cow;
-
 use blake3::Hash;
 use rusqlite::{Connection, Row};
 use serde::Deserialize;
@@ -11,7 +9,7 @@ use super::told::Sum;
 use super::{Contents, Found};
 use crate::LedgerError;
 use crate::encode::{optional_text, text, uint};
-use crate::outbox::{Head, SLICE_EVENT};
+use crate::outbox::{Envelope, Head, SLICE_EVENT};
 use crate::time::rfc3339;
 
 const EVENTS: &str = "SELECT host_seq, event_id, type, payload, payload_hash, prev_hash, org, sandbox, event_unix_ns \
@@ -29,31 +27,6 @@ const INDEX: &str =
 /// At most so many parts of the chain are walked side by side, none shorter than so many events.
 const PARTS_MAX: i64 = 64;
 const PART_EVENTS_MIN: i64 = 4096;
-
-/// What an event says of itself.
-#[derive(Deserialize)]
-struct Envelope<'a> {
-    #[serde(borrow)]
-    id: Cow<'a, str>,
-    #[serde(borrow)]
-    source: Cow<'a, str>,
-    #[serde(rename = "type", borrow)]
-    event_type: Cow<'a, str>,
-    #[serde(borrow)]
-    subject: Cow<'a, str>,
-    #[serde(borrow)]
-    time: Cow<'a, str>,
-    #[serde(borrow)]
-    org: Cow<'a, str>,
-    #[serde(borrow)]
-    hostseq: Cow<'a, str>,
-    #[serde(borrow)]
-    payloadhash: Cow<'a, str>,
-    #[serde(borrow)]
-    prevhash: Cow<'a, str>,
-    #[serde(borrow)]
-    data: &'a RawValue,
-}
 
 /// The data of an event, as it is written.
 #[derive(Deserialize)]
@@ -91,7 +64,7 @@ pub(super) fn check(
     (first, last): (i64, i64),
     found: &mut Found,
 ) -> Result<(), LedgerError> {
-    let mut head = before(conn, first)?;
+    let mut head = before(conn, first)?.unwrap_or(contents.retained);
     let mut statement = conn.prepare_cached(EVENTS)?;
     let mut rows = statement.query((first, last))?;
     while let Some(row) = rows.next()? {
@@ -133,12 +106,12 @@ pub(super) fn check_index(
     Ok(())
 }
 
-/// The last event before a part.
-fn before(conn: &Connection, first: i64) -> Result<Head, LedgerError> {
+/// The last event before a part, among those that are kept.
+fn before(conn: &Connection, first: i64) -> Result<Option<Head>, LedgerError> {
     let mut statement = conn.prepare_cached(EVENT_BEFORE)?;
     let mut rows = statement.query([first])?;
-    let Some(row) = rows.next()? else { return Ok(Head::START) };
-    Ok(Head { host_seq: uint(row, 0)?, hash: Hash::from_bytes(row.get(1)?) })
+    let Some(row) = rows.next()? else { return Ok(None) };
+    Ok(Some(Head { host_seq: uint(row, 0)?, hash: Hash::from_bytes(row.get(1)?) }))
 }
 
 /// An event as it is stored.
@@ -251,8 +224,8 @@ impl<'a> Event<'a> {
             && envelope.prevhash == self.prev_hash.to_hex().as_str()
             && envelope.source == source;
         let says_its_name = envelope.id == self.id && envelope.event_type == self.kind;
-        let says_its_sandbox = Some(envelope.org.as_ref()) == self.org
-            && Some(envelope.subject.as_ref()) == self.sandbox
+        let says_its_sandbox = envelope.org.as_deref() == self.org
+            && envelope.subject.as_deref() == self.sandbox
             && envelope.time == rfc3339(self.unix_ns);
         let data = envelope.data.get().as_bytes();
         if !says_its_place {

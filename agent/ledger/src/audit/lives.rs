@@ -32,7 +32,8 @@ pub(super) fn check(
         found.report.sandboxes += 1;
         let Found { report, slices, sums, .. } = &mut *found;
         let (keys, written) = (&contents.keys, Vec::new());
-        let mut walk = Walk { conn, sandbox, report, keys, slices, duration_ns: 0, written };
+        let retained_seq = contents.retained.host_seq;
+        let mut walk = Walk { conn, sandbox, report, keys, slices, retained_seq, duration_ns: 0, written };
         match walk.life(*pk) {
             Err(LedgerError::Corrupt { what, .. }) => {
                 report.of_sandbox("AUDIT_UNREADABLE", &sandbox.key, None, what);
@@ -52,6 +53,8 @@ struct Walk<'a> {
     report: &'a mut AuditReport,
     keys: &'a RandomState,
     slices: &'a mut Sum,
+    /// The number of the last event that is no longer kept.
+    retained_seq: u64,
     duration_ns: u128,
     /// What an event must say, written here again and again.
     written: Vec<u8>,
@@ -108,6 +111,9 @@ impl Walk<'_> {
 
     /// Adds up what the event of a slice must be called and say.
     fn must_be_told(&mut self, host_seq: u64, row: &SliceRow) {
+        if host_seq <= self.retained_seq {
+            return;
+        }
         self.written.clear();
         // Writing to memory does not fail; if it did, the sums would differ.
         let _ = write!(self.written, "{}:{}:{}", row.sandbox, row.generation, row.seq);

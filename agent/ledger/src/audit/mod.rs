@@ -14,7 +14,7 @@
 //! | `AUDIT_LIFE` | a life that has begun is open or has ended, with its last slice; nothing is pending after its end |
 //! | `AUDIT_STANDING` | what is open or pending has the hash that was written with it |
 //! | `AUDIT_COMMAND_UNKNOWN` | M3: a command that a slice names is in the ledger |
-//! | `AUDIT_OUTBOX_GAP` | L1: events are numbered from 1 without a hole |
+//! | `AUDIT_OUTBOX_GAP` | L1: events are numbered from the first that is kept without a hole |
 //! | `AUDIT_OUTBOX_HASH` | L1: an event's bytes have its hash, and carry the hash of the one before |
 //! | `AUDIT_EVENT_MISSING` | every final slice has its event |
 //! | `AUDIT_EVENT_DIFFERS` | the event of a slice says what the slice says |
@@ -36,6 +36,7 @@ use std::sync::{Mutex, PoisonError};
 use rusqlite::Connection;
 use serde::Serialize;
 
+use crate::outbox::Head;
 use crate::reader::sandboxes::matching_or;
 use crate::{LedgerError, Reader, SandboxFilter, SandboxKey, SandboxRow, schema};
 use lives::Sums;
@@ -191,6 +192,8 @@ const LIVES_OF_A_JOB: usize = 64;
 /// What the jobs need to know. Of the two long tables nothing is kept.
 struct Contents {
     source: String,
+    /// The last event that is no longer kept.
+    retained: Head,
     lives: Vec<(i64, SandboxRow)>,
     parts: Vec<(i64, i64)>,
     keys: RandomState,
@@ -242,6 +245,7 @@ impl Contents {
     fn read(conn: &Connection, found: &mut Found) -> Result<Self, LedgerError> {
         Ok(Self {
             source: found.or_default(schema::owner(conn).map(|host| host.source()))?,
+            retained: found.or_default(Head::retained_after(conn))?,
             lives: {
                 let lives = matching_or(conn, &SandboxFilter::default(), |key| {
                     let message = "what is open or pending is not what was written";

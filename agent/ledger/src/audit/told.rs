@@ -61,7 +61,7 @@ pub(super) fn name_differences(
     report: &mut AuditReport,
 ) -> Result<(), LedgerError> {
     for (pk, sandbox) in &contents.lives {
-        match slices(conn, *pk, &sandbox.key, report) {
+        match slices(conn, *pk, &sandbox.key, contents.retained.host_seq, report) {
             // The walk through the life has told it.
             Err(LedgerError::Corrupt { .. }) => {}
             result => result?,
@@ -89,12 +89,21 @@ pub(super) fn name_differences(
     Ok(())
 }
 
-fn slices(conn: &Connection, pk: i64, key: &SandboxKey, report: &mut AuditReport) -> Result<(), LedgerError> {
+fn slices(
+    conn: &Connection,
+    pk: i64,
+    key: &SandboxKey,
+    retained_seq: u64,
+    report: &mut AuditReport,
+) -> Result<(), LedgerError> {
     let mut statement = conn.prepare_cached(SLICES)?;
     let mut rows = statement.query([pk])?;
     while let Some(row) = rows.next()? {
         let slice = encode::slice(row, 0)?;
-        event(row, uint(row, 17)?, key, &slice, report)?;
+        let host_seq = uint(row, 17)?;
+        if host_seq > retained_seq {
+            event(row, host_seq, key, &slice, report)?;
+        }
     }
     Ok(())
 }

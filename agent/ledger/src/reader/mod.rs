@@ -7,6 +7,7 @@ pub(crate) mod commands;
 mod denials;
 mod outbox;
 pub(crate) mod sandboxes;
+mod sinks;
 pub(crate) mod slices;
 mod snapshots;
 pub(crate) mod tags;
@@ -19,6 +20,7 @@ use rusqlite::Connection;
 use crate::{HostName, LedgerError, schema};
 
 pub use sandboxes::{Recovery, SandboxFilter};
+pub use sinks::{OutboxStanding, SinkStanding};
 pub use slices::{SliceCursor, SlicePage, SliceQuery};
 pub use tags::{TagSpan, TagsNow};
 pub use usage::{Usage, UsageItem, UsageQuery};

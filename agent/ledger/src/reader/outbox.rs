@@ -32,4 +32,27 @@ impl Reader {
             Ok(statement.query_map((after, limit), outbox_row)?.collect::<Result<_, _>>()?)
         })
     }
+
+    /// The events after number `after`, in order: at most `events_max`, and no more once they hold `bytes_max`.
+    pub fn outbox_batch(
+        &self,
+        after: u64,
+        events_max: usize,
+        bytes_max: usize,
+    ) -> Result<Vec<OutboxRow>, LedgerError> {
+        let (after, limit) = (int("after", after)?, i64::try_from(events_max).unwrap_or(i64::MAX));
+        self.answer(|conn| {
+            let mut statement = conn.prepare_cached(OUTBOX)?;
+            let mut rows = statement.query((after, limit))?;
+            let (mut events, mut bytes) = (Vec::new(), 0);
+            while bytes < bytes_max
+                && let Some(row) = rows.next()?
+            {
+                let event = outbox_row(row)?;
+                bytes += event.payload.len();
+                events.push(event);
+            }
+            Ok(events)
+        })
+    }
 }

@@ -13,6 +13,7 @@ use rusqlite::Connection;
 use super::queue::Queue;
 use super::{Class, Committed, Done, Unit};
 use crate::apply::Apply;
+use crate::host_key::HostKey;
 use crate::outbox::Head;
 use crate::{HostName, LedgerError};
 
@@ -30,6 +31,7 @@ const FORGET_PROBE: &str = "DELETE FROM write_probe";
 pub(super) struct Committer {
     conn: Connection,
     host: HostName,
+    key: HostKey,
     /// The last event that is durable.
     head: Head,
     queue: Arc<Queue>,
@@ -54,9 +56,14 @@ enum Apart {
 type Answers = Vec<Result<Committed, LedgerError>>;
 
 impl Committer {
-    pub(super) fn new(conn: Connection, host: HostName, queue: Arc<Queue>) -> Result<Self, LedgerError> {
+    pub(super) fn new(
+        conn: Connection,
+        host: HostName,
+        key: HostKey,
+        queue: Arc<Queue>,
+    ) -> Result<Self, LedgerError> {
         let head = Head::read(&conn)?;
-        Ok(Self { conn, host, head, queue })
+        Ok(Self { conn, host, key, head, queue })
     }
 
     /// Commits what comes until the queue is stopped and empty.
@@ -158,7 +165,11 @@ impl Committer {
             Ok(answers)
         });
         if let Ok(Some(_)) = applied {
+            let has_new = head.host_seq != self.head.host_seq;
             self.head = head;
+            if has_new {
+                self.queue.tell_events(head.host_seq);
+            }
         } else if !self.conn.is_autocommit()
             // Some failures end the transaction by themselves.
             && let Err(error) = self.execute("ROLLBACK")
@@ -177,7 +188,8 @@ impl Committer {
             if apart == Apart::Savepoints {
                 self.execute("SAVEPOINT unit").map_err(failed)?;
             }
-            let result = Apply { conn: &self.conn, host: &self.host, head }.unit(&unit.records);
+            let result =
+                Apply { conn: &self.conn, host: &self.host, key: &self.key, head }.unit(&unit.records);
             match result {
                 Err(error) if error.is_environmental() || self.conn.is_autocommit() => {
                     return Err(failed(error));

@@ -22,6 +22,7 @@ use std::thread::JoinHandle;
 
 use rusqlite::Connection;
 
+use crate::host_key::HostKey;
 use crate::{CommandRow, HostName, LedgerError, Record};
 use commit::Committer;
 use queue::Queue;
@@ -49,6 +50,10 @@ pub enum Committed {
 
 /// Called once with what became of a unit, on the writer's thread: it must not block.
 pub type Done = Box<dyn FnOnce(Result<Committed, LedgerError>) + Send>;
+
+/// Called with the number of the last durable event, after each commit that brought new ones, on the writer's thread: it
+/// must not block.
+pub type OnEvents = Box<dyn Fn(u64) + Send + Sync>;
 
 /// Whether the ledger takes writes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,6 +130,11 @@ impl Writer {
         answered.recv().unwrap_or(Err(LedgerError::Closed))
     }
 
+    /// Has the one listener told of new events from now on. `false`: there is one already, and it stays.
+    pub fn listen(&self, listener: OnEvents) -> bool {
+        self.queue.listen(listener)
+    }
+
     /// Whether the ledger takes writes.
     pub fn health(&self) -> Health {
         self.queue.health()
@@ -136,9 +146,13 @@ impl Writer {
     }
 
     /// Starts the writer's thread on a connection of its own.
-    pub(crate) fn start(conn: Connection, host: HostName) -> Result<(Self, JoinHandle<()>), LedgerError> {
+    pub(crate) fn start(
+        conn: Connection,
+        host: HostName,
+        key: HostKey,
+    ) -> Result<(Self, JoinHandle<()>), LedgerError> {
         let queue = Arc::new(Queue::new());
-        let committer = Committer::new(conn, host, Arc::clone(&queue))?;
+        let committer = Committer::new(conn, host, key, Arc::clone(&queue))?;
         let thread = std::thread::Builder::new()
             .name("ledger".to_owned())
             .spawn(move || committer.run())

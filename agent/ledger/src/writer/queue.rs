@@ -1,10 +1,10 @@
 //! What waits for the writer, and what callers may know of its health.
 
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use super::{Class, Health, Refused, Unit};
+use super::{Class, Health, OnEvents, Refused, Unit};
 use crate::LedgerError;
 
 const INTENTS_MAX: usize = 1024;
@@ -14,6 +14,8 @@ pub(super) struct Queue {
     inner: Mutex<Inner>,
     /// Signalled when a unit came or the queue was stopped.
     changed: Condvar,
+    /// Told of new events.
+    on_events: OnceLock<OnEvents>,
 }
 
 struct Inner {
@@ -51,7 +53,7 @@ impl Inner {
 impl Queue {
     pub(super) fn new() -> Self {
         let inner = Inner { units: VecDeque::new(), intents: 0, stopped: false, health: Health::Writable };
-        Self { inner: Mutex::new(inner), changed: Condvar::new() }
+        Self { inner: Mutex::new(inner), changed: Condvar::new(), on_events: OnceLock::new() }
     }
 
     /// Every change under the lock is complete when it is released, so a panic elsewhere leaves nothing half done.
@@ -112,6 +114,17 @@ impl Queue {
     pub(super) fn recovered(&self) {
         if std::mem::replace(&mut self.lock().health, Health::Writable) != Health::Writable {
             tracing::info!("the ledger takes writes again");
+        }
+    }
+
+    pub(super) fn listen(&self, listener: OnEvents) -> bool {
+        self.on_events.set(listener).is_ok()
+    }
+
+    /// Events through this number are durable.
+    pub(super) fn tell_events(&self, host_seq: u64) {
+        if let Some(listener) = self.on_events.get() {
+            listener(host_seq);
         }
     }
 

@@ -192,7 +192,7 @@ fn a_ledger_from_before_the_rollups_answers_the_same_and_gets_them_as_it_goes_on
         .raw()
         .execute_batch(
             "DROP TABLE usage_hours; DROP TABLE tokens; DROP TABLE cursor_key; DROP INDEX tags_by_key; \
-             PRAGMA user_version = 1",
+             PRAGMA user_version = 4",
         )
         .unwrap();
     let ledger = place.open();

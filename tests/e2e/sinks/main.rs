@@ -1,0 +1,7 @@
+//! Events on their way to real servers: what is stopped, killed and paused there loses nothing and changes no order.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on should stop")]
+
+mod agent;
+mod http;
+mod outages;
+mod stage;
