@@ -13,11 +13,13 @@ pub mod agent;
 pub mod argv;
 pub mod console;
 pub mod error;
+pub mod events;
 pub mod guest;
 pub mod monitor;
 pub mod paths;
 pub mod process;
 pub mod scripted;
+pub mod servers;
 pub mod wait;
 
 pub use error::{Error, Result};

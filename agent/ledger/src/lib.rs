@@ -23,6 +23,7 @@ mod apply;
 mod audit;
 mod encode;
 mod error;
+pub mod fleet;
 mod ledger;
 mod lock;
 mod names;
