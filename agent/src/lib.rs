@@ -11,6 +11,7 @@ pub mod control;
 pub mod failpoint;
 pub mod host;
 pub mod ids;
+pub mod ingest;
 pub mod metering;
 pub mod process;
 pub mod proto;

@@ -109,7 +109,7 @@ impl Drop for SocketFile<'_> {
     }
 }
 
-fn start_log(log: &Log) {
+pub(crate) fn start_log(log: &Log) {
     // The filter was checked with the configuration.
     let filter = EnvFilter::try_new(&log.level).unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt()

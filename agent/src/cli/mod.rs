@@ -101,6 +101,8 @@ enum Command {
     Usage(usage::Args),
     /// Check the ledger's invariants
     Audit(audit::Args),
+    /// The fleet's ledger, in PostgreSQL
+    Ledger(ledger::Args),
     /// Copy the ledger, while it is being written
     Backup(backup::Args),
     /// Print the completions of a shell
@@ -162,6 +164,7 @@ async fn dispatch(command: Command, socket: Option<PathBuf>, json: bool) -> Resu
         Command::Slices(args) => slices::run(args, &context).await,
         Command::Usage(args) => usage::run(args, &context).await,
         Command::Audit(args) => audit::run(args, &context).await,
+        Command::Ledger(args) => ledger::run(args, &context).await,
         Command::Backup(args) => backup::run(args, &context),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),

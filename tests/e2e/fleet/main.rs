@@ -1,6 +1,5 @@
 //! The fleet's ledger on a real PostgreSQL.
 
-#![allow(clippy::doc_markdown, reason = "PostgreSQL is a name, not code")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
 
 mod completeness;
@@ -8,6 +7,7 @@ mod credit;
 mod ingest;
 mod migrations;
 mod quarantine;
+mod queues;
 mod references;
 mod scene;
 mod sums;

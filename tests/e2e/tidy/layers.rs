@@ -9,13 +9,20 @@ use crate::tree::{File, file, files, rust_files};
 /// there; none may name one that stands above it, except for modules of mere words, which import nothing themselves
 /// ([`WORDS`]).
 const MODULES: &[(&str, &[&str])] = &[
-    ("cli", &["clock", "config", "control", "host", "ids", "metering", "proto", "run", "sandbox", "size"]),
+    (
+        "cli",
+        &[
+            "clock", "config", "control", "host", "ids", "ingest", "metering", "proto", "run", "sandbox",
+            "size",
+        ],
+    ),
     (
         "run",
         &["clock", "config", "control", "host", "http", "ids", "metering", "process", "publish", "sandbox"],
     ),
     ("control", &["clock", "config", "host", "ids", "metering", "proto", "sandbox", "size"]),
     ("http", &["clock", "config", "host", "ids", "metering", "sandbox", "size"]),
+    ("ingest", &[]),
     ("publish", &["clock", "config", "host", "ids", "metering", "sandbox"]),
     ("host", &["clock", "config", "ids", "metering", "process", "sandbox"]),
     ("config", &["ids", "sandbox", "size"]),

@@ -1,7 +1,5 @@
 //! A PostgreSQL of its own, on a unix socket in a folder of its own.
 
-#![allow(clippy::doc_markdown, reason = "PostgreSQL is a name, not code")]
-
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};

@@ -1,6 +1,7 @@
 //! What can go wrong with the fleet's ledger.
 
 use thiserror::Error;
+use tokio_postgres::error::{DbError, Severity};
 
 /// Why the fleet's ledger could not do what it was asked. [`FleetError::reason`] is its stable code.
 #[derive(Debug, Error)]
@@ -56,9 +57,10 @@ impl FleetError {
 
     /// Whether the connection is gone: nothing works on it any more, and another one may.
     pub fn is_disconnected(&self) -> bool {
-        // `57P01` and its like: the server is going down, and says so before it closes the connection.
-        matches!(self, Self::Database(error)
-            if error.is_closed() || error.code().is_none_or(|code| code.code().starts_with("57P")))
+        let Self::Database(error) = self else { return false };
+        // What PostgreSQL calls FATAL ends the connection; what it does not say itself is the connection's own failure.
+        let said = error.as_db_error().map(DbError::parsed_severity);
+        said.is_none_or(|severity| matches!(severity, Some(Severity::Fatal | Severity::Panic)))
     }
 }
 

@@ -2,8 +2,10 @@
 
 use tokio_postgres::{Client, Error, Statement};
 
-/// Of the connection: what is sorted is sorted in memory.
-pub(super) const SETTINGS: &str = "SET work_mem = '64MB'; SET temp_buffers = '64MB'";
+/// Of the connection: what is sorted is sorted in memory, and who hangs in the middle of a transaction holds the locks
+/// of its sources for a minute at most.
+pub(super) const SETTINGS: &str = "SET work_mem = '64MB'; SET temp_buffers = '64MB'; \
+     SET idle_in_transaction_session_timeout = '1min'";
 
 /// Statements, prepared once for each connection.
 pub(super) struct Statements {
