@@ -8,6 +8,7 @@
 mod allocations;
 pub mod audit;
 pub mod command;
+pub mod fleet;
 pub mod ledger;
 pub mod life;
 pub mod meter;
@@ -48,13 +49,14 @@ impl Size {
 pub type Bench = (&'static str, fn(Size) -> Result<Vec<Row>, Error>);
 
 /// Every bench, in the order of the table.
-pub const BENCHES: [Bench; 6] = [
+pub const BENCHES: [Bench; 7] = [
     ("meter", meter::run),
     ("ledger", ledger::run),
     ("qmp", qmp::run),
     ("command", command::run),
     ("ready", ready::run),
     ("audit", audit::run),
+    ("fleet", fleet::run),
 ];
 
 /// A folder on the disk that the workspace is on, gone when it is dropped.
