@@ -13,6 +13,7 @@ pub mod failpoint;
 pub mod host;
 pub mod http;
 pub mod ids;
+pub mod ingest;
 pub mod metering;
 pub mod metrics;
 pub mod process;

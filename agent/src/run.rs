@@ -179,7 +179,7 @@ fn serve_metrics(
     )
 }
 
-fn start_log(log: &Log) {
+pub(crate) fn start_log(log: &Log) {
     // The filter was checked with the configuration.
     let filter = EnvFilter::try_new(&log.level).unwrap_or_else(|_| EnvFilter::new("info"));
     if log.format == LogFormat::Text

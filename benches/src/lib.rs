@@ -9,6 +9,7 @@ mod allocations;
 pub mod audit;
 pub mod command;
 pub mod crowd;
+pub mod fleet;
 pub mod ledger;
 pub mod life;
 pub mod meter;
@@ -51,7 +52,7 @@ impl Size {
 pub type Bench = (&'static str, fn(Size) -> Result<Vec<Row>, Error>);
 
 /// Every bench, in the order of the table.
-pub const BENCHES: [Bench; 9] = [
+pub const BENCHES: [Bench; 10] = [
     ("meter", meter::run),
     ("ledger", ledger::run),
     ("qmp", qmp::run),
@@ -61,6 +62,7 @@ pub const BENCHES: [Bench; 9] = [
     ("audit", audit::run),
     ("usage", usage::run),
     ("publish", publish::run),
+    ("fleet", fleet::run),
 ];
 
 /// A folder on the disk that the workspace is on, gone when it is dropped.

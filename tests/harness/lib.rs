@@ -13,6 +13,7 @@ pub mod agent;
 pub mod argv;
 pub mod console;
 pub mod error;
+pub mod events;
 pub mod guest;
 pub mod monitor;
 pub mod paths;

@@ -3,6 +3,8 @@
 //!
 //! Dropping a server kills it and removes its folder.
 
+pub mod postgres;
+
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;

@@ -26,6 +26,7 @@ mod audit;
 mod editor;
 mod encode;
 mod error;
+pub mod fleet;
 mod host_key;
 mod ledger;
 mod lock;

@@ -23,7 +23,7 @@ pub enum Exit {
 pub const EXIT_CODES: [(Exit, u8, &str); 6] = [
     (Exit::Done, 0, "done"),
     (Exit::Failed, 1, "failed or refused: the message gives the reason code and what to do"),
-    (Exit::Anomaly, 2, "an anomaly was found (audit, doctor, verify)"),
+    (Exit::Anomaly, 2, "an anomaly was found (audit, doctor, verify, ledger)"),
     (Exit::Usage, 64, "the command line is wrong"),
     (Exit::Unreachable, 69, "the agent cannot be reached"),
     (Exit::Config, 78, "the configuration is wrong"),

@@ -49,6 +49,11 @@ impl Failure {
         }
     }
 
+    /// It failed for a reason that has a stable code.
+    pub(super) fn with_reason(reason: &str, message: impl Into<String>) -> Self {
+        Self { reason: Some(reason.to_owned()), ..Self::new(message) }
+    }
+
     /// The command line is wrong.
     pub(super) fn usage(message: impl Into<String>) -> Self {
         Self { exit: Exit::Usage, next: Some("`dormouse --help` says more".to_owned()), ..Self::new(message) }
@@ -125,7 +130,7 @@ impl From<ConfigError> for Failure {
 
 impl From<LedgerError> for Failure {
     fn from(error: LedgerError) -> Self {
-        Self { reason: Some(error.reason().to_owned()), ..Self::new(error.to_string()) }
+        Self::with_reason(error.reason(), error.to_string())
     }
 }
 

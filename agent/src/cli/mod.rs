@@ -122,6 +122,8 @@ enum Command {
     Outbox(outbox::Args),
     /// Verify a host's exported events: chain, hashes and signatures
     Verify(verify::Args),
+    /// The fleet's ledger, in PostgreSQL
+    Ledger(ledger::Args),
     /// Copy the ledger, while it is being written
     Backup(backup::Args),
     /// Print the completions of a shell
@@ -190,6 +192,7 @@ async fn dispatch(command: Command, socket: Option<PathBuf>, json: bool) -> Resu
         Command::Doctor(args) => doctor::run(&args, socket, json).await,
         Command::Outbox(args) => outbox::run(args, &context).await,
         Command::Verify(args) => verify::run(args, &context),
+        Command::Ledger(args) => ledger::run(args, &context).await,
         Command::Backup(args) => backup::run(args, &context),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),

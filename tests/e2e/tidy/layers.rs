@@ -12,8 +12,8 @@ const MODULES: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "calendar", "clock", "config", "control", "host", "http", "ids", "metering", "process", "proto",
-            "run", "sandbox", "size",
+            "calendar", "clock", "config", "control", "host", "http", "ids", "ingest", "metering", "process",
+            "proto", "run", "sandbox", "size",
         ],
     ),
     (
@@ -25,6 +25,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ),
     ("control", &["clock", "config", "host", "ids", "metering", "metrics", "proto", "sandbox", "size"]),
     ("http", &["calendar", "clock", "config"]),
+    ("ingest", &[]),
     ("publish", &["clock", "config", "host", "ids", "metering", "sandbox"]),
     ("metrics", &["config", "sandbox"]),
     ("host", &["clock", "config", "ids", "metering", "process", "sandbox"]),

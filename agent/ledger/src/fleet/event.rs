@@ -1,0 +1,259 @@
+//! One event, as the host froze it: from bytes to what it tells, or to why it is not believed.
+
+use std::borrow::Cow;
+
+use dormouse_metering::BillingState;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::{LIFECYCLE_EVENT, SLICE_EVENT, SliceRow};
+
+/// The type of an event by which a host says that an hour has been sent.
+pub(super) const WATERMARK_EVENT: &str = "dev.dormouse.watermark.v1";
+
+/// What every host's `source` begins with.
+const SOURCE_PREFIX: &str = "//dormouse/";
+
+const HOUR_NS: i64 = 3_600 * 1_000_000_000;
+
+/// One event of one host.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Event {
+    /// `//dormouse/<cell>/<host>`.
+    pub source: String,
+    /// Unique for the source.
+    pub id: String,
+    /// The number on the host, contiguous from 1.
+    pub host_seq: i64,
+    /// BLAKE3 of the whole event's bytes: what tells a repetition from another event of the same id.
+    pub payload_hash: [u8; 32],
+    /// The API key by which the sandbox was made, where the platform says so.
+    pub api_key: Option<String>,
+    /// What it tells.
+    pub told: Told,
+}
+
+/// What an event tells.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Told {
+    /// A closed, final slice.
+    Slice(Box<SliceRow>),
+    /// Something else that happened to a sandbox.
+    Lifecycle(Lifecycle),
+    /// That an hour has been sent.
+    Watermark(Watermark),
+}
+
+/// What a lifecycle event tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lifecycle {
+    /// The org id.
+    pub org: String,
+    /// The sandbox id.
+    pub sandbox: String,
+    /// The generation of the sandbox.
+    pub generation: i64,
+    /// What happened.
+    pub kind: String,
+    /// When, in nanoseconds since the Unix epoch.
+    pub unix_ns: i64,
+    /// The event's data, as JSON.
+    pub json: String,
+}
+
+/// A host's word that it has sent everything up to an hour.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Watermark {
+    /// The end of the hour, in nanoseconds since the Unix epoch.
+    pub complete_through_unix_ns: i64,
+    /// The number of the last event that belongs to it; 0 where none does.
+    pub host_seq: i64,
+    /// The hash of that event.
+    pub chain_hash: Option<Vec<u8>>,
+    /// The key that signed.
+    pub public_key: Option<Vec<u8>>,
+    /// The signature.
+    pub signature: Option<Vec<u8>>,
+}
+
+/// Why an event is not stored. The names are what the table `quarantine` holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum WhyNot {
+    /// It is no event of a kind that is known here, or says what cannot be.
+    Undecodable,
+    /// Its data is not what its `payloadhash` was made of.
+    Altered,
+    /// An event of this id with other bytes is stored.
+    OtherPayload,
+    /// Another event of the host is stored under this number.
+    NumberReused,
+    /// It claims time of a sandbox that a stored slice has.
+    Overlap,
+}
+
+impl WhyNot {
+    /// The stable code.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Undecodable => "UNDECODABLE",
+            Self::Altered => "ALTERED",
+            Self::OtherPayload => "OTHER_PAYLOAD",
+            Self::NumberReused => "NUMBER_REUSED",
+            Self::Overlap => "OVERLAP",
+        }
+    }
+}
+
+/// An event that is not believed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    /// The kind.
+    pub why: WhyNot,
+    /// What is wrong, for people.
+    pub detail: String,
+}
+
+impl Rejection {
+    pub(super) fn undecodable(detail: impl Into<String>) -> Self {
+        Self { why: WhyNot::Undecodable, detail: detail.into() }
+    }
+}
+
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    #[serde(borrow)]
+    specversion: Cow<'a, str>,
+    #[serde(borrow)]
+    id: Cow<'a, str>,
+    #[serde(borrow)]
+    source: Cow<'a, str>,
+    #[serde(borrow, rename = "type")]
+    event_type: Cow<'a, str>,
+    org: Option<String>,
+    hostseq: String,
+    payloadhash: String,
+    apikey: Option<String>,
+    #[serde(borrow)]
+    data: &'a RawValue,
+}
+
+#[derive(Deserialize)]
+struct LifecycleData {
+    org: String,
+    sandbox: String,
+    generation: i64,
+    kind: String,
+    unix_ns: i64,
+}
+
+#[derive(Deserialize)]
+struct WatermarkData {
+    complete_through_unix_ns: i64,
+    host_seq: i64,
+    chain_hash: Option<String>,
+    public_key: Option<String>,
+    signature: Option<String>,
+}
+
+impl Event {
+    /// Reads an event from its bytes, and judges what can be judged by looking at it alone.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Rejection> {
+        let envelope: Envelope<'_> = parse(bytes)?;
+        let Envelope { specversion, id, source, event_type, org, hostseq, payloadhash, apikey, data } =
+            envelope;
+        require(specversion == "1.0", || format!("specversion is {specversion:?}, not 1.0"))?;
+        require(source.starts_with(SOURCE_PREFIX), || format!("source {source:?} is no host's"))?;
+        require(!id.is_empty(), || "the id is empty".to_owned())?;
+        let host_seq = hostseq.parse().ok().filter(|number| (1..i64::MAX).contains(number));
+        let host_seq = host_seq
+            .ok_or_else(|| Rejection::undecodable(format!("hostseq {hostseq:?} is no number from 1")))?;
+        let data_hash = blake3::hash(data.get().as_bytes()).to_hex();
+        if data_hash.as_str() != payloadhash {
+            let detail = format!("the data hashes to {data_hash}, not to {payloadhash}");
+            return Err(Rejection { why: WhyNot::Altered, detail });
+        }
+        let told = match event_type.as_ref() {
+            SLICE_EVENT => Told::Slice(Box::new(slice(data, &id, org.as_deref())?)),
+            LIFECYCLE_EVENT => Told::Lifecycle(lifecycle(data)?),
+            WATERMARK_EVENT => Told::Watermark(watermark(data)?),
+            other => return Err(Rejection::undecodable(format!("the type {other:?} is not known here"))),
+        };
+        // PostgreSQL has no text with NUL in it. JSON has it as an escape only.
+        let has_nul = bytes.contains(&b'\\') && bytes.windows(6).any(|six| six == br"\u0000");
+        require(!has_nul, || "a text holds NUL".to_owned())?;
+        Ok(Self {
+            source: source.into_owned(),
+            id: id.into_owned(),
+            host_seq,
+            payload_hash: *blake3::hash(bytes).as_bytes(),
+            api_key: apikey,
+            told,
+        })
+    }
+}
+
+fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Rejection> {
+    serde_json::from_slice(bytes).map_err(|error| Rejection::undecodable(error.to_string()))
+}
+
+fn require(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), Rejection> {
+    if holds { Ok(()) } else { Err(Rejection::undecodable(otherwise())) }
+}
+
+fn slice(data: &RawValue, id: &str, org: Option<&str>) -> Result<SliceRow, Rejection> {
+    let row: SliceRow = parse(data.get().as_bytes())?;
+    let expected = format!("{}:{}:{}", row.sandbox, row.generation, row.seq);
+    require(id == expected, || format!("the id {id:?} is not that of slice {expected}"))?;
+    require(org.is_none_or(|org| org == row.org), || format!("the data is of org {:?}", row.org))?;
+    require(row.is_final, || "the slice is not final".to_owned())?;
+    require(row.closed_by.is_some(), || "the slice says not why it closed".to_owned())?;
+    let known = BillingState::ALL.iter().any(|state| state.name() == row.state);
+    require(known, || format!("there is no billing state {:?}", row.state))?;
+    let numbers = [
+        row.seq,
+        row.duration_ns,
+        row.memory_base_bytes,
+        row.memory_plugged_bytes,
+        row.memory_requested_bytes,
+        row.disk_bytes,
+    ];
+    let storable = numbers.iter().all(|number| i64::try_from(*number).is_ok());
+    require(storable && row.seq > 0, || "a number is too large to be stored, or seq is 0".to_owned())?;
+    let (start_ns, end_ns) = (row.start_unix_ns, row.end_unix_ns.unwrap_or(i64::MIN));
+    require(0 <= start_ns && start_ns <= end_ns, || format!("it lies from {start_ns} to {end_ns}"))?;
+    require(end_ns <= (start_ns / HOUR_NS + 1).saturating_mul(HOUR_NS), || "it crosses an hour".to_owned())?;
+    let span_ns = end_ns.abs_diff(start_ns);
+    let holds = span_ns == row.duration_ns || span_ns == 0 || row.duration_ns == 0;
+    require(holds, || format!("it lasted {} ns of {span_ns} ns", row.duration_ns))?;
+    Ok(row)
+}
+
+fn lifecycle(data: &RawValue) -> Result<Lifecycle, Rejection> {
+    let LifecycleData { org, sandbox, generation, kind, unix_ns } = parse(data.get().as_bytes())?;
+    Ok(Lifecycle { org, sandbox, generation, kind, unix_ns, json: data.get().to_owned() })
+}
+
+fn watermark(data: &RawValue) -> Result<Watermark, Rejection> {
+    let WatermarkData { complete_through_unix_ns, host_seq, chain_hash, public_key, signature } =
+        parse(data.get().as_bytes())?;
+    let full = complete_through_unix_ns % HOUR_NS == 0;
+    require(full, || format!("{complete_through_unix_ns} is no full hour"))?;
+    require((0..i64::MAX).contains(&host_seq), || format!("host_seq is {host_seq}"))?;
+    let bytes = |hex: Option<String>| hex.map(|hex| unhex(&hex)).transpose();
+    Ok(Watermark {
+        complete_through_unix_ns,
+        host_seq,
+        chain_hash: bytes(chain_hash)?,
+        public_key: bytes(public_key)?,
+        signature: bytes(signature)?,
+    })
+}
+
+fn unhex(text: &str) -> Result<Vec<u8>, Rejection> {
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let bytes = text.as_bytes().chunks(2).map(|pair| match pair {
+        [high, low] => Some(digit(*high)? << 4 | digit(*low)?),
+        _ => None,
+    });
+    bytes.collect::<Option<_>>().ok_or_else(|| Rejection::undecodable(format!("{text:?} is no hexadecimal")))
+}

@@ -1,0 +1,295 @@
+//! Storing a batch: everything of it, or nothing, and each event once.
+//!
+//! ```text
+//! COPY into staged ── lock the sources ── [sift] ── store ── numbers, lifecycle, watermarks, quarantine ── COMMIT
+//!                                            ▲         │ it fails
+//!                                            └─────────┴──▶ a remedy, each once; or the error goes up
+//! ```
+//!
+//! Storing is tried first and asked about afterwards: most batches hold nothing that was stored before, nothing that
+//! overlaps and nothing that refers to what is gone, and pay for none of it.
+
+use std::collections::{BTreeSet, HashSet};
+use std::pin::pin;
+
+use futures_util::SinkExt;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, Transaction};
+
+use super::remedy::{Failure, Reference, Remedy, Tried};
+use super::sources::{Sources, Staged};
+use super::{Batch, Event, FleetError, Told, migrations, quarantine, sift, sql, staging};
+
+/// How often a batch is tried again that lost a deadlock against someone who deletes keys or hosts.
+const DEADLOCKS_MAX: u32 = 10;
+
+/// The fleet's ledger, by one connection.
+pub struct FleetLedger {
+    pub(super) client: Client,
+    sources: Sources,
+    statements: sql::Statements,
+}
+
+/// What became of a batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ingested {
+    /// Events that were stored.
+    pub stored: u64,
+    /// Those of them that are slices.
+    pub slices: u64,
+    /// Messages that repeated what is stored, byte for byte.
+    pub repeated: u64,
+    /// Messages that went to the quarantine.
+    pub quarantined: u64,
+}
+
+impl Ingested {
+    /// The sums of both.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            stored: self.stored + other.stored,
+            slices: self.slices + other.slices,
+            repeated: self.repeated + other.repeated,
+            quarantined: self.quarantined + other.quarantined,
+        }
+    }
+}
+
+/// How a transaction ended.
+enum Attempt {
+    Committed(Ingested),
+    /// Nothing was stored: a slice lies in a month that has no partition yet.
+    NoPartition,
+}
+
+impl FleetLedger {
+    /// Takes a connection, which somebody must drive, to a database of this program's schema version.
+    pub async fn open(client: Client) -> Result<Self, FleetError> {
+        client.batch_execute(migrations::SEARCH_PATH).await?;
+        migrations::require_current(&client).await?;
+        client.batch_execute(sql::SETTINGS).await?;
+        client.batch_execute(staging::CREATE).await?;
+        let statements = sql::Statements::prepare(&client).await?;
+        Ok(Self { client, sources: Sources::default(), statements })
+    }
+
+    /// Stores what messages hold, in one transaction. Once this returns, the messages may be acknowledged; after an
+    /// error nothing of them is stored, and all of them may be given again.
+    pub async fn ingest(&mut self, batch: &Batch<'_>) -> Result<Ingested, FleetError> {
+        self.sources.learn(&self.client, batch).await?;
+        let (mut partitioned, mut deadlocks) = (false, 0);
+        loop {
+            match self.attempt(batch, partitioned).await {
+                Ok(Attempt::Committed(ingested)) => return Ok(ingested),
+                Ok(Attempt::NoPartition) => {
+                    self.make_partitions(batch).await?;
+                    partitioned = true;
+                }
+                Err(FleetError::Database(error))
+                    if error.code() == Some(&SqlState::T_R_DEADLOCK_DETECTED)
+                        && deadlocks < DEADLOCKS_MAX =>
+                {
+                    deadlocks += 1;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn make_partitions(&self, batch: &Batch<'_>) -> Result<(), FleetError> {
+        const DAY_NS: i64 = 86_400 * 1_000_000_000;
+        // One start of each day is enough to name all months.
+        let starts = batch.events().filter_map(|event| match &event.told {
+            Told::Slice(row) => Some(row.start_unix_ns / DAY_NS * DAY_NS),
+            _ => None,
+        });
+        for start_ns in starts.collect::<BTreeSet<_>>() {
+            self.client.execute("SELECT make_slices_partition($1)", &[&start_ns]).await?;
+        }
+        Ok(())
+    }
+
+    async fn attempt(&mut self, batch: &Batch<'_>, partitioned: bool) -> Result<Attempt, FleetError> {
+        let staged = self.sources.stage(batch)?;
+        let mut tx = self.client.transaction().await?;
+        copy(&tx, &staged).await?;
+        let mut hosts = lock_sources(&tx, &self.statements, &staged).await?;
+        let prepaid = lock_accounts(&tx, &self.statements, batch).await?;
+        let mut tried = Tried(if partitioned { vec![Remedy::Partition] } else { Vec::new() });
+        let mut sifted = sift::Sifted::default();
+        if hosts.any_number_is_known {
+            tried.0.push(Remedy::Sift);
+            sifted = sift::sift(&tx, batch).await?;
+        }
+        let slices = loop {
+            let attempt = tx.savepoint("store").await?;
+            let failed = match store(&attempt, &self.statements, &hosts, prepaid).await {
+                Ok(slices) => {
+                    attempt.commit().await?;
+                    break slices;
+                }
+                Err(error) => error,
+            };
+            attempt.rollback().await?;
+            match tried.remedy(Failure::of(&failed)) {
+                None => return Err(failed.into()),
+                Some(Remedy::Partition) => return Ok(Attempt::NoPartition),
+                Some(Remedy::Sift) => sifted = sift::sift(&tx, batch).await?,
+                Some(Remedy::Forget(Reference::ApiKey)) => forget_api_keys(&tx).await?,
+                Some(Remedy::Forget(Reference::Host)) => hosts.forget_what_is_gone(&tx).await?,
+            }
+        };
+        let kept = || batch.events.iter().filter(|(place, _)| !sifted.contains(*place));
+        tell_the_rest(&tx, &self.statements, &staged, kept()).await?;
+        let quarantined = quarantine::keep(&tx, batch, &sifted).await?;
+        tx.commit().await?;
+        let stored = kept().count() as u64;
+        let repeated = batch.repeated + sifted.repeated.len() as u64;
+        Ok(Attempt::Committed(Ingested { stored, slices, repeated, quarantined }))
+    }
+}
+
+impl<'a> Failure<'a> {
+    fn of(error: &'a tokio_postgres::Error) -> Self {
+        // What PostgreSQL did not say itself has no remedy, and a code that none has.
+        let code = error.code().unwrap_or(&SqlState::CONNECTION_EXCEPTION);
+        Self { code, constraint: error.as_db_error().and_then(|said| said.constraint()) }
+    }
+}
+
+async fn copy(tx: &Transaction<'_>, staged: &Staged<'_>) -> Result<(), FleetError> {
+    let mut sink = pin!(tx.copy_in(staging::COPY).await?);
+    let mut rows = staging::Rows::default();
+    for (place, source_id, sandbox_id, event) in &staged.rows {
+        rows.write(*place, *source_id, *sandbox_id, event);
+        if let Some(chunk) = rows.chunk() {
+            sink.feed(chunk).await?;
+        }
+    }
+    sink.feed(rows.rest()).await?;
+    sink.finish().await?;
+    Ok(())
+}
+
+/// The sources of a batch, locked, and the hosts that slices may refer to.
+struct Hosts {
+    source_ids: Vec<i32>,
+    host_ids: Vec<Option<i64>>,
+    any_number_is_known: bool,
+}
+
+/// Holds the sources' rows, in order: nobody else stores anything of them until this transaction ends.
+async fn lock_sources(
+    tx: &Transaction<'_>,
+    statements: &sql::Statements,
+    staged: &Staged<'_>,
+) -> Result<Hosts, FleetError> {
+    let (ids, numbers): (Vec<i32>, Vec<String>) = staged.numbers().into_iter().unzip();
+    let rows = tx.query(&statements.lock_sources, &[&ids, &numbers]).await?;
+    Ok(Hosts {
+        source_ids: rows.iter().map(|row| row.get(0)).collect(),
+        host_ids: rows.iter().map(|row| row.get(1)).collect(),
+        any_number_is_known: rows.iter().any(|row| row.get(2)),
+    })
+}
+
+impl Hosts {
+    /// Keeps those that are still there from going until this transaction ends, and drops the others.
+    async fn forget_what_is_gone(&mut self, tx: &Transaction<'_>) -> Result<(), FleetError> {
+        let there = "SELECT id FROM hosts WHERE id = ANY($1) ORDER BY id FOR KEY SHARE";
+        let there: HashSet<i64> =
+            tx.query(there, &[&self.host_ids]).await?.iter().map(|row| row.get(0)).collect();
+        for id in &mut self.host_ids {
+            *id = id.filter(|id| there.contains(id));
+        }
+        tracing::warn!("slices of a host that was just removed are stored without their reference to it");
+        Ok(())
+    }
+}
+
+/// Keeps the keys that are still there from going until this transaction ends, and drops the others.
+async fn forget_api_keys(tx: &Transaction<'_>) -> Result<(), FleetError> {
+    const FORGET: &str = "WITH there AS MATERIALIZED (SELECT k.id FROM api_keys k \
+         WHERE k.id IN (SELECT api_key_id FROM staged) ORDER BY k.id FOR KEY SHARE) \
+         UPDATE staged SET api_key_id = NULL \
+         WHERE api_key_id IS NOT NULL AND api_key_id NOT IN (SELECT id FROM there)";
+    let slices = tx.execute(FORGET, &[]).await?;
+    tracing::warn!(slices, "slices whose API key is gone are stored without it");
+    Ok(())
+}
+
+/// Holds the credit accounts of the orgs in the batch, in order, and says whether there are any.
+async fn lock_accounts(
+    tx: &Transaction<'_>,
+    statements: &sql::Statements,
+    batch: &Batch<'_>,
+) -> Result<bool, FleetError> {
+    let orgs: HashSet<&str> = batch
+        .events()
+        .filter_map(|event| match &event.told {
+            Told::Slice(row) => Some(row.org.as_str()),
+            _ => None,
+        })
+        .collect();
+    let orgs: Vec<&str> = orgs.into_iter().collect();
+    Ok(!tx.query(&statements.lock_accounts, &[&orgs]).await?.is_empty())
+}
+
+/// Stores the keys of all that is staged, and the slices; of prepaid orgs the credit is debited by what was stored.
+async fn store(
+    tx: &Transaction<'_>,
+    statements: &sql::Statements,
+    hosts: &Hosts,
+    prepaid: bool,
+) -> Result<u64, tokio_postgres::Error> {
+    tx.execute(&statements.store_events, &[]).await?;
+    let (sources, hosts) = (&hosts.source_ids, &hosts.host_ids);
+    if !prepaid {
+        return tx.execute(&statements.store_slices, &[sources, hosts]).await;
+    }
+    let stored = tx.query_one(&statements.store_prepaid_slices, &[sources, hosts]).await?;
+    // A count is never negative.
+    Ok(u64::try_from(stored.get::<_, i64>(0)).unwrap_or_default())
+}
+
+/// Adds the numbers, and stores what is told beside slices.
+async fn tell_the_rest<'a>(
+    tx: &Transaction<'_>,
+    statements: &sql::Statements,
+    staged: &Staged<'_>,
+    events: impl Iterator<Item = &'a (usize, Event)>,
+) -> Result<(), FleetError> {
+    tx.execute(&statements.add_numbers, &[]).await?;
+    for (_, event) in events {
+        let source_id = staged.source_id(&event.source)?;
+        match &event.told {
+            Told::Slice(_) => {}
+            Told::Lifecycle(it) => {
+                let values: [&(dyn tokio_postgres::types::ToSql + Sync); 8] = [
+                    &source_id,
+                    &event.id,
+                    &it.org,
+                    &it.sandbox,
+                    &it.generation,
+                    &it.kind,
+                    &it.unix_ns,
+                    &it.json,
+                ];
+                tx.execute(&statements.store_lifecycle, &values).await?;
+            }
+            Told::Watermark(it) => {
+                let values: [&(dyn tokio_postgres::types::ToSql + Sync); 6] = [
+                    &source_id,
+                    &it.complete_through_unix_ns,
+                    &it.host_seq,
+                    &it.chain_hash,
+                    &it.public_key,
+                    &it.signature,
+                ];
+                tx.execute(&statements.store_watermark, &values).await?;
+            }
+        }
+    }
+    Ok(())
+}

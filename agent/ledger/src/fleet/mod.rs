@@ -1,0 +1,35 @@
+//! The fleet's ledger, in PostgreSQL: what all hosts have sent, each event exactly once in effect.
+//!
+//! - [`migrate`] brings a database to a version of the schema, up or down.
+//! - [`Batch`] is the pure part: bytes become events, or a reason why they do not.
+//! - [`FleetLedger::ingest`] stores a batch in one transaction; once it returns, the batch may be acknowledged.
+//! - [`FleetLedger::check`] says which numbers of which hosts hold an hour open.
+//!
+//! What cannot be stored without a lie is kept in the table `quarantine`, byte for byte, and its number counts as
+//! missing: an hour with an unsolved riddle in it stays open.
+//!
+//! # Architecture invariants
+//!
+//! No wire protocol but PostgreSQL's is known here, and no runtime: whoever opens a connection drives it. Nothing is
+//! rounded: quantities are NUMERIC, made of integers. Nothing that is stored is ever changed but two references,
+//! which become NULL when what they refer to goes.
+
+mod batch;
+mod check;
+mod error;
+mod event;
+mod ingest;
+mod migrations;
+mod quarantine;
+mod remedy;
+mod sift;
+mod sources;
+mod sql;
+mod staging;
+
+pub use batch::Batch;
+pub use check::{Completeness, Missing, Quarantined, Resend, Silent};
+pub use error::FleetError;
+pub use event::{Event, Lifecycle, Rejection, Told, Watermark, WhyNot};
+pub use ingest::{FleetLedger, Ingested};
+pub use migrations::{VERSION, migrate};

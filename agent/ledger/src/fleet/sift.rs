@@ -1,0 +1,95 @@
+//! What of a staged batch is stored already, and what contradicts what is stored.
+//!
+//! Runs with the sources locked, so that what it finds stays true until the transaction ends.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tokio_postgres::Transaction;
+
+use super::batch::other_payload;
+use super::{Batch, FleetError, Rejection, WhyNot};
+
+/// A staged batch is small and the ledger is not, whatever the planner guesses of a table without statistics.
+const BY_INDEX: &str = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; \
+     SET LOCAL enable_seqscan = off";
+const AS_BEFORE: &str = "SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on; \
+     SET LOCAL enable_seqscan = on";
+
+const TAKE_KNOWN: &str = "DELETE FROM staged s USING events e \
+     WHERE e.source_id = s.source_id AND e.event_id = s.event_id \
+     RETURNING s.place, e.payload_hash = s.payload_hash";
+
+const TAKE_REUSED: &str = "DELETE FROM staged s USING sources o \
+     WHERE o.id = s.source_id AND o.received @> s.host_seq RETURNING s.place, s.host_seq";
+
+const TAKE_OVERLAPPING: &str = "DELETE FROM staged s WHERE EXISTS (SELECT FROM slices x \
+     WHERE x.sandbox_id = s.sandbox_id AND int8range(x.start_unix_ns, x.end_unix_ns) \
+         && int8range(s.start_unix_ns, s.end_unix_ns)) RETURNING s.place";
+
+/// Those within the batch that overlap, each with one that was sent before it.
+const OVERLAPPING_PAIRS: &str = "SELECT s.place, b.place FROM staged s JOIN staged b \
+     ON b.sandbox_id = s.sandbox_id AND b.place < s.place \
+     AND int8range(b.start_unix_ns, b.end_unix_ns) && int8range(s.start_unix_ns, s.end_unix_ns) \
+     ORDER BY s.place";
+
+/// What was taken out of the staging table, by its place in the batch.
+#[derive(Default)]
+pub(super) struct Sifted {
+    /// Stored already, byte for byte.
+    pub(super) repeated: BTreeSet<usize>,
+    /// Not to be stored.
+    pub(super) rejected: BTreeMap<usize, Rejection>,
+}
+
+impl Sifted {
+    pub(super) fn contains(&self, place: usize) -> bool {
+        self.repeated.contains(&place) || self.rejected.contains_key(&place)
+    }
+
+    fn reject(&mut self, place: usize, why: WhyNot, detail: &str) {
+        self.rejected.insert(place, Rejection { why, detail: detail.to_owned() });
+    }
+}
+
+/// Takes out of the staging table what is stored already, and what contradicts it.
+pub(super) async fn sift(tx: &Transaction<'_>, batch: &Batch<'_>) -> Result<Sifted, FleetError> {
+    const OVERLAPS: &str = "a stored slice of the sandbox has this time, or part of it";
+    let mut sifted = Sifted::default();
+    tx.batch_execute(BY_INDEX).await?;
+    for row in tx.query(TAKE_KNOWN, &[]).await? {
+        let place = place(row.get(0));
+        if row.get(1) {
+            sifted.repeated.insert(place);
+        } else {
+            sifted.rejected.insert(place, other_payload());
+        }
+    }
+    for row in tx.query(TAKE_REUSED, &[]).await? {
+        let detail = format!("number {} is that of another event", row.get::<_, i64>(1));
+        sifted.reject(place(row.get(0)), WhyNot::NumberReused, &detail);
+    }
+    for row in tx.query(TAKE_OVERLAPPING, &[]).await? {
+        sifted.reject(place(row.get(0)), WhyNot::Overlap, OVERLAPS);
+    }
+    tx.batch_execute(AS_BEFORE).await?;
+    let mut later: Vec<i32> = Vec::new();
+    for row in tx.query(OVERLAPPING_PAIRS, &[]).await? {
+        if !sifted.rejected.contains_key(&place(row.get(1))) {
+            sifted.reject(place(row.get(0)), WhyNot::Overlap, OVERLAPS);
+            later.push(row.get(0));
+        }
+    }
+    tx.execute("DELETE FROM staged WHERE place = ANY($1)", &[&later]).await?;
+    tracing::debug!(
+        events = batch.events.len(),
+        repeated = sifted.repeated.len(),
+        rejected = sifted.rejected.len(),
+        "a batch was sifted"
+    );
+    Ok(sifted)
+}
+
+/// A place was a `usize` before it was staged.
+fn place(staged: i32) -> usize {
+    usize::try_from(staged).unwrap_or_default()
+}

@@ -1,0 +1,95 @@
+//! The statements that storing a batch consists of.
+
+use tokio_postgres::{Client, Error, Statement};
+
+/// Of the connection: what is sorted is sorted in memory, and who hangs in the middle of a transaction holds the locks
+/// of its sources for a minute at most.
+pub(super) const SETTINGS: &str = "SET work_mem = '64MB'; SET temp_buffers = '64MB'; \
+     SET idle_in_transaction_session_timeout = '1min'";
+
+/// Statements, prepared once for each connection.
+pub(super) struct Statements {
+    pub(super) lock_sources: Statement,
+    pub(super) lock_accounts: Statement,
+    pub(super) store_events: Statement,
+    pub(super) store_slices: Statement,
+    pub(super) store_prepaid_slices: Statement,
+    pub(super) add_numbers: Statement,
+    pub(super) store_lifecycle: Statement,
+    pub(super) store_watermark: Statement,
+}
+
+/// `$1` the sources' ids, `$2` the numbers of each that are to be stored.
+const LOCK_SOURCES: &str = "SELECT o.id, h.id, o.received && n.numbers::int8multirange \
+     FROM sources o JOIN unnest($1::integer[], $2::text[]) AS n (source_id, numbers) ON n.source_id = o.id \
+     LEFT JOIN hosts h ON h.source = o.source ORDER BY o.id FOR UPDATE OF o";
+
+const LOCK_ACCOUNTS: &str = "SELECT 1 FROM credit_accounts WHERE org = ANY($1) ORDER BY org FOR UPDATE";
+
+const STORE_EVENTS: &str = "INSERT INTO events (source_id, event_id, host_seq, payload_hash) \
+     SELECT source_id, event_id, host_seq, payload_hash FROM staged ORDER BY source_id, event_id";
+
+/// `$1` the sources' ids, `$2` their hosts' ids or NULL. Sorted, so that neighbours in the indexes come together.
+macro_rules! store_slices {
+    () => {
+        "INSERT INTO slices (sandbox_id, generation, seq, org, host_id, api_key_id, state, reason, \
+         start_unix_ns, end_unix_ns, duration_ns, memory_base_bytes, memory_plugged_bytes, \
+         memory_requested_bytes, vcpus_milli, disk_bytes, opened_by, closed_by, command_id, \
+         opened_by_command_id, uncertainty_ns) \
+         SELECT s.sandbox_id, s.generation, s.seq, s.org, h.host_id, s.api_key_id, s.state, s.reason, \
+         s.start_unix_ns, s.end_unix_ns, s.duration_ns, s.memory_base_bytes, s.memory_plugged_bytes, \
+         s.memory_requested_bytes, s.vcpus_milli, s.disk_bytes, s.opened_by, s.closed_by, s.command_id, \
+         s.opened_by_command_id, s.uncertainty_ns \
+         FROM staged s LEFT JOIN unnest($1::integer[], $2::bigint[]) AS h (source_id, host_id) \
+         ON h.source_id = s.source_id \
+         WHERE s.sandbox_id IS NOT NULL ORDER BY s.sandbox_id, s.start_unix_ns"
+    };
+}
+
+const STORE_SLICES: &str = store_slices!();
+
+/// The same, and the credit of prepaid orgs goes down by what was stored. Whoever comes to zero is halted, once.
+const STORE_PREPAID_SLICES: &str = concat!(
+    "WITH stored AS (",
+    store_slices!(),
+    " RETURNING org, state, duration_ns, memory_base_bytes, memory_plugged_bytes, vcpus_milli, disk_bytes), \
+     debits AS (SELECT a.org, sum(s.duration_ns::numeric * ( \
+         CASE WHEN p.memory THEN a.per_memory_byte_ns * (s.memory_base_bytes::numeric + s.memory_plugged_bytes) \
+             ELSE 0 END \
+         + CASE WHEN p.vcpu THEN a.per_vcpu_milli_ns * s.vcpus_milli ELSE 0 END \
+         + CASE WHEN p.disk THEN a.per_disk_byte_ns * s.disk_bytes ELSE 0 END)) AS amount \
+         FROM stored s JOIN credit_accounts a ON a.org = s.org JOIN billed_states p ON p.state = s.state \
+         GROUP BY a.org), \
+     debited AS (UPDATE credit_accounts a SET balance = a.balance - d.amount FROM debits d \
+         WHERE a.org = d.org AND d.amount > 0 RETURNING a.org, a.balance, d.amount), \
+     halted AS (INSERT INTO fleet_outbox (type, org, data) \
+         SELECT 'dev.dormouse.credit.halt.v1', org, json_build_object('org', org, 'balance', balance::text) \
+         FROM debited WHERE balance <= 0 AND balance + amount > 0) \
+     SELECT count(*) FROM stored"
+);
+
+const ADD_NUMBERS: &str = "UPDATE sources o SET received = o.received + n.numbers \
+     FROM (SELECT source_id, range_agg(int8range(host_seq, host_seq, '[]')) AS numbers FROM staged \
+         GROUP BY source_id) n WHERE o.id = n.source_id";
+
+const STORE_LIFECYCLE: &str = "INSERT INTO lifecycle (source_id, event_id, org, sandbox, generation, kind, \
+     unix_ns, data) VALUES ($1, $2, $3, $4, $5, $6, $7, $8::text::json)";
+
+/// A host may say of an hour more than once that it is complete: the first word stays.
+const STORE_WATERMARK: &str = "INSERT INTO watermarks (source_id, complete_through_unix_ns, host_seq, \
+     chain_hash, public_key, signature) VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING";
+
+impl Statements {
+    pub(super) async fn prepare(client: &Client) -> Result<Self, Error> {
+        Ok(Self {
+            lock_sources: client.prepare(LOCK_SOURCES).await?,
+            lock_accounts: client.prepare(LOCK_ACCOUNTS).await?,
+            store_events: client.prepare(STORE_EVENTS).await?,
+            store_slices: client.prepare(STORE_SLICES).await?,
+            store_prepaid_slices: client.prepare(STORE_PREPAID_SLICES).await?,
+            add_numbers: client.prepare(ADD_NUMBERS).await?,
+            store_lifecycle: client.prepare(STORE_LIFECYCLE).await?,
+            store_watermark: client.prepare(STORE_WATERMARK).await?,
+        })
+    }
+}

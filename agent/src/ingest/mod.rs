@@ -1,0 +1,181 @@
+//! From the queue to the fleet's ledger: receive, store, and only then acknowledge.
+//!
+//! ```text
+//!   JetStream or Redis ──receive──▶ Batch (pure) ──▶ FleetLedger::ingest, one transaction ──▶ acknowledge
+//!            ▲                                                                                    │
+//!            └──────────── whatever was not acknowledged comes again, to this one or another ◀────┘
+//! ```
+//!
+//! A crash between commit and acknowledgement is harmless: what comes again is stored already. So is a queue or a
+//! database that is away: nothing is acknowledged meanwhile, and both are tried again until they are back.
+//!
+//! Any number of these may run beside each other. What they agree on with the publishers is in `jetstream` and
+//! `redis`. Requests to send again, which `dormouse ledger check --resend` leaves in the database, go back the same
+//! way.
+
+mod backoff;
+mod jetstream;
+mod redis;
+
+use std::time::Duration;
+
+use dormouse_ledger::fleet::{Batch, FleetError, FleetLedger, Ingested, Resend};
+use tokio_postgres::NoTls;
+
+use backoff::Backoff;
+pub use jetstream::JetStream;
+pub use redis::RedisStream;
+
+/// How often hosts are reminded of what they are asked to send again.
+const REMIND_EVERY: Duration = Duration::from_secs(15);
+
+/// Why messages cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[error("the queue: {0}")]
+pub struct QueueError(String);
+
+/// Why storing ended.
+#[derive(Debug, thiserror::Error)]
+pub enum IngestError {
+    /// The database refuses, and would again.
+    #[error(transparent)]
+    Ledger(#[from] FleetError),
+    /// The database cannot be reached, at the start.
+    #[error("PostgreSQL cannot be reached: {0}")]
+    Unreachable(String),
+}
+
+/// Messages, each with what it is acknowledged by.
+pub type Received<R> = Result<Vec<(Vec<u8>, R)>, QueueError>;
+
+/// What brings messages.
+pub trait Queue {
+    /// What a message is acknowledged by.
+    type Receipt;
+
+    /// Waits a moment for messages, and returns those that came, each with its receipt. None is an answer, too.
+    /// After an error it may be called again.
+    fn receive(&mut self, messages_max: usize) -> impl Future<Output = Received<Self::Receipt>> + Send;
+
+    /// Says that messages are stored. Lost acknowledgements are harmless.
+    fn acknowledge(
+        &mut self,
+        receipts: Vec<Self::Receipt>,
+    ) -> impl Future<Output = Result<(), QueueError>> + Send;
+
+    /// Asks a host to send events again.
+    fn ask_again(&mut self, request: &Resend) -> impl Future<Output = Result<(), QueueError>> + Send;
+}
+
+/// How to go about it.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How the database is found, as libpq writes it: a URL or `key=value`.
+    pub database: String,
+    /// How many messages are stored in one transaction at most.
+    pub batch_max: usize,
+    /// Whether to end once the queue has been empty for a moment.
+    pub drain: bool,
+}
+
+/// Opens the ledger by a connection of its own, which a task drives.
+pub async fn open(database: &str) -> Result<FleetLedger, IngestError> {
+    FleetLedger::open(connect(database).await?).await.map_err(IngestError::Ledger)
+}
+
+/// A connection, driven by a task of its own.
+pub async fn connect(database: &str) -> Result<tokio_postgres::Client, IngestError> {
+    let connected = tokio_postgres::connect(database, NoTls).await;
+    let (client, connection) =
+        connected.map_err(|error| IngestError::Unreachable(FleetError::from(error).to_string()))?;
+    tokio::spawn(async move {
+        // Whoever uses the client learns of it as well.
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "a connection to PostgreSQL ended");
+        }
+    });
+    Ok(client)
+}
+
+/// Stores what comes until `stop`, or, draining, until nothing comes any more; returns the sums.
+pub async fn run<Q: Queue>(
+    mut queue: Q,
+    options: &Options,
+    stop: impl Future<Output = ()>,
+) -> Result<Ingested, IngestError> {
+    let mut ledger = open(&options.database).await?;
+    let (mut sums, mut backoff) = (Ingested::default(), Backoff::default());
+    let mut remind = tokio::time::interval(REMIND_EVERY);
+    let mut stop = std::pin::pin!(stop);
+    // The first comes at once.
+    remind.tick().await;
+    remind_hosts(&mut ledger, &mut queue).await;
+    loop {
+        // Only between batches: messages that are dropped halfway come again a minute later.
+        tokio::select! {
+            biased;
+            () = &mut stop => return Ok(sums),
+            _ = remind.tick() => remind_hosts(&mut ledger, &mut queue).await,
+            () = std::future::ready(()) => {}
+        }
+        let messages = match queue.receive(options.batch_max).await {
+            Ok(messages) => messages,
+            Err(error) => {
+                tracing::warn!(%error, "nothing can be received; it is tried again");
+                backoff.wait().await;
+                continue;
+            }
+        };
+        backoff = Backoff::default();
+        if messages.is_empty() && options.drain {
+            return Ok(sums);
+        }
+        if messages.is_empty() {
+            continue;
+        }
+        let (payloads, receipts): (Vec<_>, Vec<_>) = messages.into_iter().unzip();
+        let ingested = store(&mut ledger, &options.database, &Batch::decode(&payloads)).await?;
+        sums = sums.plus(ingested);
+        tracing::info!(?ingested, "stored");
+        if let Err(error) = queue.acknowledge(receipts).await {
+            tracing::warn!(%error, "what is stored could not be acknowledged, and will come again");
+        }
+    }
+}
+
+/// Stores a batch, however long the database is away. It is not stopped in between: it is stored, or it comes again.
+async fn store(ledger: &mut FleetLedger, database: &str, batch: &Batch<'_>) -> Result<Ingested, IngestError> {
+    let mut backoff = Backoff::default();
+    loop {
+        let error = match ledger.ingest(batch).await {
+            Ok(ingested) => return Ok(ingested),
+            Err(error) if error.is_disconnected() => error,
+            Err(error) => return Err(error.into()),
+        };
+        tracing::warn!(%error, "the database is away; it is tried again");
+        loop {
+            backoff.wait().await;
+            match open(database).await {
+                Ok(reopened) => {
+                    *ledger = reopened;
+                    break;
+                }
+                Err(IngestError::Ledger(error)) if !error.is_disconnected() => return Err(error.into()),
+                Err(error) => tracing::debug!(%error, "still away"),
+            }
+        }
+    }
+}
+
+/// Asks hosts for what is missing. What fails here is tried again at the next turn.
+async fn remind_hosts<Q: Queue>(ledger: &mut FleetLedger, queue: &mut Q) {
+    let open = match ledger.open_requests().await {
+        Ok(open) => open,
+        Err(error) => return tracing::warn!(%error, "the open requests cannot be read"),
+    };
+    for request in &open {
+        if let Err(error) = queue.ask_again(request).await {
+            tracing::warn!(%error, source = request.source, "a host could not be asked to send again");
+        }
+    }
+}

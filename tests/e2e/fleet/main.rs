@@ -1,0 +1,13 @@
+//! The fleet's ledger on a real PostgreSQL.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
+
+mod completeness;
+mod credit;
+mod ingest;
+mod migrations;
+mod quarantine;
+mod queues;
+mod references;
+mod scene;
+mod sums;
