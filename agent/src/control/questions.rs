@@ -1,5 +1,5 @@
-//! Questions about the past: slices, usage, audit; and tags, which the ledger alone keeps. Each is answered by the ledger alone, so the same code answers
-//! for a running agent and for the command line that reads a ledger by itself.
+//! Questions about the past: slices, usage, audit; and tags, which the ledger alone keeps. Each is answered by the
+//! ledger alone, so the same code answers for a running agent and for the command line that reads a ledger by itself.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -14,6 +14,7 @@ use dormouse_metering::Stamp;
 
 use crate::config::Config;
 use crate::sandbox::command::SandboxKey;
+use crate::sandbox::view::SandboxView;
 
 /// Slices that are read at once.
 const PAGE_SLICES: usize = 512;
@@ -84,6 +85,19 @@ impl Questions {
             }));
         }
         reader.tags(&key.org, &key.sandbox)
+    }
+
+    /// Sandboxes with the tags that they have. One of which none are recorded keeps those it has.
+    pub fn tagged(&self, mut views: Vec<SandboxView>) -> Result<Vec<SandboxView>, LedgerError> {
+        Reader::open(&self.ledger)?.at_one_moment(|reader| {
+            for view in &mut views {
+                let now = reader.tags(&view.key.org, &view.key.sandbox)?;
+                if now.updated_unix_ns.is_some() {
+                    view.tags = now.tags;
+                }
+            }
+            Ok(views)
+        })
     }
 
     /// Replaces all the tags of a sandbox, as of `at_unix_ns`.

@@ -1,9 +1,10 @@
 //! The calls of the Control service.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use dormouse_ledger::{LedgerError, SandboxFilter};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 use tracing::Instrument;
@@ -27,6 +28,9 @@ use crate::sandbox::view::SandboxView;
 /// Answers that wait for a slow reader of a stream. The reader holds up the question, and nothing else.
 const STREAM_BACKLOG: usize = 64;
 
+/// How long a listing waits for the ledger to tell the tags.
+const TAGS_WAIT: Duration = Duration::from_millis(500);
+
 /// The Control service over a host.
 pub(super) struct Service<H> {
     host: H,
@@ -34,6 +38,8 @@ pub(super) struct Service<H> {
     questions: Questions,
     clock: Clock,
     denials: Denials,
+    /// Whose turn it is to look tags up: where the ledger's disk hangs, one waits for it and no more.
+    tags_turn: Arc<Semaphore>,
     stopped: watch::Receiver<bool>,
 }
 
@@ -42,7 +48,7 @@ impl<H: Host> Service<H> {
     pub(super) fn new(serving: Serving<H>, denials: Denials, stopped: watch::Receiver<bool>) -> Self {
         let Serving { host, config, clock, ledger: _, metrics: _ } = serving;
         let questions = Questions::new(config.ledger_path(), Arc::clone(&config));
-        Self { host, config, questions, clock, denials, stopped }
+        Self { host, config, questions, clock, denials, tags_turn: Arc::new(Semaphore::new(1)), stopped }
     }
 
     async fn execute(
@@ -116,6 +122,21 @@ impl<H: Host> Service<H> {
         Ok((named.or_else(|| admitted.caller.org.clone()), sandbox))
     }
 
+    /// Sandboxes with the tags that they have. Their actors know those that they began with: these are told where
+    /// the ledger does not answer soon, because what there is must be seen when its disk hangs.
+    async fn tagged(&self, views: Vec<SandboxView>) -> Vec<SandboxView> {
+        let known = views.clone();
+        let looked_up = async {
+            let turn = Arc::clone(&self.tags_turn).acquire_owned().await.ok()?;
+            let look_up = move |ledger: &Questions| {
+                let _turn = turn;
+                ledger.tagged(views)
+            };
+            self.ask(look_up).await.inspect_err(|status| tracing::warn!(%status, "tags cannot be read")).ok()
+        };
+        tokio::time::timeout(TAGS_WAIT, looked_up).await.ok().flatten().unwrap_or(known)
+    }
+
     async fn ask<T: Send + 'static>(
         &self,
         question: impl FnOnce(&Questions) -> Result<T, LedgerError> + Send + 'static,
@@ -139,17 +160,6 @@ fn admitted<T>(request: &Request<T>) -> Result<Admitted, Status> {
 fn made_up_request_id() -> Result<String, Refusal> {
     crate::ids::new_request_id()
         .map_err(|error| Refusal::new(Reason::Bug, format!("the kernel gives no random number: {error}")))
-}
-
-/// A sandbox with the tags that it has: its actor knows those that it began with.
-fn tagged(ledger: &Questions, mut view: SandboxView) -> Result<SandboxView, LedgerError> {
-    match ledger.tags(&view.key) {
-        Ok(now) => view.tags = now.tags,
-        // Not recorded yet.
-        Err(LedgerError::UnknownSandbox(_) | LedgerError::Missing { .. }) => {}
-        Err(error) => return Err(error),
-    }
-    Ok(view)
 }
 
 #[tonic::async_trait]
@@ -221,10 +231,7 @@ impl<H: Host> Control for Service<H> {
         let admitted = admitted(&request)?;
         let (org, _) = self.filter(&admitted, request.into_inner().org, String::new())?;
         let views = self.host.list(org.as_deref()).await.map_err(status_of)?;
-        let with_tags =
-            move |ledger: &Questions| views.into_iter().map(|view| tagged(ledger, view)).collect();
-        let views: Vec<_> = self.ask(with_tags).await?;
-        let sandboxes = views.into_iter().map(convert::sandbox).collect();
+        let sandboxes = self.tagged(views).await.into_iter().map(convert::sandbox).collect();
         Ok(Response::new(proto::ListReply { sandboxes }))
     }
 
@@ -233,7 +240,7 @@ impl<H: Host> Control for Service<H> {
         let key = validate::key(Some(request.into_inner())).map_err(status_of)?;
         self.see(&admitted, &key).map_err(status_of)?;
         let view = self.host.get(&key).await.map_err(status_of)?;
-        let view = self.ask(move |ledger| tagged(ledger, view)).await?;
+        let view = self.tagged(vec![view.clone()]).await.pop().unwrap_or(view);
         Ok(Response::new(convert::sandbox(view)))
     }
 
