@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::{Pid, User, chown, geteuid};
 use tokio_postgres::{Client, NoTls};
 
@@ -82,35 +82,40 @@ impl Postgres {
 
     /// Kills every process of the server without warning, as a power cut would, and waits until they are gone.
     pub fn kill9(&mut self) -> Result<()> {
-        // The backends end by themselves when they see that their parent is gone; a new server waits for them.
-        self.child.kill().map_err(Error::io("killing PostgreSQL in", self.folder.path()))?;
+        // It leads a process group of its own, in which all its backends are.
+        let group = i32::try_from(self.child.id()).map_err(std::io::Error::other);
+        group
+            .and_then(|group| killpg(Pid::from_raw(group), Signal::SIGKILL).map_err(Into::into))
+            .map_err(Error::io("killing PostgreSQL in", self.folder.path()))?;
         self.child.wait().map_err(Error::io("waiting for PostgreSQL in", self.folder.path()))?;
         Ok(())
     }
 
     /// Starts the server again on what the last one left; returns when it answers.
     pub async fn restart(&mut self) -> Result<()> {
-        wait::until("a new PostgreSQL to start", START_DEADLINE, async || -> Result<()> {
-            self.child = launch(self.folder.path(), self.durability)?;
-            let answered = self.answers().await;
-            if answered.is_err() {
-                // It may have found a backend of the old one still alive, and ended.
-                let _ = self.child.wait();
+        self.child = launch(self.folder.path(), self.durability)?;
+        let answered = wait::until("a new PostgreSQL to answer", START_DEADLINE, async || -> Result<()> {
+            let ended =
+                self.child.try_wait().map_err(Error::io("waiting for PostgreSQL in", self.folder.path()))?;
+            if ended.is_some() {
+                // It has found a backend of the old one that was not gone yet.
+                self.child = launch(self.folder.path(), self.durability)?;
             }
-            answered
-        })
-        .await
+            self.connect("postgres").await.map(drop)
+        });
+        answered.await.map_err(|error| self.did_not_start(&error))
+    }
+
+    fn did_not_start(&self, error: &dyn std::fmt::Display) -> Error {
+        let log = process::tail(&self.folder.path().join("log"));
+        Error::Ended { what: "PostgreSQL did not start:".to_owned(), how: format!("{error}\n{log}") }
     }
 
     async fn answers(&self) -> Result<()> {
-        let log = self.folder.path().join("log");
         let answered = wait::until("PostgreSQL to answer", START_DEADLINE, async || {
             self.connect("postgres").await.map(drop)
         });
-        answered.await.map_err(|error| Error::Ended {
-            what: "PostgreSQL did not start:".to_owned(),
-            how: format!("{error}\n{}", process::tail(&log)),
-        })
+        answered.await.map_err(|error| self.did_not_start(&error))
     }
 }
 
