@@ -60,8 +60,8 @@ fn told(hosts: &mut [(Host, Vec<Life>)], per_life: usize) -> Vec<Vec<u8>> {
 
 async fn measure(instances: usize, amount: &Amount) -> Result<Vec<Row>, Error> {
     let Amount { lives, per_life, batch, rounds } = *amount;
-    let folder = crate::folder()?;
-    let server = Postgres::start_in(folder.path(), Durability::Durable).await?;
+    // Not beside the workspace, which the user that PostgreSQL runs as may not be able to enter.
+    let server = Postgres::start(Durability::Durable).await?;
     let (mut ledgers, mut copiers) = (Vec::new(), Vec::new());
     for database in ["ledger", "plain"] {
         server.create(database).await?;

@@ -34,11 +34,7 @@ pub struct Postgres {
 impl Postgres {
     /// Creates a database cluster under /tmp and starts a server on it; returns when it answers.
     pub async fn start(durability: Durability) -> Result<Self> {
-        Self::start_in(Path::new("/tmp"), durability).await
-    }
-
-    /// The same, with its folder in another one.
-    pub async fn start_in(parent: &Path, durability: Durability) -> Result<Self> {
+        let parent = Path::new("/tmp");
         let folder = tempfile::tempdir_in(parent).map_err(Error::io("creating a folder in", parent))?;
         let path = folder.path();
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))
