@@ -1,10 +1,9 @@
-//! Moments as people write them, and as they are shown. Integer arithmetic, UTC.
+//! Moments as people write them, and as they are shown.
 
 use super::duration;
-use crate::calendar::{self, civil_date};
+use crate::calendar;
 
 const NS_PER_MS: i64 = 1_000_000;
-const SECONDS_PER_DAY: i64 = 86_400;
 
 const ALLOWED: &str = "write 2026-03-01T12:00:00Z, 2026-03-01, now, \"2h ago\" or -2h";
 
@@ -29,12 +28,8 @@ fn before(ago: &str, now_unix_ns: i64) -> Option<i64> {
 
 /// A moment in UTC, to the millisecond: `2026-03-01T12:00:00.123Z`. What is finer is cut off.
 pub(crate) fn rfc3339(unix_ns: i64) -> String {
-    let (ms, seconds) =
-        ((unix_ns.div_euclid(NS_PER_MS)).rem_euclid(1_000), unix_ns.div_euclid(1_000 * NS_PER_MS));
-    let (days, of_day) = (seconds.div_euclid(SECONDS_PER_DAY), seconds.rem_euclid(SECONDS_PER_DAY));
-    let (year, month, day) = civil_date(days);
-    let (hour, minute, second) = (of_day / 3_600, of_day / 60 % 60, of_day % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{ms:03}Z")
+    let exact = dormouse_ledger::rfc3339(unix_ns);
+    format!("{}Z", &exact[.."2026-03-01T12:00:00.123".len()])
 }
 
 #[cfg(test)]
@@ -79,9 +74,11 @@ mod tests {
             "2026-00-10",
             "2026-3-1",
             "26-03-01",
+            "2026-W09-7",
             "2026-03-01T12:00:00",
             "2026-03-01T24:00:00Z",
             "2026-03-01T12:60:00Z",
+            "2026-06-30T23:59:60Z",
             "2026-03-01T12:00Z",
             "2026-03-01T12:00:00.Zx",
             "2026-03-01T12:00:00.1234567890Z",
