@@ -36,11 +36,12 @@
 //! |---|---|---|
 //! | exact (`u` = 0), changes something | at its stamp | 0 |
 //! | uncertain, more is held or billed | at `at` | `u` |
-//! | uncertain, less is held or billed | at `at - u`; not before the last final cut, nor before the last pending stamp that speaks of the same component | `u` |
+//! | uncertain, less is held or billed | at `at - u`; not before the last final cut | `u` |
+//! | uncertain, and another's window that speaks of the same component overlaps | the least that either may mean is held from the first start to the last `at` | that of the one that cuts |
 //! | uncertain, more of one and less of another | both of these cuts | `u` |
 //! | changes nothing | none | |
 //! | [`Change::Mark`] | at its stamp, always | its own |
-//! | [`Change::Ended`] | at `at - u`; not before the last final cut, nor before the last pending stamp but a mark's. What is stamped after it is dropped or refused | `u` |
+//! | [`Change::Ended`] | at `at - u`; not before the last final cut, nor before the start of another's window but a mark's. What is stamped after it is dropped or refused | `u`, or the greatest of those whose `at` was not reached |
 //! | the first of a new boot, changes nothing | at its stamp, cause [`HostBoot`](crate::Cause::HostBoot) | its own |
 //! | stamped before the last final cut | there; the slice that is open takes the change over, its first boundary stays | `u` and what was clamped |
 //! | exact, in the window of an uncertain one that says the same | one cut, at the exact stamp; the uncertain one's cause and command where the exact one has no command | 0 |

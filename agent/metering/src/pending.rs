@@ -3,12 +3,12 @@
 use crate::sweep::window_start_ns;
 use crate::{BillingState, Change, Observation, OpenSlice, Placed, Refused, Stamp};
 
-/// Observations in order of their stamps. Of equal stamps, the exact one comes before the uncertain one, whose
-/// window it ends; but where everything that came too late was clamped to, the more uncertain comes first, for
-/// what was clamped is uncertainty. The rest is in order of arrival. Those of an older boot come before those
-/// of a newer one. That a life is lost from a stamp on comes behind all else of that stamp, but for an end: if there
-/// is one, it is the last. Why a guest stands, told for the very stamp at which it
-/// stopped, takes the place of that it stopped.
+/// Observations in order of their stamps; those of an older boot come before those of a newer one.
+///
+/// Of equal stamps, the exact one comes before the uncertain one, whose window it ends; but where everything that came
+/// too late was clamped to, the more uncertain comes first, for what was clamped is uncertainty. `lost` comes behind
+/// those, and the end, of which there is one at the most, is the last. The rest is in order of arrival. Why a guest
+/// stands, told for the very stamp at which it stopped, takes the place of that it stopped.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Pending(Vec<Observation>);
 

@@ -3,7 +3,7 @@
 use rusqlite::Row;
 
 use super::Reader;
-use crate::encode::uint;
+use crate::encode::{row_limit, uint};
 use crate::{Denial, LedgerError};
 
 const DENIALS: &str = "SELECT who, method, reason, count, first_unix_ns, last_unix_ns FROM \
@@ -23,10 +23,9 @@ fn denial(row: &Row<'_>) -> rusqlite::Result<Denial> {
 impl Reader {
     /// The last `limit` denials, oldest first.
     pub fn denials(&self, limit: usize) -> Result<Vec<Denial>, LedgerError> {
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         self.answer(|conn| {
             let mut statement = conn.prepare_cached(DENIALS)?;
-            Ok(statement.query_map([limit], denial)?.collect::<Result<_, _>>()?)
+            Ok(statement.query_map([row_limit(limit)], denial)?.collect::<Result<_, _>>()?)
         })
     }
 }

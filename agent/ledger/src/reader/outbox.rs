@@ -3,7 +3,7 @@
 use rusqlite::Row;
 
 use super::Reader;
-use crate::encode::{int, uint};
+use crate::encode::{int, row_limit, uint};
 use crate::{LedgerError, OutboxRow};
 
 const OUTBOX: &str = "SELECT host_seq, event_id, type, org, sandbox, event_unix_ns, payload, payload_hash, prev_hash \
@@ -26,7 +26,7 @@ fn outbox_row(row: &Row<'_>) -> rusqlite::Result<OutboxRow> {
 impl Reader {
     /// At most `limit` events after number `after`, in order.
     pub fn outbox(&self, after: u64, limit: usize) -> Result<Vec<OutboxRow>, LedgerError> {
-        let (after, limit) = (int("after", after)?, i64::try_from(limit).unwrap_or(i64::MAX));
+        let (after, limit) = (int("after", after)?, row_limit(limit));
         self.answer(|conn| {
             let mut statement = conn.prepare_cached(OUTBOX)?;
             Ok(statement.query_map((after, limit), outbox_row)?.collect::<Result<_, _>>()?)
@@ -40,7 +40,7 @@ impl Reader {
         events_max: usize,
         bytes_max: usize,
     ) -> Result<Vec<OutboxRow>, LedgerError> {
-        let (after, limit) = (int("after", after)?, i64::try_from(events_max).unwrap_or(i64::MAX));
+        let (after, limit) = (int("after", after)?, row_limit(events_max));
         self.answer(|conn| {
             let mut statement = conn.prepare_cached(OUTBOX)?;
             let mut rows = statement.query((after, limit))?;

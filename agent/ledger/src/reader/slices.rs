@@ -52,9 +52,8 @@ pub(crate) fn each_closed(
     limit: usize,
     mut each: impl FnMut(Slice) -> Result<(), LedgerError>,
 ) -> Result<(), LedgerError> {
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let mut statement = conn.prepare_cached(SLICES)?;
-    let mut rows = statement.query((pk, int("after", after)?, limit))?;
+    let mut rows = statement.query((pk, int("after", after)?, encode::row_limit(limit)))?;
     while let Some(row) = rows.next()? {
         each(encode::slice(row, 0)?)?;
     }

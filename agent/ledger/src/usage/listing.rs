@@ -3,6 +3,7 @@
 use rusqlite::{OptionalExtension, Row};
 
 use super::Cancel;
+use crate::encode::row_limit;
 use crate::{LedgerError, Reader};
 
 /// A sandbox, as its latest generation stands.
@@ -54,10 +55,6 @@ fn entry(row: &Row<'_>) -> rusqlite::Result<SandboxEntry> {
     })
 }
 
-fn count(limit: usize) -> i64 {
-    i64::try_from(limit).unwrap_or(i64::MAX)
-}
-
 impl Reader {
     /// At most `limit` sandboxes of an org with ids after `after`, in order.
     pub fn sandbox_entries(
@@ -70,7 +67,7 @@ impl Reader {
         self.until(cancel, |reader| {
             reader.answer(|conn| {
                 let mut statement = conn.prepare_cached(SANDBOXES)?;
-                let rows = statement.query_map((org, after, count(limit)), entry)?;
+                let rows = statement.query_map((org, after, row_limit(limit)), entry)?;
                 Ok(rows.collect::<Result<_, _>>()?)
             })
         })
@@ -92,7 +89,7 @@ impl Reader {
         self.until(cancel, |reader| {
             reader.answer(|conn| {
                 let mut statement = conn.prepare_cached(TAG_KEYS)?;
-                let rows = statement.query_map((org, after, count(limit)), |row| {
+                let rows = statement.query_map((org, after, row_limit(limit)), |row| {
                     Ok(TagKey {
                         key: row.get(0)?,
                         sandbox_count: crate::encode::uint(row, 1)?,

@@ -8,6 +8,9 @@
 //!                                                    ▼
 //!                          failed, and the guest runs on as soon as QEMU says so
 //! ```
+//!
+//! One that the agent's restart cut short begins at `Cancelling`, which calls off the save that QEMU may still be
+//! busy with, and then undoes the rest.
 
 use dormouse_metering::{BillingState, Cause, Change, Stamp};
 

@@ -4,10 +4,13 @@
 //!   Verifying ─▶ Launching ─▶ Connecting ─▶ Loading ─▶ AskingMemory ─▶ Continuing ─▶ done
 //!       │            │            │            │            │              │
 //!       ▼            ▼            └────────────┴─ GivingUp ◀┴──────────────┘
-//!     failed      failed                            │ exit
-//!                                                   ▼
-//!                                     failed, hibernated as before
+//!     failed      failed                            │ exit               │ no answer
+//!                                                   ▼                    ▼
+//!                                     failed, hibernated as before ◀─ Reclaiming ─▶ done, if the guest runs
 //! ```
+//!
+//! `Reclaiming` is also where a wake begins that the agent's restart cut short: it looks for the QEMU that may have been
+//! started. Whoever else continues the guest before our own `cont` is taken to have done so as late as can be.
 //!
 //! Billing starts when the guest has been continued, with the memory that QEMU reports then.
 
