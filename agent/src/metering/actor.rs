@@ -149,7 +149,7 @@ pub struct State {
     reader: Reader,
     clock: Clock,
     /// Facts that the writer's queue had no room for. They are handed in again, in order.
-    backlog: VecDeque<(Vec<Record>, Done)>,
+    backlog: VecDeque<(Class, Vec<Record>, Done)>,
     proof_under_way: bool,
 }
 
@@ -176,7 +176,7 @@ impl Actor for Metering {
             State { accounts, writer, reader, clock, backlog: VecDeque::new(), proof_under_way: false };
         if let Some(proof) = recovery.proof {
             // Before the first proof of this agent's own, which says nothing of what QEMU has told.
-            state.fact(vec![Record::NobodyHeard(proof)], log_failure("the agent's absence"));
+            state.happened(Class::Note, vec![Record::NobodyHeard(proof)], log_failure("the agent's absence"));
         }
         Ok(state)
     }
@@ -207,19 +207,23 @@ impl Actor for Metering {
                     Record::Lifecycle(after_event(&key, &command, at, &result)),
                 ];
                 records.extend(snapshot.map(Record::Snapshot));
-                state.fact(records, answer_durable(reply));
+                state.happened(Class::Fact, records, answer_durable(reply));
             }
             Message::Observe(key, observation) => state.observe(&key, observation),
             Message::Sight(key, sight, heard) => {
                 if state.accounts.sight(&key, sight) {
-                    state.fact(vec![Record::Unheard(key, heard)], log_failure("a lost connection"));
+                    state.happened(
+                        Class::Note,
+                        vec![Record::Unheard(key, heard)],
+                        log_failure("a lost connection"),
+                    );
                 }
             }
             Message::Saved(snapshot, reply) => state.intend(vec![Record::Snapshot(snapshot)], reply),
             Message::Attachment(key, attachment) => {
                 let update =
                     AttachmentUpdate { key, attachment: Some(attachment), lifecycle: None, plan: None };
-                state.fact(vec![Record::Attachment(update)], log_failure("attachment"));
+                state.happened(Class::Fact, vec![Record::Attachment(update)], log_failure("attachment"));
             }
             Message::Proof(at) => state.proof(at, &myself),
             Message::ProofWritten => state.proof_under_way = false,
@@ -244,7 +248,7 @@ impl Actor for Metering {
             }
             Message::Flush(reply) => {
                 let records = state.accounts.seal(state.clock.now());
-                state.fact(records, answer_durable(reply));
+                state.happened(Class::Fact, records, answer_durable(reply));
             }
         }
         Ok(())
@@ -311,7 +315,8 @@ impl State {
         match self.accounts.observe(key, false, observation, now) {
             Ok(record) => {
                 failpoint::reach("before an observation");
-                self.fact(record.into_iter().collect(), log_failure("slices"));
+                let class = record.as_ref().map_or(Class::Note, observation_class);
+                self.happened(class, record.into_iter().collect(), log_failure("slices"));
             }
             Err(refused) => {
                 tracing::error!(sandbox = %key, %refused, "an observation does not fit the meter");
@@ -329,27 +334,29 @@ impl State {
 
     fn facts(&mut self, records: Vec<Record>) {
         for record in records {
-            self.fact(vec![record], log_failure("slices"));
+            self.happened(Class::Fact, vec![record], log_failure("slices"));
         }
     }
 
-    /// Something that has happened: it is never dropped, and never overtakes another.
-    fn fact(&mut self, records: Vec<Record>, done: Done) {
+    /// What has happened is never dropped, and never overtakes another.
+    fn happened(&mut self, class: Class, records: Vec<Record>, done: Done) {
         if !self.backlog.is_empty() {
-            return self.backlog.push_back((records, done));
+            return self.backlog.push_back((class, records, done));
         }
-        if let Err(refused) = self.writer.submit(Class::Fact, records, done) {
+        if let Err(refused) = self.writer.submit(class, records, done) {
             match refused.error {
-                LedgerError::QueueFull { .. } => self.backlog.push_back((refused.records, refused.done)),
+                LedgerError::QueueFull { .. } => {
+                    self.backlog.push_back((class, refused.records, refused.done));
+                }
                 _ => refused.answer(),
             }
         }
     }
 
     fn hand_in_backlog(&mut self) {
-        while let Some((records, done)) = self.backlog.pop_front() {
-            if let Err(refused) = self.writer.submit(Class::Fact, records, done) {
-                return self.backlog.push_front((refused.records, refused.done));
+        while let Some((class, records, done)) = self.backlog.pop_front() {
+            if let Err(refused) = self.writer.submit(class, records, done) {
+                return self.backlog.push_front((class, refused.records, refused.done));
             }
         }
     }
@@ -366,7 +373,15 @@ impl State {
             // When the actor is gone, so is whoever would write the next proof.
             let _ = myself.cast(Message::ProofWritten);
         });
-        self.fact(vec![Record::ProofOfLife(at)], done);
+        self.happened(Class::Fact, vec![Record::ProofOfLife(at)], done);
+    }
+}
+
+/// What was seen is a note, unless it made a slice final: an event tells of that.
+fn observation_class(record: &Record) -> Class {
+    match record {
+        Record::Slices(batch) if batch.slices.is_empty() => Class::Note,
+        _ => Class::Fact,
     }
 }
 

@@ -35,6 +35,8 @@ pub(super) struct Committer {
     /// The last event that is durable.
     head: Head,
     queue: Arc<Queue>,
+    /// Whether a commit waits for the disk, as the connection is set now.
+    waits_for_disk: bool,
 }
 
 /// The transaction is gone, and with it what was applied so far.
@@ -63,7 +65,7 @@ impl Committer {
         queue: Arc<Queue>,
     ) -> Result<Self, LedgerError> {
         let head = Head::read(&conn)?;
-        Ok(Self { conn, host, key, head, queue })
+        Ok(Self { conn, host, key, head, queue, waits_for_disk: true })
     }
 
     /// Commits what comes until the queue is stopped and empty.
@@ -134,7 +136,7 @@ impl Committer {
             other => other.to_string(),
         };
         let (facts, mut intents): (Vec<_>, Vec<_>) =
-            units.into_iter().partition(|unit| unit.class == Class::Fact);
+            units.into_iter().partition(|unit| unit.class != Class::Intent);
         tracing::warn!(why, facts = facts.len(), "the ledger cannot be written");
         intents.extend(self.queue.back_off(facts, &why));
         for unit in intents {
@@ -145,14 +147,22 @@ impl Committer {
 
     /// One transaction for all the units. Its answers hold only because the commit at its end succeeded.
     fn transaction(&mut self, units: &[Unit]) -> Result<Answers, Failed> {
+        let broken = |error| Failed { unit: None, error };
+        self.wait_for_disk(units.iter().any(|unit| unit.class != Class::Note)).map_err(broken)?;
         let answers = match self.try_transaction(units, Apart::Hoping)? {
             Some(answers) => Some(answers),
             None => self.try_transaction(units, Apart::Savepoints)?,
         };
-        answers.ok_or_else(|| {
-            let error = LedgerError::rejected("a unit could not be undone by itself");
-            Failed { unit: None, error }
-        })
+        answers.ok_or_else(|| broken(LedgerError::rejected("a unit could not be undone by itself")))
+    }
+
+    /// Whether the next commit ends only when all that was committed, notes before it included, is on the disk.
+    fn wait_for_disk(&mut self, waits: bool) -> Result<(), LedgerError> {
+        if self.waits_for_disk != waits {
+            self.conn.pragma_update(None, "synchronous", if waits { "FULL" } else { "NORMAL" })?;
+            self.waits_for_disk = waits;
+        }
+        Ok(())
     }
 
     /// `None`: nothing was written, because a unit has to be undone by itself.
@@ -229,7 +239,7 @@ impl Committer {
 impl Unit {
     /// A fact that the ledger refuses is a mistake of this program, or damage to the file: neither may go unseen.
     fn report(&self, result: &Result<Committed, LedgerError>) {
-        if let (Class::Fact, Err(error)) = (self.class, result) {
+        if let (Class::Fact | Class::Note, Err(error)) = (self.class, result) {
             tracing::error!(%error, reason = error.reason(), records = ?self.records, "the ledger refused a fact");
         }
     }
@@ -239,5 +249,44 @@ impl Unit {
 fn answer(done: Done, result: Result<Committed, LedgerError>) {
     if catch_unwind(AssertUnwindSafe(|| done(result))).is_err() {
         tracing::error!("a callback of the ledger panicked");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::{Record, schema};
+
+    /// Commits units of these classes together, and says how SQLite then waited for the disk: 1 not, 2 until synced.
+    fn synchronous_after(classes: &[Class]) -> i64 {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ledger.sqlite");
+        let host = HostName { cell: "cell".into(), host: "host".into() };
+        let conn = schema::open_for_writing(&path, &host).unwrap();
+        let key = HostKey::open(folder.path()).unwrap();
+        let mut committer = Committer::new(conn, host, key, Arc::new(Queue::new())).unwrap();
+        let done = Arc::new(Mutex::new(0));
+        let unit = |class: &Class| {
+            let done = Arc::clone(&done);
+            let told: Done = Box::new(move |result| {
+                result.unwrap();
+                *done.lock().unwrap() += 1;
+            });
+            Unit { class: *class, records: Vec::<Record>::new(), done: told }
+        };
+        committer.attempt(classes.iter().map(unit).collect()).unwrap();
+        assert_eq!(*done.lock().unwrap(), classes.len());
+        committer.conn.query_row("PRAGMA synchronous", [], |row| row.get(0)).unwrap()
+    }
+
+    #[test]
+    fn only_notes_among_themselves_do_not_wait_for_the_disk() {
+        use Class::{Fact, Intent, Note};
+        assert_eq!(synchronous_after(&[Note, Note]), 1);
+        for classes in [&[Fact][..], &[Intent], &[Note, Fact], &[Intent, Note]] {
+            assert_eq!(synchronous_after(classes), 2, "{classes:?}");
+        }
     }
 }

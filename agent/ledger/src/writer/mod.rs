@@ -11,7 +11,9 @@
 //!
 //! A unit is applied whole or not at all, whatever becomes of the others in its transaction. An *intent* is
 //! refusable: while the ledger cannot be written it fails at once. A *fact* has happened already: it is tried
-//! again, in order, until it is durable.
+//! again, in order, until it is durable. A *note* is a fact that nobody waits for and that no event tells: notes alone
+//! are committed without waiting for the disk. They survive the agent's death at once, and the host's from the next
+//! other unit on, a proof of life at the latest: what happened after that proof is lost with the host anyway.
 
 mod commit;
 mod queue;
@@ -27,13 +29,15 @@ use crate::{CommandRow, HostName, LedgerError, Record};
 use commit::Committer;
 use queue::Queue;
 
-/// Whether a unit may be refused.
+/// Whether a unit may be refused, and what it must survive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
     /// Something that is to happen, and will not if it cannot be made durable.
     Intent,
     /// Something that did happen.
     Fact,
+    /// Something that did happen, that nobody is told of before something else is durable.
+    Note,
 }
 
 /// A unit is durable, or was already.

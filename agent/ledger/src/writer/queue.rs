@@ -36,7 +36,7 @@ impl Inner {
     fn refusal(&self, class: Class) -> Option<LedgerError> {
         let waiting = match class {
             Class::Intent => self.intents,
-            Class::Fact => self.units.len() - self.intents,
+            Class::Fact | Class::Note => self.units.len() - self.intents,
         };
         let waiting_max = if class == Class::Intent { INTENTS_MAX } else { FACTS_MAX };
         match &self.health {
