@@ -5,18 +5,25 @@
 //! QEMU outlives the agent: dropping anything here ends nothing.
 //!
 //! Where to go next: [`identity`] reads `/proc`, [`command_line`] says how to start a QEMU again, [`launch()`]
-//! starts it.
+//! starts it, [`cpu_group`] limits its CPU time, [`paging`] has its memory written out.
 
+mod advise;
 mod argv;
 pub mod command_line;
+pub mod cpu_group;
+pub mod cpu_max;
 pub mod identity;
 pub mod launch;
+pub mod paging;
 mod pidfd;
 
 pub use argv::{repeatable, wake_argv};
 pub use command_line::{CommandLine, CommandLineError};
+pub use cpu_group::{CpuGroupError, CpuGroups};
+pub use cpu_max::CpuMax;
 pub use identity::{ProcessIdentity, StatError};
 pub use launch::{LaunchError, LaunchSpec, Launched, launch};
+pub use paging::{Advice, Paging};
 pub use pidfd::{Process, ProcessError};
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! A process, held so that its pid cannot come to mean another one.
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 
 use nix::errno::Errno;
@@ -83,6 +83,11 @@ impl Process {
     /// Its process id.
     pub fn pid(&self) -> i32 {
         self.identity.pid
+    }
+
+    /// Its pidfd, for calls that take one.
+    pub(super) fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.get_ref().as_fd()
     }
 
     /// Whether it lives. A zombie does not.
