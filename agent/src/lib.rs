@@ -11,6 +11,7 @@ pub mod config;
 pub mod control;
 pub mod failpoint;
 pub mod host;
+pub mod host_memory;
 pub mod http;
 pub mod ids;
 pub mod ingest;

@@ -10,7 +10,7 @@ use dormouse::clock::Clock;
 use dormouse::config::Config;
 use dormouse::control::{self, Serving};
 use dormouse::host;
-use dormouse::proto::{AttachRequest, CommandHeader, SandboxKey, SandboxRequest, ScaleRequest};
+use dormouse::proto::{AttachRequest, CommandHeader, PauseRequest, ResumeRequest, SandboxKey, ScaleRequest};
 use dormouse_ledger::Ledger;
 use dormouse_qmp::scripted::{Model, ScriptedQemu, VirtioMem};
 use rusqlite::Connection;
@@ -133,19 +133,19 @@ impl Agent {
     }
 
     fn toggle(&mut self, runtime: &Runtime, turn: u32) -> Result<Duration, Error> {
-        let request = SandboxRequest { header: Some(self.header()) };
+        let header = Some(self.header());
         let watch = Stopwatch::start();
         if turn.is_multiple_of(2) {
-            runtime.block_on(self.client.pause(request))?;
+            runtime.block_on(self.client.pause(PauseRequest { header, reclaim: false }))?;
         } else {
-            runtime.block_on(self.client.resume(request))?;
+            runtime.block_on(self.client.resume(ResumeRequest { header, prefetch: false }))?;
         }
         Ok(watch.wall())
     }
 
     fn scale(&mut self, runtime: &Runtime, turn: u32) -> Result<Duration, Error> {
-        let memory_bytes = BASE_BYTES + GIB * u64::from(1 - turn % 2);
-        let request = ScaleRequest { header: Some(self.header()), memory_bytes };
+        let memory_bytes = Some(BASE_BYTES + GIB * u64::from(1 - turn % 2));
+        let request = ScaleRequest { header: Some(self.header()), memory_bytes, ..ScaleRequest::default() };
         let watch = Stopwatch::start();
         runtime.block_on(self.client.scale(request))?;
         Ok(watch.wall())

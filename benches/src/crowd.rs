@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use dormouse::control;
-use dormouse::proto::{AttachRequest, CommandHeader, SandboxKey, SandboxRequest};
+use dormouse::proto::{AttachRequest, CommandHeader, PauseRequest, ResumeRequest, SandboxKey};
 use dormouse_qmp::scripted::{Model, ScriptedQemu, Step};
 use dormouse_tests::agent::Agent;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -163,8 +163,7 @@ impl Crowd {
 
     /// Gives a command to each of the hung ones; nobody waits for what becomes of it.
     fn ask_hung(&mut self, runtime: &Runtime, hung: usize) -> tokio::task::JoinHandle<()> {
-        let requests: Vec<_> =
-            (0..hung).map(|number| SandboxRequest { header: Some(self.header(number)) }).collect();
+        let requests: Vec<_> = (0..hung).map(|number| pause(self.header(number))).collect();
         let client = self.client.clone();
         runtime.spawn(async move {
             let mut asked = JoinSet::new();
@@ -181,17 +180,16 @@ impl Crowd {
         let mut callers = JoinSet::new();
         for caller in 0..CALLERS {
             let number = hung + caller % (self.sandboxes.len() - hung);
-            let requests: Vec<_> =
-                (0..turns).map(|_| SandboxRequest { header: Some(self.header(number)) }).collect();
+            let headers: Vec<_> = (0..turns).map(|_| self.header(number)).collect();
             let mut client = self.client.clone();
             callers.spawn(async move {
                 let mut times = Vec::new();
-                for (turn, request) in requests.into_iter().enumerate() {
+                for (turn, header) in headers.into_iter().enumerate() {
                     let watch = Stopwatch::start();
                     if turn.is_multiple_of(2) {
-                        client.pause(request).await?;
+                        client.pause(pause(header)).await?;
                     } else {
-                        client.resume(request).await?;
+                        client.resume(ResumeRequest { header: Some(header), prefetch: false }).await?;
                     }
                     times.push(watch.wall());
                 }
@@ -227,6 +225,10 @@ impl Crowd {
         let per_second = sysconf(SysconfVar::CLK_TCK)?.ok_or("no clock tick")?;
         Ok(Duration::from_millis(ticks * 1_000 / u64::try_from(per_second)?))
     }
+}
+
+fn pause(header: CommandHeader) -> PauseRequest {
+    PauseRequest { header: Some(header), reclaim: false }
 }
 
 #[cfg(test)]

@@ -12,7 +12,8 @@ use std::time::Duration;
 use dormouse::control::client;
 use dormouse::proto::control_client::ControlClient;
 use dormouse::proto::{
-    CommandHeader, HibernateRequest, HibernationMethod, SandboxKey, SandboxRequest, ScaleRequest,
+    CommandHeader, HibernateRequest, HibernationMethod, PauseRequest, ResumeRequest, SandboxKey,
+    SandboxRequest, ScaleRequest,
 };
 use dormouse_ledger::{Reader, SandboxFilter, SliceQuery, SliceRow};
 use dormouse_tests::agent::Agent;
@@ -140,9 +141,12 @@ async fn ask(agent: &Agent, request_id: &str, step: Step) -> Result<(), Status> 
         Some(CommandHeader { key: Some(key()), request_id: request_id.to_owned(), deadline_ms: 20_000 });
     let plain = SandboxRequest { header: header.clone() };
     match step {
-        Step::Scale(memory_bytes) => control.scale(ScaleRequest { header, memory_bytes }).await,
-        Step::Pause => control.pause(plain).await,
-        Step::Resume => control.resume(plain).await,
+        Step::Scale(memory_bytes) => {
+            let memory_bytes = Some(memory_bytes);
+            control.scale(ScaleRequest { header, memory_bytes, ..ScaleRequest::default() }).await
+        }
+        Step::Pause => control.pause(PauseRequest { header, reclaim: false }).await,
+        Step::Resume => control.resume(ResumeRequest { header, prefetch: false }).await,
         Step::Hibernate => {
             let method = HibernationMethod::MappedRam.into();
             control.hibernate(HibernateRequest { header, method }).await

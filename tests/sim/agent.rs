@@ -104,6 +104,9 @@ impl World {
     }
 
     fn act(&mut self, number: usize, action: Action) {
+        if let Action::PromiseMemory(token, _) = action {
+            return self.answer(number, 1_000, token, Answer::Promised);
+        }
         let instant = self.random.range(1_000, 50_000);
         match action {
             Action::Announce(token, announcement) => self.announce(number, token, announcement),
@@ -131,7 +134,8 @@ impl World {
             }
             Action::Disconnect => self.drop_link(number),
             Action::Reply(id, result) => self.replied(number, &id, &result),
-            Action::Publish(_) => {}
+            // A promise is answered above, and nobody asks for limits and advice here.
+            Action::Publish(_) | Action::PromiseMemory(..) | Action::LimitVcpus(..) | Action::Advise(..) => {}
             Action::Retire => {
                 self.drop_link(number);
                 if let Some(agent) = self.agent.as_mut() {

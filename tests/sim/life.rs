@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use dormouse::clock::Clock;
 use dormouse::metering::accounts::Accounts;
-use dormouse::sandbox::command::{Command, CommandResult, Method, MethodChoice, Outcome, Request};
+use dormouse::sandbox::command::{Command, CommandResult, Method, MethodChoice, Outcome, Request, Scaling};
 use dormouse::sandbox::machine::{Core, Input, LastSign, Phase, Recovered, Sandbox, Settings};
 use dormouse::sandbox::refusal::{Reason, Refusal};
 use dormouse_ledger::SandboxKey;
@@ -313,9 +313,9 @@ impl World {
         let sleeps = self.seat(number).is_some_and(|seat| seat.machine.core().phase == Phase::Hibernated);
         let request = match self.random.range(0, 20) {
             _ if sleeps && self.random.chance(600) => Request::Wake,
-            0..6 => Request::Scale { memory_bytes: BASE + self.random.range(0, 5) * 256 * MIB },
-            6..9 => Request::Pause,
-            9..12 => Request::Resume,
+            0..6 => Request::Scale(Scaling::of_memory(BASE + self.random.range(0, 5) * 256 * MIB)),
+            6..9 => Request::Pause { reclaim: false },
+            9..12 => Request::Resume { prefetch: false },
             12..15 => {
                 let methods = [Method::Shared, Method::MappedRam, Method::Internal];
                 Request::Hibernate { method: MethodChoice::Named(methods[self.random.index(3)]) }
@@ -459,11 +459,13 @@ impl World {
         };
         let now = guest.truth.last()?;
         let lie = match (request, result) {
-            (Request::Pause, Ok(_)) => {
+            (Request::Pause { .. }, Ok(_)) => {
                 (!was(&|truth| truth.lives && !truth.runs)).then_some("it never stood")
             }
-            (Request::Resume | Request::Wake, Ok(_)) => (!was(&|truth| truth.runs)).then_some("it never ran"),
-            (Request::Scale { memory_bytes }, Ok(outcome)) => {
+            (Request::Resume { .. } | Request::Wake, Ok(_)) => {
+                (!was(&|truth| truth.runs)).then_some("it never ran")
+            }
+            (Request::Scale(Scaling { memory_bytes: Some(memory_bytes), .. }), Ok(outcome)) => {
                 let bytes = match outcome.result {
                     CommandResult::Partial { achieved_bytes } => achieved_bytes,
                     _ => *memory_bytes,

@@ -134,9 +134,15 @@ impl Qemu {
             pid: self.identity.pid,
             run_state: status.to_owned(),
             vcpus_milli: VCPUS_MILLI,
+            vcpu_limit_milli: None,
             memory_base_bytes: BASE,
             memory_devices: self.memory.iter().map(device).collect(),
-            backends: vec![MemoryBackend { id: "ram0".into(), share: true, path: Some("/ram/0".into()) }],
+            backends: vec![MemoryBackend {
+                id: "ram0".into(),
+                share: true,
+                path: Some("/ram/0".into()),
+                size_bytes: BASE,
+            }],
             disks: vec![Disk {
                 node: "d0".into(),
                 format: "qcow2".into(),

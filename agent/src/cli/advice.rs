@@ -14,9 +14,11 @@ pub(super) const fn advice(reason: Reason) -> &'static str {
         Reason::InvalidId | Reason::InvalidRequestId | Reason::InvalidTag => "correct it and try again",
         Reason::InvalidQmpPath => "give the full path of the socket that QEMU's -qmp option names",
         Reason::SizeMisaligned => {
-            "choose the base memory plus a multiple of the block size: `dormouse show ID` has both"
+            "choose the base memory plus a multiple of the block size: `dormouse show ID` has both; disks come in 512 bytes"
         }
-        Reason::SizeOutOfBounds => "`dormouse show ID` says how far the memory reaches",
+        Reason::SizeOutOfBounds => {
+            "`dormouse show ID` says how far the memory reaches; vCPUs are as many as its QEMU was started with"
+        }
         Reason::SandboxNotFound => "`dormouse ls` shows what is attached",
         Reason::RequestIdReused => "choose a new --request-id, or leave it out",
         Reason::SandboxExists => "choose another id, or detach the sandbox that has it",
@@ -47,6 +49,15 @@ pub(super) const fn advice(reason: Reason) -> &'static str {
         }
         Reason::QemuDied => "`dormouse show ID` says what became of the sandbox",
         Reason::SaveFailed => "the guest runs on; free space for the snapshot, or try another --method",
+        Reason::NothingToScale => "give --memory, --vcpus or --disk",
+        Reason::DiskWouldShrink => "give a size that is not less than what `dormouse show ID` says",
+        Reason::NoDisk => "`dormouse show ID` names the disks",
+        Reason::CgroupUnsuitable => {
+            "give its QEMU a cgroup of its own that the agent may write, or leave --vcpus out"
+        }
+        Reason::HostMemoryShort => "free memory on the host, move a sandbox away, or ask for less",
+        Reason::GuestNeedsMemory => "ask for less to be taken, or --force it",
+        Reason::GuestStatisticsUnusable => "see that the guest has a virtio-balloon driver, or --force it",
         Reason::Bug => "report it with the agent's log",
     }
 }

@@ -34,6 +34,16 @@ pub(super) fn sandbox(sandbox: &proto::Sandbox) -> Value {
         "tags": sandbox.tags,
         "operation": sandbox.operation.as_ref().map(operation),
         "hibernation_method": some(&sandbox.hibernation_method),
+        "disks": sandbox.disks.iter().map(disk).collect::<Vec<_>>(),
+    })
+}
+
+fn disk(disk: &proto::Disk) -> Value {
+    json!({
+        "node": disk.node,
+        "format": disk.format,
+        "read_only": disk.read_only,
+        "size_bytes": disk.size_bytes,
     })
 }
 

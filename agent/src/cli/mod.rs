@@ -86,7 +86,7 @@ enum Command {
     Ls(ls::Args),
     /// Show one sandbox and the timeline of its slices
     Show(show::Args),
-    /// Change a sandbox's memory
+    /// Change a sandbox's memory, CPU time or disks
     Scale(scale::Args),
     /// Stop a sandbox's guest
     Pause(pause::Args),

@@ -11,7 +11,7 @@ use super::failure::Failure;
 use super::table::{printable, terminal_width};
 use super::target::Target;
 use super::{json, output, slices, timeline};
-use crate::proto::{Sandbox, SandboxKey, SlicesRequest};
+use crate::proto::{Disk, Sandbox, SandboxKey, SlicesRequest};
 use crate::size::Size;
 
 /// The timeline shows so many slices, the last ones.
@@ -85,7 +85,7 @@ fn describe(sandbox: &Sandbox) -> String {
             ),
         ),
         ("vcpus", vcpus(shape.vcpus_milli)),
-        ("disk", Size(shape.disk_bytes).to_string()),
+        ("disk", disks(sandbox)),
         ("qmp", format!("{} ({})", or_none(&sandbox.qmp_path), sandbox.connection)),
         ("qemu", format!("{}, pid {}", or_none(&sandbox.qemu_version), sandbox.pid)),
         ("saved by", or_none(&sandbox.hibernation_method)),
@@ -123,6 +123,17 @@ pub(super) fn vcpus(milli: u32) -> String {
         return whole.to_string();
     }
     format!("{whole}.{thousandths:03}").trim_end_matches('0').to_owned()
+}
+
+/// The disks by name, as they are scaled.
+fn disks(sandbox: &Sandbox) -> String {
+    let total = Size(sandbox.shape.unwrap_or_default().disk_bytes);
+    let one = |disk: &Disk| {
+        let read_only = if disk.read_only { ", read-only" } else { "" };
+        format!("{} {} ({}{read_only})", disk.node, Size(disk.size_bytes), disk.format)
+    };
+    let each: Vec<String> = sandbox.disks.iter().map(one).collect();
+    if each.is_empty() { total.to_string() } else { format!("{total}: {}", each.join(", ")) }
 }
 
 /// The tags, in order.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::*;
 use crate::control::stand_in::Agent;
-use crate::sandbox::command::{CommandResult, Method, MethodChoice, Request};
+use crate::sandbox::command::{CommandResult, Method, MethodChoice, Request, Scaling};
 use crate::sandbox::refusal::{Reason, Refusal};
 
 /// Does what a line says, at an agent.
@@ -43,6 +43,9 @@ fn what_the_command_line_cannot_mean_is_refused() {
         "pause",
         "scale a",
         "scale a --memory 2GB",
+        "scale a --force",
+        "scale a --vcpus 1,5",
+        "scale a --disk disk0",
         "attach a",
         "attach a --qmp /q --tag x",
         "hibernate a --method fast",
@@ -62,12 +65,21 @@ async fn each_command_asks_for_what_it_says() {
         plan: "free".to_owned(),
         tags: [("team".to_owned(), "blue=green".to_owned())].into(),
     };
+    let several = Request::Scale(Scaling {
+        memory_bytes: None,
+        vcpus_milli: Some(1500),
+        disks: [("a".to_owned(), 2 << 30), ("b".to_owned(), 512)].into(),
+        force: true,
+    });
     for (line, request) in [
         ("attach sb1 --qmp /run/a.qmp --plan free --tag team=blue=green", attach),
         ("detach sb1", Request::Detach),
-        ("scale sb1 --memory 1.5GiB", Request::Scale { memory_bytes: 3 << 29 }),
-        ("pause sb1", Request::Pause),
-        ("resume sb1", Request::Resume),
+        ("scale sb1 --memory 1.5GiB", Request::Scale(Scaling::of_memory(3 << 29))),
+        ("scale sb1 --vcpus 1.5 --disk a=2GiB --disk b=512 --force", several),
+        ("pause sb1", Request::Pause { reclaim: false }),
+        ("pause sb1 --reclaim", Request::Pause { reclaim: true }),
+        ("resume sb1", Request::Resume { prefetch: false }),
+        ("resume sb1 --prefetch", Request::Resume { prefetch: true }),
         ("hibernate sb1", Request::Hibernate { method: MethodChoice::Auto }),
         (
             "hibernate sb1 --method mapped-ram",

@@ -50,6 +50,8 @@ section! {
         billing: Billing = Billing::default(),
         /// Usage and tags over HTTP, with bearer tokens: `dormouse token create` makes them.
         http: Http = Http::default(),
+        /// How far sandboxes may grow and shrink.
+        scale: Scale = Scale::default(),
         /// How sandboxes are saved.
         hibernation: Hibernation = Hibernation::default(),
         /// Figures for Prometheus.
@@ -138,6 +140,29 @@ section! {
         requests_per_second: u64 = 200,
         /// How many requests of one token may wait for their answers at once.
         requests_at_once: u64 = 16,
+    }
+    sections {}
+}
+
+section! {
+    /// How far sandboxes may grow and shrink.
+    Scale {
+        /// How long a guest may go without plugging or giving back any memory before the rest is given up.
+        stall_ms: u64 = 10_000,
+        /// What stays available on the host (`MemAvailable`) whatever a sandbox asks for. What was plugged and not touched
+        /// yet still counts as available.
+        host_reserve_bytes: u64 = 512 << 20,
+        /// No sandbox grows while something on the host has waited for memory for more than this part of the last
+        /// 10 seconds (`some avg10` of /proc/pressure/memory), in per cent. 100, or a kernel without it: it does not count.
+        host_pressure_percent_max: u32 = 20,
+        /// What a guest keeps beyond what it says it uses when memory is taken away: a smaller size is refused, unless it
+        /// is forced. The guest is asked through virtio-balloon, where it has such a device; the first time that takes a
+        /// second. Not set: it is not asked.
+        guest_reserve_bytes: Option<u64> = None,
+        /// The largest that a disk can be made.
+        disk_bytes_max: u64 = 64 << 40,
+        /// Where cgroup v2 is mounted. CPU time is limited in the group of QEMU, where it is alone in one.
+        cgroup_dir: PathBuf = PathBuf::from("/sys/fs/cgroup"),
     }
     sections {}
 }

@@ -6,6 +6,7 @@ use dormouse_metering::BillingState;
 use crate::host::Executed;
 use crate::proto;
 use crate::sandbox::command::{CommandResult, SandboxKey};
+use crate::sandbox::facts::Disk;
 use crate::sandbox::view::{OperationView, SandboxView, WatchEvent};
 
 /// How a sandbox's state is called once its life has ended.
@@ -54,6 +55,7 @@ pub(super) fn sandbox(view: SandboxView) -> proto::Sandbox {
         tags: view.tags.into_iter().collect(),
         operation: view.operation.map(operation),
         hibernation_method: view.hibernation_method.unwrap_or_default().to_owned(),
+        disks: view.disks.into_iter().map(disk).collect(),
     }
 }
 
@@ -175,6 +177,11 @@ pub(super) fn watch_event(event: WatchEvent) -> proto::WatchEvent {
 
 fn key(key: SandboxKey) -> proto::SandboxKey {
     proto::SandboxKey { org: key.org, sandbox: key.sandbox }
+}
+
+fn disk(disk: Disk) -> proto::Disk {
+    let Disk { node, format, read_only, size_bytes } = disk;
+    proto::Disk { node, format, read_only, size_bytes }
 }
 
 fn operation(operation: OperationView) -> proto::Operation {

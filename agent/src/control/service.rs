@@ -184,19 +184,22 @@ impl<H: Host> Control for Service<H> {
 
     async fn scale(&self, request: Request<proto::ScaleRequest>) -> Result<Response<CommandReply>, Status> {
         let admitted = admitted(&request)?;
-        let proto::ScaleRequest { header, memory_bytes } = request.into_inner();
-        self.execute(&admitted, header, Ok(command::Request::Scale { memory_bytes })).await
+        let proto::ScaleRequest { header, memory_bytes, vcpus_milli, disks, force } = request.into_inner();
+        let scaling =
+            command::Scaling { memory_bytes, vcpus_milli, disks: disks.into_iter().collect(), force };
+        self.execute(&admitted, header, Ok(command::Request::Scale(scaling))).await
     }
 
-    async fn pause(&self, request: Request<proto::SandboxRequest>) -> Result<Response<CommandReply>, Status> {
-        self.execute_plain(request, command::Request::Pause).await
+    async fn pause(&self, request: Request<proto::PauseRequest>) -> Result<Response<CommandReply>, Status> {
+        let admitted = admitted(&request)?;
+        let proto::PauseRequest { header, reclaim } = request.into_inner();
+        self.execute(&admitted, header, Ok(command::Request::Pause { reclaim })).await
     }
 
-    async fn resume(
-        &self,
-        request: Request<proto::SandboxRequest>,
-    ) -> Result<Response<CommandReply>, Status> {
-        self.execute_plain(request, command::Request::Resume).await
+    async fn resume(&self, request: Request<proto::ResumeRequest>) -> Result<Response<CommandReply>, Status> {
+        let admitted = admitted(&request)?;
+        let proto::ResumeRequest { header, prefetch } = request.into_inner();
+        self.execute(&admitted, header, Ok(command::Request::Resume { prefetch })).await
     }
 
     async fn hibernate(

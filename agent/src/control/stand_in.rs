@@ -102,6 +102,7 @@ pub(crate) fn view(sandbox: &str) -> SandboxView {
         tags: BTreeMap::from([("team".to_owned(), "blue".to_owned())]),
         operation: None,
         hibernation_method: None,
+        disks: Vec::new(),
     }
 }
 

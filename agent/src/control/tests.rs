@@ -9,14 +9,18 @@ use tonic_types::StatusExt;
 use super::client;
 use super::stand_in::{Agent, NOW_UNIX_NS, change};
 use crate::config::Deadlines;
-use crate::proto::{self, CommandHeader, SandboxKey, SandboxRequest};
-use crate::sandbox::command::{CommandResult, Method, MethodChoice, Request};
+use crate::proto::{self, CommandHeader, PauseRequest, SandboxKey};
+use crate::sandbox::command::{CommandResult, Method, MethodChoice, Request, Scaling};
 use crate::sandbox::refusal::{Reason, Refusal};
 use crate::sandbox::view::WatchKind;
 
 fn header(sandbox: &str) -> CommandHeader {
     let key = SandboxKey { org: "default".to_owned(), sandbox: sandbox.to_owned() };
     CommandHeader { key: Some(key), ..CommandHeader::default() }
+}
+
+fn pause(header: Option<CommandHeader>) -> PauseRequest {
+    PauseRequest { header, reclaim: false }
 }
 
 fn reason(status: &Status) -> String {
@@ -48,9 +52,10 @@ async fn what_the_caller_says_is_passed_on() {
     agent.host.answers(Ok(CommandResult::Partial { achieved_bytes: 1 }));
     let mut client = client(&agent.socket).await.expect("the agent");
     let header = Some(CommandHeader { request_id: "mine".to_owned(), deadline_ms: 123, ..header("sb1") });
-    let reply = client.scale(proto::ScaleRequest { header, memory_bytes: 42 }).await.expect("a reply");
+    let request = proto::ScaleRequest { header, memory_bytes: Some(42), ..Default::default() };
+    let reply = client.scale(request).await.expect("a reply");
     let command = agent.host.last_command();
-    assert_eq!(command.request, Request::Scale { memory_bytes: 42 });
+    assert_eq!(command.request, Request::Scale(Scaling::of_memory(42)));
     assert_eq!((command.request_id.as_str(), command.deadline_ms), ("mine", Some(123)));
     assert_eq!(reply.into_inner().result(), proto::command_reply::Result::Partial);
 }
@@ -59,9 +64,9 @@ async fn what_the_caller_says_is_passed_on() {
 async fn bad_input_is_refused_before_the_host_hears_of_it() {
     let agent = Agent::start().await;
     let mut client = client(&agent.socket).await.expect("the agent");
-    let slash = client.pause(SandboxRequest { header: Some(header("a/b")) }).await.unwrap_err();
+    let slash = client.pause(pause(Some(header("a/b")))).await.unwrap_err();
     assert_eq!((slash.code(), reason(&slash).as_str()), (Code::InvalidArgument, "INVALID_ID"));
-    let nothing = client.pause(SandboxRequest { header: None }).await.unwrap_err();
+    let nothing = client.pause(pause(None)).await.unwrap_err();
     assert_eq!(reason(&nothing), "INVALID_ID");
     let attach = proto::AttachRequest {
         header: Some(header("sb1")),
@@ -79,7 +84,7 @@ async fn a_refusal_of_the_host_reaches_the_caller_whole() {
     let agent = Agent::start().await;
     agent.host.answers(Err(Refusal::new(Reason::WrongState, "it is paused").with("state", "paused")));
     let mut client = client(&agent.socket).await.expect("the agent");
-    let status = client.pause(SandboxRequest { header: Some(header("sb1")) }).await.unwrap_err();
+    let status = client.pause(pause(Some(header("sb1")))).await.unwrap_err();
     assert_eq!((status.code(), status.message()), (Code::FailedPrecondition, "it is paused"));
     assert_eq!(status.get_details_error_info().expect("an ErrorInfo").metadata["state"], "paused");
 }

@@ -62,9 +62,9 @@ pub(super) fn deadline_ms(asked_ms: u64, request: &Request, deadlines: &Deadline
     let default_ms = match request {
         Request::Attach { .. } => deadlines.attach_ms,
         Request::Detach => deadlines.detach_ms,
-        Request::Scale { .. } => deadlines.scale_ms,
-        Request::Pause => deadlines.pause_ms,
-        Request::Resume => deadlines.resume_ms,
+        Request::Scale(_) => deadlines.scale_ms,
+        Request::Pause { .. } => deadlines.pause_ms,
+        Request::Resume { .. } => deadlines.resume_ms,
         Request::Hibernate { .. } => deadlines.hibernate_ms,
         Request::Wake => deadlines.wake_ms,
         Request::Reboot => deadlines.reboot_ms,
@@ -162,7 +162,7 @@ mod tests {
     #[test]
     fn deadlines_have_a_default_for_each_command_and_a_bound() {
         let deadlines = Deadlines::default();
-        assert_eq!(deadline_ms(0, &Request::Pause, &deadlines), deadlines.pause_ms);
+        assert_eq!(deadline_ms(0, &Request::Pause { reclaim: false }, &deadlines), deadlines.pause_ms);
         assert_eq!(deadline_ms(0, &Request::Wake, &deadlines), deadlines.wake_ms);
         assert_eq!(deadline_ms(7, &Request::Wake, &deadlines), 7);
         assert_eq!(deadline_ms(u64::MAX, &Request::Wake, &deadlines), deadlines.max_ms);

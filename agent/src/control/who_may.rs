@@ -28,7 +28,7 @@ use super::stand_in::Agent;
 use super::{channel, client};
 use crate::config::{Control, Grant, Role, Tls};
 use crate::proto::control_client::ControlClient;
-use crate::proto::{self, CommandHeader, SandboxKey, SandboxRequest};
+use crate::proto::{self, CommandHeader, PauseRequest, SandboxKey, SandboxRequest};
 use crate::sandbox::command::CommandResult;
 
 /// An authority, and the folder of what it signed.
@@ -118,9 +118,9 @@ fn to_uri(uri: &str, role: Role, org: Option<&str>) -> Grant {
     Grant { uri: Some(uri.to_owned()), role, org: org.map(str::to_owned), ..Grant::default() }
 }
 
-fn of(org: &str, sandbox: &str) -> SandboxRequest {
+fn of(org: &str, sandbox: &str) -> PauseRequest {
     let key = Some(SandboxKey { org: org.to_owned(), sandbox: sandbox.to_owned() });
-    SandboxRequest { header: Some(CommandHeader { key, ..CommandHeader::default() }) }
+    PauseRequest { header: Some(CommandHeader { key, ..CommandHeader::default() }), reclaim: false }
 }
 
 fn reason(status: &Status) -> String {
@@ -279,7 +279,7 @@ async fn a_caller_bound_to_an_org_sees_and_touches_only_that_org() {
     let org = || "default".to_owned();
     let refused = [
         other.pause(of("default", "sb1")).await.unwrap_err(),
-        other.destroy(of("default", "sb1")).await.unwrap_err(),
+        other.destroy(SandboxRequest { header: of("default", "sb1").header }).await.unwrap_err(),
         other.list(proto::ListRequest { org: org() }).await.unwrap_err(),
         other.watch(proto::WatchRequest { org: org(), sandbox: String::new() }).await.unwrap_err(),
         other.slices(proto::SlicesRequest { org: org(), sandbox: String::new() }).await.unwrap_err(),

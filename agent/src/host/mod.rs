@@ -14,7 +14,6 @@ mod directory;
 pub mod discovery;
 mod handed_back;
 mod handle;
-pub mod memory;
 mod recover;
 mod start;
 mod watch;

@@ -18,7 +18,9 @@ use super::handle::HostHandle;
 use super::{recover, watch};
 use crate::clock::{self, Beginning, Clock, ClockError};
 use crate::config::Config;
+use crate::host_memory::{HostMemoryGate, Reserve};
 use crate::metering::{self, Metering, MeteringHandle};
+use crate::process::CpuGroups;
 use crate::sandbox::actor::{Environment, SchemaCache, WatchList};
 use crate::sandbox::machine::Settings;
 use crate::sandbox::snapshot::SnapshotStore;
@@ -183,6 +185,11 @@ fn environment(
         watch_list: WatchList::default(),
         schemas: SchemaCache::default(),
         snapshots: SnapshotStore::new(&snapshots),
+        cpu_groups: CpuGroups::new(&config.scale.cgroup_dir),
+        host_memory: HostMemoryGate::new(Reserve {
+            available_bytes_min: config.scale.host_reserve_bytes,
+            stalled_centipercent_max: Some(config.scale.host_pressure_percent_max.saturating_mul(100)),
+        }),
         qmp,
         ready,
         log_dir,
@@ -194,6 +201,9 @@ fn settings(config: &Config) -> Settings {
     Settings {
         reconnect_min_ms: config.qmp.reconnect_min_ms,
         reconnect_max_ms: config.qmp.reconnect_max_ms,
+        scale_stall_ms: config.scale.stall_ms,
+        guest_reserve_bytes: config.scale.guest_reserve_bytes,
+        disk_bytes_max: config.scale.disk_bytes_max,
         hibernation_order: config.hibernation.order.clone(),
         ..Settings::default()
     }

@@ -51,15 +51,20 @@ pub enum Request {
     },
     /// Hand the sandbox back; its QEMU goes on.
     Detach,
-    /// Bring base and plugged memory together to this many bytes.
-    Scale {
-        /// Base and plugged memory together, in bytes.
-        memory_bytes: u64,
-    },
+    /// Change what it holds.
+    Scale(Scaling),
     /// Stop the guest.
-    Pause,
+    Pause {
+        /// Have the kernel write its memory out, too, as far as it will.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        reclaim: bool,
+    },
     /// Continue the guest.
-    Resume,
+    Resume {
+        /// Have the kernel read its memory back first, as far as it will.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        prefetch: bool,
+    },
     /// Write the state to disk and end QEMU.
     Hibernate {
         /// How to save.
@@ -79,14 +84,38 @@ impl Request {
         match self {
             Self::Attach { .. } => "attach",
             Self::Detach => "detach",
-            Self::Scale { .. } => "scale",
-            Self::Pause => "pause",
-            Self::Resume => "resume",
+            Self::Scale(_) => "scale",
+            Self::Pause { .. } => "pause",
+            Self::Resume { .. } => "resume",
             Self::Hibernate { .. } => "hibernate",
             Self::Wake => "wake",
             Self::Reboot => "reboot",
             Self::Destroy => "destroy",
         }
+    }
+}
+
+/// What a sandbox is to hold. What is not named stays as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scaling {
+    /// Base and plugged memory together, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
+    /// CPU time, in thousandths of a vCPU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vcpus_milli: Option<u32>,
+    /// The sizes of disks in bytes, by the names of their nodes.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub disks: BTreeMap<String, u64>,
+    /// Take memory away also where the guest says that it needs it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
+}
+
+impl Scaling {
+    /// Of memory alone.
+    pub fn of_memory(memory_bytes: u64) -> Self {
+        Self { memory_bytes: Some(memory_bytes), ..Self::default() }
     }
 }
 
@@ -139,7 +168,8 @@ pub struct Outcome {
 pub enum CommandResult {
     /// What was asked.
     Done,
-    /// Part of it: the guest plugged or gave back memory only to this size.
+    /// Part of it: memory went only so far, or a dimension of a scale failed after another was done. The message says
+    /// which and why; the shape has what each came to.
     Partial {
         /// Base and plugged memory together, in bytes.
         achieved_bytes: u64,

@@ -17,6 +17,8 @@ pub struct Survey {
     pub run_state: String,
     /// vCPUs, in thousandths.
     pub vcpus_milli: u32,
+    /// The limit on its CPU time, in thousandths of a vCPU, where its cgroup is its own and has one.
+    pub vcpu_limit_milli: Option<u32>,
     /// Memory that is always there, in bytes.
     pub memory_base_bytes: u64,
     /// The virtio-mem devices, in QEMU's order.
@@ -76,6 +78,8 @@ pub struct MemoryBackend {
     pub share: bool,
     /// The file behind it, where there is one.
     pub path: Option<String>,
+    /// Its size in bytes.
+    pub size_bytes: u64,
 }
 
 /// A disk with a medium.
@@ -106,7 +110,7 @@ impl Survey {
     /// What the sandbox holds.
     pub fn shape(&self) -> Shape {
         Shape {
-            vcpus_milli: self.vcpus_milli,
+            vcpus_milli: self.vcpu_limit_milli.map_or(self.vcpus_milli, |limit| limit.min(self.vcpus_milli)),
             memory_base_bytes: self.memory_base_bytes,
             memory_plugged_bytes: self.memory_devices.iter().map(|device| device.size_bytes).sum(),
             memory_requested_bytes: self.memory_devices.iter().map(|device| device.requested_bytes).sum(),
@@ -117,6 +121,22 @@ impl Survey {
     /// The run state folded for billing, or `None` for one that this version does not know.
     pub fn folded(&self) -> Option<RunState> {
         RunState::parse(&self.run_state)
+    }
+}
+
+impl Disk {
+    /// Reads the disks with a medium from what `query-block` returns.
+    pub fn list(returned: &Value) -> Vec<Self> {
+        let read = |device: &Value| {
+            let medium = device.get("inserted")?;
+            Some(Self {
+                node: medium["node-name"].as_str()?.to_owned(),
+                format: medium["drv"].as_str().unwrap_or_default().to_owned(),
+                read_only: medium["ro"].as_bool().unwrap_or(false),
+                size_bytes: medium["image"]["virtual-size"].as_u64().unwrap_or(0),
+            })
+        };
+        returned.as_array().map(Vec::as_slice).unwrap_or_default().iter().filter_map(read).collect()
     }
 }
 

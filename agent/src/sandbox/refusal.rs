@@ -106,9 +106,9 @@ reasons! {
     InvalidRequestId = "INVALID_REQUEST_ID" => InvalidArgument,
     /// A tag key or value is not allowed.
     InvalidTag = "INVALID_TAG" => InvalidArgument,
-    /// The size is not a multiple of the device's block size above the base memory.
+    /// The size is not a multiple of what sizes come in.
     SizeMisaligned = "SIZE_MISALIGNED" => InvalidArgument,
-    /// The size is below the base memory or above what the devices can plug.
+    /// The size is below what it can be or above it.
     SizeOutOfBounds = "SIZE_OUT_OF_BOUNDS" => InvalidArgument,
     /// No sandbox of that name is attached.
     SandboxNotFound = "SANDBOX_NOT_FOUND" => NotFound,
@@ -156,4 +156,18 @@ reasons! {
     SaveFailed = "SAVE_FAILED" => Internal,
     /// A bug in the agent.
     Bug = "BUG" => Internal,
+    /// A scale names nothing to be changed.
+    NothingToScale = "NOTHING_TO_SCALE" => InvalidArgument,
+    /// The disk is larger than it is to become.
+    DiskWouldShrink = "DISK_WOULD_SHRINK" => InvalidArgument,
+    /// The sandbox has no writable disk of that name.
+    NoDisk = "NO_DISK" => FailedPrecondition,
+    /// QEMU has no cgroup of its own whose CPU time the agent could limit.
+    CgroupUnsuitable = "CGROUP_UNSUITABLE" => FailedPrecondition,
+    /// The host has not the memory for the sandbox to grow.
+    HostMemoryShort = "HOST_MEMORY_SHORT" => ResourceExhausted,
+    /// The guest uses more than what it would be left with.
+    GuestNeedsMemory = "GUEST_NEEDS_MEMORY" => FailedPrecondition,
+    /// What the guest says of its memory cannot be relied on.
+    GuestStatisticsUnusable = "GUEST_STATISTICS_UNUSABLE" => FailedPrecondition,
 }

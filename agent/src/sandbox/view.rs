@@ -6,6 +6,7 @@ use dormouse_metering::{BillingState, Shape};
 use serde::Serialize;
 
 use super::command::SandboxKey;
+use super::facts::Disk;
 
 /// A sandbox as it is known to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +39,8 @@ pub struct SandboxView {
     pub operation: Option<OperationView>,
     /// How it was saved, where it is hibernated.
     pub hibernation_method: Option<&'static str>,
+    /// Its disks.
+    pub disks: Vec<Disk>,
 }
 
 impl SandboxView {
@@ -63,6 +66,7 @@ impl SandboxView {
             tags: BTreeMap::new(),
             operation: None,
             hibernation_method: None,
+            disks: Vec::new(),
         }
     }
 }

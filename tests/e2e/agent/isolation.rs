@@ -117,7 +117,7 @@ async fn a_panic_in_one_sandbox_restarts_that_one_alone() {
     let generation = host.host().get(&key("sick")).unwrap().generation;
 
     armed.store(true, Ordering::SeqCst);
-    let pause = command("sick", "pause", Request::Pause);
+    let pause = command("sick", "pause", Request::Pause { reclaim: false });
     let refusal = host.host().execute(pause.clone()).await.unwrap_err();
     assert_eq!(refusal.reason, Reason::Interrupted, "{refusal}");
     host.until_connected("sick").await;
@@ -125,7 +125,8 @@ async fn a_panic_in_one_sandbox_restarts_that_one_alone() {
     assert_eq!(paused.outcome.result, CommandResult::Done);
     assert_eq!(paused.sandbox.generation, generation, "its life goes on");
 
-    let other = host.host().execute(command("well", "pause", Request::Pause)).await.unwrap();
+    let other =
+        host.host().execute(command("well", "pause", Request::Pause { reclaim: false })).await.unwrap();
     assert_eq!(other.outcome.result, CommandResult::Done);
     // Each start of an actor surveys its QEMU once.
     assert_eq!(sick.times_asked("query-block").await.unwrap(), 2);

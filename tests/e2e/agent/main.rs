@@ -16,6 +16,7 @@ mod lifecycle;
 mod misfortunes;
 mod requests;
 mod restarts;
+mod scaling;
 mod scene;
 mod seeing;
 mod snapshots;

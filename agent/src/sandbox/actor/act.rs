@@ -41,6 +41,9 @@ impl State {
             }
             Action::RemoveSnapshot(removal) => disk::remove(self, removal),
             Action::Launch(token, launch) => self.launch(&launch, token, myself),
+            Action::PromiseMemory(token, bytes) => self.promise_memory(token, bytes, myself),
+            Action::LimitVcpus(token, limit) => self.limit_vcpus(token, limit, myself),
+            Action::Advise(token, advice) => self.advise(token, advice, myself),
             Action::Kill(identity) => self.kill(identity),
             Action::Disconnect => self.disconnect(),
             Action::Reply(request_id, result) => self.reply(&request_id, &result),
@@ -174,6 +177,7 @@ impl State {
     }
 
     fn reply(&mut self, request_id: &str, result: &Answered) {
+        self.promised.take_if(|(of, _)| of == request_id);
         for caller in self.waiting.remove(request_id).unwrap_or_default() {
             // A caller that has gone away reads the outcome from the ledger when it asks again.
             let _ = caller.send(result.clone());

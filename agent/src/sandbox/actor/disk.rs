@@ -133,7 +133,7 @@ fn contents(survey: &Survey, method: Method, now: Stamp) -> Option<Contents> {
     })
 }
 
-fn blocking(reply: AnswerTo, work: impl FnOnce() -> Answer + Send + 'static) {
+pub(super) fn blocking(reply: AnswerTo, work: impl FnOnce() -> Answer + Send + 'static) {
     tokio::task::spawn_blocking(move || reply(work()));
 }
 

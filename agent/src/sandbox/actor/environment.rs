@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{broadcast, watch};
 
 use crate::clock::Clock;
+use crate::host_memory::HostMemoryGate;
 use crate::metering::MeteringHandle;
-use crate::process::{Process, ProcessIdentity};
+use crate::process::{CpuGroups, Process, ProcessIdentity};
 use crate::sandbox::command::SandboxKey;
 use crate::sandbox::facts::Capabilities;
 use crate::sandbox::snapshot::SnapshotStore;
@@ -29,6 +30,10 @@ pub struct Environment {
     pub schemas: SchemaCache,
     /// Where snapshots are kept.
     pub snapshots: SnapshotStore,
+    /// Where QEMU's CPU time is limited.
+    pub cpu_groups: CpuGroups,
+    /// What lets sandboxes grow beside each other.
+    pub host_memory: HostMemoryGate,
     /// How QMP is spoken.
     pub qmp: dormouse_qmp::Config,
     /// Becomes true when the host answers: no QEMU is connected to before, so that many of them do not delay it.

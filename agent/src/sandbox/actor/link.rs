@@ -21,7 +21,7 @@ use super::environment::Environment;
 use super::survey::survey;
 use crate::clock::Clock;
 use crate::failpoint;
-use crate::process::{CommandLine, Process};
+use crate::process::{CommandLine, CpuGroups, Process};
 use crate::sandbox::facts::Survey;
 use crate::sandbox::machine::{Answer, Input, QemuEvent, QmpCommand, Token};
 use crate::sandbox::refusal::{Reason, Refusal};
@@ -82,9 +82,10 @@ pub(super) async fn connect(
     if !process.is_alive() {
         return Err(Refusal::new(Reason::QmpUnreachable, "QEMU ended while it was being connected to"));
     }
-    let survey = survey(&client, &version, peer.pid, command_line, &environment.schemas)
-        .await
-        .map_err(|error| at_path(&error))?;
+    let survey =
+        survey(&client, &version, peer.pid, command_line, (&environment.schemas, &environment.cpu_groups))
+            .await
+            .map_err(|error| at_path(&error))?;
     Ok(Contact { client, events, version, process, survey })
 }
 
@@ -117,6 +118,7 @@ impl Link {
                 process: contact.process,
                 command_line: contact.survey.command_line,
                 schemas: environment.schemas.clone(),
+                cpu_groups: environment.cpu_groups.clone(),
             },
             clock: environment.clock.clone(),
             since,
@@ -155,6 +157,7 @@ struct Asker {
     process: Process,
     command_line: Result<CommandLine, String>,
     schemas: super::SchemaCache,
+    cpu_groups: CpuGroups,
 }
 
 impl Keeper {
@@ -261,8 +264,8 @@ impl Asker {
     }
 
     async fn survey(self) -> Result<Answer, QmpError> {
-        let Self { client, version, process, command_line, schemas } = self;
-        let survey = survey(&client, &version, process.pid(), command_line, &schemas).await?;
+        let Self { client, version, process, command_line, schemas, cpu_groups } = self;
+        let survey = survey(&client, &version, process.pid(), command_line, (&schemas, &cpu_groups)).await?;
         Ok(Answer::Surveyed(Box::new(survey), process.identity()))
     }
 }

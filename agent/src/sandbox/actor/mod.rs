@@ -12,6 +12,7 @@ mod environment;
 mod link;
 mod present;
 mod records;
+mod resources;
 mod survey;
 
 use std::collections::HashMap;
@@ -26,6 +27,7 @@ use super::machine::{Core, Input, Recovered, Sandbox, Token};
 use super::refusal::Refusal;
 use super::snapshot::Draft;
 use super::view::SandboxView;
+use crate::host_memory::Promise;
 use crate::process::{Launched, Process, ProcessIdentity};
 pub use environment::{Environment, SchemaCache, WatchList};
 pub(crate) use records::Attachment;
@@ -85,6 +87,8 @@ pub struct State {
     launched: Option<Launched>,
     waiting: HashMap<String, Vec<oneshot::Sender<Answered>>>,
     draft: Option<Draft>,
+    /// The host's memory that a command was promised, under its request id.
+    promised: Option<(String, Promise)>,
     /// What the metering actor was last told of whether QEMU can be asked.
     sight: Option<crate::metering::accounts::Sight>,
     attempt: Option<AbortHandle>,
@@ -122,6 +126,7 @@ impl Actor for SandboxActor {
             launched: None,
             waiting: HashMap::new(),
             draft: None,
+            promised: None,
             sight: None,
             attempt: None,
         };

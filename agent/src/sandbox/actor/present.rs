@@ -71,6 +71,7 @@ impl State {
                 .as_ref()
                 .filter(|_| core.phase == Phase::Hibernated)
                 .map(|manifest| manifest.method.as_str()),
+            disks: survey.map(|survey| survey.disks.clone()).unwrap_or_default(),
         }
     }
 }

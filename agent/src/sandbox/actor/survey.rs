@@ -6,7 +6,7 @@ use dormouse_qmp::{Client, QmpError, Schema, Version};
 use serde_json::{Value, json};
 
 use super::environment::SchemaCache;
-use crate::process::CommandLine;
+use crate::process::{CommandLine, CpuGroups, CpuMax};
 use crate::sandbox::facts::{Capabilities, Disk, MemoryBackend, MemoryDevice, QemuVersion, Survey};
 
 /// Asks all that a survey asks. What QEMU answers in another form than expected counts as absent.
@@ -15,7 +15,7 @@ pub(super) async fn survey(
     version: &Version,
     pid: i32,
     command_line: Result<CommandLine, String>,
-    schemas: &SchemaCache,
+    (schemas, cpu_groups): (&SchemaCache, &CpuGroups),
 ) -> Result<Survey, QmpError> {
     let status = ask(client, "query-status").await?;
     let vcpus = ask(client, "query-cpus-fast").await?;
@@ -32,10 +32,12 @@ pub(super) async fn survey(
         pid,
         run_state: status["status"].as_str().unwrap_or_default().to_owned(),
         vcpus_milli: vcpus.saturating_mul(1000),
+        // A group that is shared, or that cannot be seen, limits nobody in particular.
+        vcpu_limit_milli: cpu_groups.limit(pid).ok().and_then(CpuMax::milli),
         memory_base_bytes: memory["base-memory"].as_u64().unwrap_or(0),
         memory_devices: MemoryDevice::list(&devices),
         backends,
-        disks: disks(&block),
+        disks: Disk::list(&block),
         capabilities: capabilities(client, binary, schemas).await?,
         command_line,
     })
@@ -69,6 +71,7 @@ async fn backends(client: &Client) -> Result<Vec<MemoryBackend>, QmpError> {
     for backend in listed.as_array().map(Vec::as_slice).unwrap_or_default() {
         let id = backend["id"].as_str().unwrap_or_default().to_owned();
         let share = backend["share"].as_bool().unwrap_or(false);
+        let size_bytes = backend["size"].as_u64().unwrap_or(0);
         let property = json!({"path": format!("/objects/{id}"), "property": "mem-path"});
         let path = match client.execute_raw("qom-get", property).await {
             // A folder (of huge pages, say) is where QEMU makes a file that goes with it.
@@ -77,20 +80,7 @@ async fn backends(client: &Client) -> Result<Vec<MemoryBackend>, QmpError> {
             Err(QmpError::Refused { .. }) => None,
             Err(error) => return Err(error),
         };
-        backends.push(MemoryBackend { id, share, path });
+        backends.push(MemoryBackend { id, share, path, size_bytes });
     }
     Ok(backends)
-}
-
-fn disks(block: &Value) -> Vec<Disk> {
-    let read = |device: &Value| {
-        let medium = device.get("inserted")?;
-        Some(Disk {
-            node: medium["node-name"].as_str()?.to_owned(),
-            format: medium["drv"].as_str().unwrap_or_default().to_owned(),
-            read_only: medium["ro"].as_bool().unwrap_or(false),
-            size_bytes: medium["image"]["virtual-size"].as_u64().unwrap_or(0),
-        })
-    };
-    block.as_array().map(Vec::as_slice).unwrap_or_default().iter().filter_map(read).collect()
 }

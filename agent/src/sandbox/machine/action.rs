@@ -3,7 +3,7 @@
 use dormouse_metering::{BillingState, Observation, Shape, Stamp};
 use serde_json::Value;
 
-use crate::process::ProcessIdentity;
+use crate::process::{Advice, ProcessIdentity};
 use crate::sandbox::command::{Command, Method, Outcome, Request};
 use crate::sandbox::facts::Survey;
 use crate::sandbox::refusal::Refusal;
@@ -39,6 +39,12 @@ pub enum Action {
     RemoveSnapshot(SnapshotRemoval),
     /// Start QEMU for a wake.
     Launch(Token, Box<Launch>),
+    /// Promise the sandbox so many bytes of the host's memory, until its command has its reply.
+    PromiseMemory(Token, u64),
+    /// Limit QEMU's CPU time to so many thousandths of a vCPU, or not at all.
+    LimitVcpus(Token, Option<u32>),
+    /// Advise the kernel about the guest's memory.
+    Advise(Token, Advice),
     /// End this very process at once.
     Kill(ProcessIdentity),
     /// Close the connection.

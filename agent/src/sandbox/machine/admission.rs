@@ -17,7 +17,7 @@
 use dormouse_metering::BillingState;
 
 use super::{Core, Link, Phase};
-use crate::sandbox::command::{Command, Request};
+use crate::sandbox::command::{Command, Request, Scaling};
 use crate::sandbox::refusal::{Reason, Refusal};
 
 /// What becomes of a command on arrival.
@@ -56,9 +56,12 @@ pub fn admit(core: &Core, underway: Option<&Command>, command: &Command) -> Verd
 /// Whether a command that arrives when the sandbox is so already has nothing to do.
 pub(super) fn is_so_already(core: &Core, request: &Request) -> bool {
     match request {
-        Request::Pause => core.state == BillingState::Paused,
-        Request::Resume => core.state == BillingState::Running,
-        Request::Scale { memory_bytes } => {
+        Request::Pause { .. } => core.state == BillingState::Paused,
+        Request::Resume { .. } => core.state == BillingState::Running,
+        // Limits and disks may be changed by others unheard: those are looked at.
+        Request::Scale(Scaling { memory_bytes: Some(memory_bytes), vcpus_milli: None, disks, .. })
+            if disks.is_empty() =>
+        {
             let shape = core.shape;
             let wanted = memory_bytes.checked_sub(shape.memory_base_bytes);
             wanted == Some(shape.memory_plugged_bytes) && wanted == Some(shape.memory_requested_bytes)
@@ -110,10 +113,10 @@ fn attached(core: &Core, command: &Command, request: &Request) -> Option<Refusal
     }
     match (request, core.state) {
         (Request::Wake, _) => Some(wrong_state(core, command, "it is not hibernated")),
-        (Request::Scale { .. }, BillingState::Running)
-        | (Request::Pause | Request::Hibernate { .. }, BillingState::Running | BillingState::Paused)
-        | (Request::Resume | Request::Detach | Request::Reboot, _) => None,
-        (Request::Scale { .. }, _) => Some(wrong_state(core, command, "resume it first")),
+        (Request::Scale(_), BillingState::Running)
+        | (Request::Pause { .. } | Request::Hibernate { .. }, BillingState::Running | BillingState::Paused)
+        | (Request::Resume { .. } | Request::Detach | Request::Reboot, _) => None,
+        (Request::Scale(_), _) => Some(wrong_state(core, command, "resume it first")),
         _ => Some(wrong_state(core, command, "resume or reboot it first")),
     }
 }

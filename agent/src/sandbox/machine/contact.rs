@@ -161,6 +161,7 @@ impl Core {
         self.sizes.answered(now, asked, &survey.memory_devices);
         self.survey = Some(survey);
         self.memory_known = self.answered.or(Some(now));
+        self.disks_known = self.memory_known;
         // Whether QEMU held an event back before it was asked is not known.
         self.memory_told = self.memory_known;
         self.heard(self.answered.unwrap_or(now));

@@ -63,6 +63,10 @@ pub(super) struct Resync {
 pub struct Settings {
     /// How long a guest may go without plugging or giving back anything before a scale is called partial.
     pub scale_stall_ms: u64,
+    /// What a guest keeps beyond what it says it uses when memory is taken away, in bytes. `None`: it is not asked.
+    pub guest_reserve_bytes: Option<u64>,
+    /// The largest that a disk can be made, in bytes.
+    pub disk_bytes_max: u64,
     /// Between two looks at something that QEMU does by itself, at first.
     pub poll_min_ms: u64,
     /// Between two looks, at last.
@@ -83,6 +87,8 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             scale_stall_ms: 10_000,
+            guest_reserve_bytes: None,
+            disk_bytes_max: i64::MAX.unsigned_abs(),
             poll_min_ms: 2,
             poll_max_ms: 100,
             quit_ms: 10_000,
@@ -126,6 +132,8 @@ pub struct Core {
     pub(super) settings: Settings,
     /// When its memory was last known from QEMU.
     pub(super) memory_known: Option<Stamp>,
+    /// When its disks were last known from QEMU.
+    pub(super) disks_known: Option<Stamp>,
     /// The question for the memory that a reset has raised.
     pub(super) memory_asked: Option<Token>,
     /// The last size event's stamp.
@@ -179,6 +187,7 @@ impl Core {
             progress: (0, 0),
             settings,
             memory_known: None,
+            disks_known: None,
             memory_told: None,
             settling: None,
             spoke: None,

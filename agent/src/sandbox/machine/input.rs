@@ -4,7 +4,7 @@ use dormouse_metering::Stamp;
 use serde_json::Value;
 
 use super::action::Token;
-use crate::process::ProcessIdentity;
+use crate::process::{Paging, ProcessIdentity};
 use crate::sandbox::command::{Command, Outcome};
 use crate::sandbox::facts::Survey;
 use crate::sandbox::refusal::Refusal;
@@ -52,6 +52,12 @@ pub enum Answer {
     SnapshotWritten(Box<Manifest>),
     /// The snapshot is what was written.
     SnapshotVerified(Box<Manifest>),
+    /// The host has the memory.
+    Promised,
+    /// The limit on QEMU's CPU time as the kernel has it, in thousandths of a vCPU; `None` without one.
+    VcpusLimited(Option<u32>),
+    /// What came of advice about the guest's memory.
+    Advised(Box<Paging>),
     /// It did not work.
     Failed(Refusal),
 }

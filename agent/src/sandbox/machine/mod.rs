@@ -32,6 +32,7 @@ pub mod admission;
 mod contact;
 mod core;
 mod events;
+mod guest_memory;
 mod input;
 mod memory;
 mod operations;

@@ -3,7 +3,7 @@
 //!
 //! | command | QEMU lives | QEMU is gone | hibernated |
 //! |---|---|---|---|
-//! | scale | done if it has that much; goes on if QEMU was asked; else interrupted | died | - |
+//! | scale | done if it has that much; goes on if QEMU was asked, or a dimension is left; else interrupted | died | - |
 //! | pause, resume | done if the guest is so, else interrupted | died | - |
 //! | reboot | unknown: a reset leaves no trace | died | - |
 //! | hibernate | called off, the guest goes on | done if the snapshot is recorded, else died | done |
@@ -17,7 +17,7 @@ use dormouse_metering::{BillingState, Cause, Change, CommandId, Observation, Ope
 use super::core::{Core, HELD_BACK_NS, Link, Phase};
 use super::operations::{self, Operation};
 use super::{Action, Notice, Sandbox, SnapshotRemoval, Stage, Underway};
-use crate::sandbox::command::{Command, CommandResult, Outcome, Request};
+use crate::sandbox::command::{Command, CommandResult, Outcome, Request, Scaling};
 use crate::sandbox::refusal::{Reason, Refusal};
 use crate::sandbox::snapshot::Manifest;
 
@@ -117,7 +117,7 @@ impl Sandbox {
             recovered.unfinished.map(|command| Underway { command, stage: Stage::Recovering, waiting: None });
         let mut core = recovered.core;
         if let Some(Underway { command, .. }) = &underway
-            && matches!(command.request, Request::Scale { .. })
+            && matches!(command.request, Request::Scale(_))
         {
             // What the guest goes on to plug or give back is this command's doing, whoever hears of it.
             core.memory_cause = (Cause::Scale, Some(CommandId::new(&command.request_id)));
@@ -208,20 +208,14 @@ impl Sandbox {
         };
         let reached = |state| if core.state == state { Ok(done("it is so")) } else { Err(interrupted()) };
         Resolution::Concluded(match request {
-            Request::Scale { memory_bytes }
-                if memory(core, core.shape.memory_plugged_bytes) == *memory_bytes =>
-            {
-                Ok(done("it has that much"))
-            }
-            // QEMU was asked, and the guest is at it whoever waits for that.
-            Request::Scale { memory_bytes }
-                if memory(core, core.shape.memory_requested_bytes) == *memory_bytes =>
-            {
-                return Resolution::GoesOn(operations::of(request));
-            }
-            Request::Scale { .. } => Err(interrupted()),
-            Request::Pause => reached(BillingState::Paused),
-            Request::Resume => reached(BillingState::Running),
+            Request::Scale(asked) => match Scaled::of(core, asked) {
+                Scaled::Wholly => Ok(done("it has that much")),
+                // QEMU was asked, and the guest is at it whoever waits for that; or a dimension is left.
+                Scaled::Partly => return Resolution::GoesOn(operations::of(request)),
+                Scaled::NotAtAll => Err(interrupted()),
+            },
+            Request::Pause { .. } => reached(BillingState::Paused),
+            Request::Resume { .. } => reached(BillingState::Running),
             Request::Reboot => Err(Refusal::new(
                 Reason::OutcomeUnknown,
                 "the agent was restarted; whether the guest was reset before that is not known",
@@ -274,6 +268,34 @@ fn done(message: &str) -> Outcome {
     Outcome { result: CommandResult::Done, message: message.to_owned() }
 }
 
-fn memory(core: &Core, pluggable_bytes: u64) -> u64 {
-    core.shape.memory_base_bytes.saturating_add(pluggable_bytes)
+/// How much of a scale is so.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Scaled {
+    Wholly,
+    Partly,
+    NotAtAll,
+}
+
+impl Scaled {
+    fn of(core: &Core, asked: &Scaling) -> Self {
+        let shape = core.shape;
+        let memory = asked.memory_bytes.map(|bytes| {
+            let plugged = bytes.checked_sub(shape.memory_base_bytes);
+            if plugged == Some(shape.memory_plugged_bytes) {
+                Self::Wholly
+            } else if plugged == Some(shape.memory_requested_bytes) {
+                Self::Partly
+            } else {
+                Self::NotAtAll
+            }
+        });
+        let whether = |is_so| if is_so { Self::Wholly } else { Self::NotAtAll };
+        let vcpus = asked.vcpus_milli.map(|milli| whether(milli == shape.vcpus_milli));
+        let disks = core.survey.as_ref().map(|survey| survey.disks.as_slice()).unwrap_or_default();
+        let grown = asked.disks.iter().map(|(node, bytes)| {
+            whether(disks.iter().any(|disk| disk.node == *node && disk.size_bytes == *bytes))
+        });
+        let both = |one, other| if one == other { one } else { Self::Partly };
+        memory.into_iter().chain(vcpus).chain(grown).reduce(both).unwrap_or(Self::NotAtAll)
+    }
 }

@@ -4,4 +4,5 @@
 mod anything;
 mod driver;
 mod paths;
+mod scaling;
 mod table;

@@ -99,9 +99,9 @@ pub(super) fn of(request: &Request) -> Operation {
     match request {
         Request::Attach { .. } => Box::new(attach::Attach::Connecting),
         Request::Detach => Box::new(detach::Detach),
-        Request::Scale { memory_bytes } => Box::new(scale::Scale::new(*memory_bytes)),
-        Request::Pause => Box::new(run_state::SetRunState::pause()),
-        Request::Resume => Box::new(run_state::SetRunState::resume()),
+        Request::Scale(scaling) => Box::new(scale::Scale::new(scaling.clone())),
+        Request::Pause { reclaim } => Box::new(run_state::SetRunState::pause(*reclaim)),
+        Request::Resume { prefetch } => Box::new(run_state::SetRunState::resume(*prefetch)),
         Request::Hibernate { method } => Box::new(hibernate::Hibernate::new(*method)),
         Request::Wake => Box::new(wake::Wake::new()),
         Request::Reboot => Box::new(reboot::Reboot::default()),

@@ -7,8 +7,8 @@ use dormouse_metering::{BillingState, Change};
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::driver::{Driver, MIB, attach, command, hibernate, scale, token_of};
-use crate::sandbox::command::{Method, Request};
+use super::driver::{BASE, Driver, GIB, MIB, attach, command, hibernate, scale, token_of};
+use crate::sandbox::command::{Method, Request, Scaling};
 use crate::sandbox::machine::{Action, Announcement, Answer, Input, Phase};
 use crate::sandbox::refusal::{Reason, Refusal};
 
@@ -29,8 +29,16 @@ fn requests() -> impl Strategy<Value = Request> {
         Just(attach()),
         Just(Request::Detach),
         (0..6_u64).prop_map(|n| scale(256 + n * 256)),
-        Just(Request::Pause),
-        Just(Request::Resume),
+        (0..3_u64, 0..3_u32).prop_map(|(gib, halves)| {
+            Request::Scale(Scaling {
+                memory_bytes: (gib > 0).then_some(BASE + gib * 512 * MIB),
+                vcpus_milli: (halves > 0).then_some(halves * 500),
+                disks: [("d0".to_owned(), gib * GIB)].into(),
+                force: false,
+            })
+        }),
+        any::<bool>().prop_map(|reclaim| Request::Pause { reclaim }),
+        any::<bool>().prop_map(|prefetch| Request::Resume { prefetch }),
         prop::sample::select(vec![Method::Shared, Method::MappedRam, Method::Internal]).prop_map(hibernate),
         Just(Request::Wake),
         Just(Request::Reboot),
@@ -62,8 +70,8 @@ struct Watch {
     seen: usize,
 }
 
-const CHANGES_NOTHING: [&str; 5] =
-    ["query-status", "query-memory-devices", "query-jobs", "query-migrate", "query-version"];
+const CHANGES_NOTHING: [&str; 6] =
+    ["query-status", "query-memory-devices", "query-block", "query-jobs", "query-migrate", "query-version"];
 
 impl Watch {
     fn look(&mut self, driver: &Driver) {
@@ -73,7 +81,9 @@ impl Watch {
                 Action::Qmp(_, qmp) if !CHANGES_NOTHING.contains(&qmp.name) => {
                     assert!(self.durable, "M7: {} before the intent is durable: {:#?}", qmp.name, driver.log);
                 }
-                Action::Launch(..) => assert!(self.durable, "M7: launch before the intent is durable"),
+                Action::Launch(..) | Action::LimitVcpus(..) | Action::Advise(..) => {
+                    assert!(self.durable, "M7: {action:?} before the intent is durable");
+                }
                 _ => {}
             }
         }

@@ -7,7 +7,7 @@ use dormouse_metering::{BootId, Change, Observation, Stamp};
 use serde_json::{Value, json};
 
 use crate::process::{CommandLine, ProcessIdentity};
-use crate::sandbox::command::{Command, Method, MethodChoice, Outcome, Request, SandboxKey};
+use crate::sandbox::command::{Command, Method, MethodChoice, Outcome, Request, SandboxKey, Scaling};
 use crate::sandbox::facts::{Capabilities, Disk, MemoryBackend, MemoryDevice, QemuVersion, Survey};
 use crate::sandbox::machine::{
     Action, Announcement, Answer, Core, Input, Phase, QemuEvent, QmpCommand, Sandbox, Settings, Token,
@@ -16,6 +16,7 @@ use crate::sandbox::refusal::{Reason, Refusal};
 use crate::sandbox::snapshot::{Draft, DraftSpec, Manifest};
 
 pub(super) const MIB: u64 = 1 << 20;
+pub(super) const GIB: u64 = 1 << 30;
 pub(super) const BASE: u64 = 256 * MIB;
 pub(super) const BOOT: BootId = BootId([7; 16]);
 
@@ -49,7 +50,15 @@ pub(super) fn hibernate(method: Method) -> Request {
 }
 
 pub(super) fn scale(mib: u64) -> Request {
-    Request::Scale { memory_bytes: mib * MIB }
+    Request::Scale(Scaling::of_memory(mib * MIB))
+}
+
+pub(super) fn pause() -> Request {
+    Request::Pause { reclaim: false }
+}
+
+pub(super) fn resume() -> Request {
+    Request::Resume { prefetch: false }
 }
 
 /// A device of a GiB, in blocks of 2 MiB.
@@ -72,11 +81,20 @@ pub(super) struct Qemu {
     pub(super) status: &'static str,
     pub(super) devices: Vec<MemoryDevice>,
     jobs: Vec<String>,
+    pub(super) disks: Vec<(&'static str, u64)>,
+    pub(super) vcpu_limit_milli: Option<u32>,
 }
 
 impl Qemu {
     pub(super) fn new(pid: i32) -> Self {
-        Self { pid, status: "running", devices: vec![device("vm0", 0)], jobs: Vec::new() }
+        Self {
+            pid,
+            status: "running",
+            devices: vec![device("vm0", 0)],
+            jobs: Vec::new(),
+            disks: vec![("d0", GIB)],
+            vcpu_limit_milli: None,
+        }
     }
 
     pub(super) fn survey(&self) -> Survey {
@@ -85,15 +103,16 @@ impl Qemu {
             pid: self.pid,
             run_state: self.status.to_owned(),
             vcpus_milli: 2000,
+            vcpu_limit_milli: self.vcpu_limit_milli,
             memory_base_bytes: BASE,
             memory_devices: self.devices.clone(),
-            backends: vec![MemoryBackend { id: "ram0".into(), share: true, path: Some("/ram/0".into()) }],
-            disks: vec![Disk {
-                node: "d0".into(),
-                format: "qcow2".into(),
-                read_only: false,
-                size_bytes: 1 << 30,
+            backends: vec![MemoryBackend {
+                id: "ram0".into(),
+                share: true,
+                path: Some("/ram/0".into()),
+                size_bytes: BASE,
             }],
+            disks: Disk::list(&self.block()),
             capabilities: Capabilities { snapshot_jobs: true, ignore_shared: true, mapped_ram: true },
             command_line: Ok(command_line()),
         }
@@ -125,6 +144,15 @@ impl Qemu {
             }
             "query-status" => json!({"status": self.status}),
             "query-memory-devices" => self.memory(),
+            "query-block" => self.block(),
+            "block_resize" => {
+                let bytes = command.arguments["size"].as_u64().unwrap_or_default();
+                let node = command.arguments["node-name"].as_str().unwrap_or_default();
+                for (_, size_bytes) in self.disks.iter_mut().filter(|(name, _)| *name == node) {
+                    *size_bytes = bytes;
+                }
+                json!({})
+            }
             "query-jobs" => self.jobs.iter().map(|id| json!({"id": id, "status": "concluded"})).collect(),
             "query-migrate" => json!({"status": "completed"}),
             "snapshot-save" | "snapshot-load" => {
@@ -148,6 +176,11 @@ impl Qemu {
             _ => json!({}),
         };
         (events, returned)
+    }
+
+    fn block(&self) -> Value {
+        let disk = |(node, bytes): &(&str, u64)| json!({"inserted": {"node-name": node, "drv": "qcow2", "ro": false, "image": {"virtual-size": bytes}}});
+        self.disks.iter().map(disk).collect()
     }
 
     fn memory(&self) -> Value {
@@ -358,6 +391,9 @@ impl Driver {
                 self.qemu = Some(Qemu { status: "paused", ..Qemu::new(200) });
                 (token, Answer::Launched(identity(200)))
             }
+            Action::PromiseMemory(token, _) => (token, Answer::Promised),
+            Action::LimitVcpus(token, limit) => (token, Answer::VcpusLimited(limit)),
+            Action::Advise(token, _) => (token, Answer::Advised(Box::default())),
             _ => return None,
         })
     }
@@ -373,7 +409,10 @@ pub(super) fn token_of(action: &Action) -> Option<Token> {
         | Action::PrepareSnapshot(token, _)
         | Action::WriteSnapshot(token, _)
         | Action::VerifySnapshot(token, _)
-        | Action::Launch(token, _) => Some(*token),
+        | Action::Launch(token, _)
+        | Action::PromiseMemory(token, _)
+        | Action::LimitVcpus(token, _)
+        | Action::Advise(token, _) => Some(*token),
         _ => None,
     }
 }
@@ -391,6 +430,8 @@ fn word(action: &Action) -> String {
             Change::State(state) => format!("observe {state}"),
             Change::Plugged(bytes) => format!("observe plugged {}", bytes / MIB),
             Change::Requested(bytes) => format!("observe requested {}", bytes / MIB),
+            Change::Disk(bytes) => format!("observe disk {}", bytes / MIB),
+            Change::Vcpus(milli) => format!("observe vcpus {milli}"),
             Change::Ended => "observe ended".to_owned(),
             other => format!("observe {other:?}"),
         },
@@ -403,6 +444,9 @@ fn word(action: &Action) -> String {
         Action::VerifySnapshot(..) => "verify snapshot".to_owned(),
         Action::RemoveSnapshot(_) => "remove snapshot".to_owned(),
         Action::Launch(..) => "launch".to_owned(),
+        Action::PromiseMemory(_, bytes) => format!("promise {}", bytes / MIB),
+        Action::LimitVcpus(_, limit) => format!("limit {limit:?}"),
+        Action::Advise(_, advice) => format!("advise {advice:?}"),
         Action::Kill(_) => "kill".to_owned(),
         Action::Disconnect => "disconnect".to_owned(),
         Action::Reply(_, Ok(_)) => "reply ok".to_owned(),

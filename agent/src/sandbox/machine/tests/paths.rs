@@ -2,7 +2,7 @@
 
 use dormouse_metering::{BillingState, Change};
 
-use super::driver::{Driver, MIB, hibernate, scale};
+use super::driver::{Driver, MIB, hibernate, pause, resume, scale};
 use crate::sandbox::command::{CommandResult, Method, Request};
 
 /// What was done but for what watchers are told.
@@ -24,6 +24,7 @@ fn m7_a_scale_is_durable_before_qemu_is_told_and_before_the_reply() {
     assert_eq!(outcome.result, CommandResult::Done);
     let expected = [
         "before",
+        "promise 1024",
         "qom-set",
         // Until QEMU can hold no size back.
         "wait",
@@ -40,11 +41,11 @@ fn m7_a_scale_is_durable_before_qemu_is_told_and_before_the_reply() {
 #[test]
 fn pause_asks_for_the_memory_before_it_stops_the_guest() {
     let mut driver = Driver::attached();
-    driver.execute("c1", Request::Pause).unwrap();
+    driver.execute("c1", pause()).unwrap();
     let expected = ["before", "query-memory-devices", "stop", "observe paused", "after", "reply ok"];
     assert_eq!(done(&driver), expected);
     driver.log.clear();
-    driver.execute("c2", Request::Resume).unwrap();
+    driver.execute("c2", resume()).unwrap();
     assert_eq!(done(&driver), ["before", "cont", "observe running", "after", "reply ok"]);
 }
 
@@ -96,7 +97,7 @@ fn m4_the_shape_from_before_a_command_is_told_before_the_command_changes_it() {
     if let Some(qemu) = driver.qemu.as_mut() {
         (qemu.devices[0].size_bytes, qemu.devices[0].requested_bytes) = (512 * MIB, 512 * MIB);
     }
-    driver.execute("c1", Request::Pause).unwrap();
+    driver.execute("c1", pause()).unwrap();
     let changes: Vec<Change> = driver.observed.iter().map(|observation| observation.change).collect();
     let plugged = changes.iter().position(|change| *change == Change::Plugged(512 * MIB)).unwrap();
     let paused = changes.iter().position(|change| *change == Change::State(BillingState::Paused)).unwrap();

@@ -2,7 +2,7 @@
 
 use dormouse_metering::{BillingState, Fault};
 
-use super::driver::{Driver, attach, command, hibernate, key, scale};
+use super::driver::{Driver, attach, command, hibernate, key, pause, resume, scale};
 use crate::sandbox::command::{Command, Method, Request};
 use crate::sandbox::machine::admission::{Verdict, admit};
 use crate::sandbox::machine::{Core, Link, Phase, Settings};
@@ -26,8 +26,8 @@ fn rows() -> [(Request, [bool; 6]); 9] {
         (attach(), [yes, yes, yes, yes, yes, no]),
         (Request::Detach, [no, yes, yes, yes, no, no]),
         (scale(512), [no, yes, no, no, no, no]),
-        (Request::Pause, [no, yes, yes, no, no, no]),
-        (Request::Resume, [no, yes, yes, yes, no, no]),
+        (pause(), [no, yes, yes, no, no, no]),
+        (resume(), [no, yes, yes, yes, no, no]),
         (hibernate(Method::Shared), [no, yes, yes, no, no, no]),
         (Request::Wake, [no, no, no, no, yes, no]),
         (Request::Reboot, [no, yes, yes, yes, no, no]),
@@ -95,7 +95,7 @@ fn beside_another_the_same_joins_another_payload_is_refused_and_destroy_overtake
 #[test]
 fn what_is_so_already_is_unchanged_and_tells_qemu_nothing() {
     let mut driver = Driver::attached();
-    driver.execute("c1", Request::Resume).unwrap();
+    driver.execute("c1", resume()).unwrap();
     driver.execute("c2", scale(256)).unwrap();
     assert!(!driver.log.iter().any(|word| word == "cont" || word == "qom-set"), "{:?}", driver.log);
 }

@@ -1,6 +1,11 @@
-//! Whether the host has memory for a sandbox to grow. The decision is pure; [`HostMemory::read`] reads.
+//! Whether the host has memory for a sandbox to grow. The decision is pure; [`HostMemory::read`] reads, and
+//! [`HostMemoryGate`] brings the two together for all sandboxes of a host.
+//!
+//! What was plugged and not touched yet still counts as available: how far a host may be overcommitted that way is for
+//! whoever places sandboxes to say.
 
 use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
 
@@ -12,8 +17,8 @@ const PRESSURE: &str = "/proc/pressure/memory";
 pub struct HostMemory {
     /// `MemAvailable`: what can be had without swapping, in bytes.
     pub available_bytes: u64,
-    /// The share of the last 10 s in which every task waited for memory, in hundredths of a per cent (PSI,
-    /// `full avg10`). `None` where the kernel does not say.
+    /// The share of the last 10 s in which some task waited for memory, in hundredths of a per cent (PSI,
+    /// `some avg10`). `None` where the kernel does not say.
     pub stalled_centipercent: Option<u32>,
 }
 
@@ -47,7 +52,7 @@ pub enum Denial {
     },
     /// There is enough, but what runs waits for memory already.
     #[error(
-        "everything on the host waited for memory for {stalled_centipercent} hundredths of a per cent of the \
+        "something on the host waited for memory for {stalled_centipercent} hundredths of a per cent of the \
          last 10 s; nothing grows above {stalled_centipercent_max}"
     )]
     Stalled {
@@ -120,6 +125,57 @@ impl HostMemory {
     }
 }
 
+/// Lets sandboxes grow one after the other, each beside what the others were promised. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct HostMemoryGate {
+    reserve: Reserve,
+    promised_bytes: Arc<Mutex<u64>>,
+}
+
+/// Memory that a sandbox was promised. Dropped once it has it, or will not take it.
+#[derive(Debug)]
+pub struct Promise {
+    bytes: u64,
+    promised_bytes: Arc<Mutex<u64>>,
+}
+
+/// Why a sandbox may not grow now.
+#[derive(Debug, thiserror::Error)]
+pub enum GateError {
+    /// The host has not enough.
+    #[error(transparent)]
+    Denied(#[from] Denial),
+    /// What the host has is not known.
+    #[error(transparent)]
+    Unknown(#[from] HostMemoryError),
+}
+
+impl HostMemoryGate {
+    /// A gate that keeps this for the host.
+    pub fn new(reserve: Reserve) -> Self {
+        Self { reserve, promised_bytes: Arc::default() }
+    }
+
+    /// Promises so much, if the host has it.
+    pub fn promise(&self, wanted_bytes: u64) -> Result<Promise, GateError> {
+        self.promise_of(HostMemory::read()?, wanted_bytes).map_err(GateError::Denied)
+    }
+
+    fn promise_of(&self, memory: HostMemory, wanted_bytes: u64) -> Result<Promise, Denial> {
+        let mut promised_bytes = self.promised_bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        admit(wanted_bytes, *promised_bytes, memory, self.reserve)?;
+        *promised_bytes = promised_bytes.saturating_add(wanted_bytes);
+        Ok(Promise { bytes: wanted_bytes, promised_bytes: Arc::clone(&self.promised_bytes) })
+    }
+}
+
+impl Drop for Promise {
+    fn drop(&mut self) {
+        let mut promised_bytes = self.promised_bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        *promised_bytes = promised_bytes.saturating_sub(self.bytes);
+    }
+}
+
 /// `MemAvailable:   123 kB`
 fn available_bytes(meminfo: &str) -> Option<u64> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
@@ -127,9 +183,9 @@ fn available_bytes(meminfo: &str) -> Option<u64> {
     kib.checked_mul(1024)
 }
 
-/// `full avg10=0.12 avg60=...`: always with two decimals.
+/// `some avg10=0.12 avg60=...`: always with two decimals.
 fn stalled_centipercent(pressure: &str) -> Option<u32> {
-    let line = pressure.lines().find_map(|line| line.strip_prefix("full "))?;
+    let line = pressure.lines().find_map(|line| line.strip_prefix("some "))?;
     let average = line.split_ascii_whitespace().find_map(|part| part.strip_prefix("avg10="))?;
     let (whole, hundredths) = average.split_once('.')?;
     if hundredths.len() != 2 {
@@ -178,13 +234,27 @@ mod tests {
     }
 
     #[test]
+    fn a_promise_counts_until_it_is_dropped() {
+        let gate = HostMemoryGate::new(RESERVE);
+        let calm = memory(4 * GIB, None);
+        let first = gate.promise_of(calm, 2 * GIB).unwrap();
+        let denial = gate.promise_of(calm, 2 * GIB).unwrap_err();
+        assert!(matches!(denial, Denial::NotEnough { promised_bytes, .. } if promised_bytes == 2 * GIB));
+        let second = gate.clone().promise_of(calm, GIB).unwrap();
+        drop(first);
+        assert!(gate.promise_of(calm, 2 * GIB).is_ok());
+        drop(second);
+        assert!(gate.promise_of(calm, 3 * GIB).is_ok());
+    }
+
+    #[test]
     fn the_kernel_s_files_are_read() {
         assert_eq!(available_bytes("MemTotal: 9 kB\nMemAvailable:   123 kB\n"), Some(123 * 1024));
         assert_eq!(available_bytes("MemTotal: 9 kB\n"), None);
         let pressure =
-            "some avg10=9.00 avg60=0.00 avg300=0.00 total=1\nfull avg10=12.34 avg60=0.00 total=1\n";
+            "some avg10=12.34 avg60=0.00 avg300=0.00 total=1\nfull avg10=9.00 avg60=0.00 total=1\n";
         assert_eq!(stalled_centipercent(pressure), Some(1234));
-        assert_eq!(stalled_centipercent("some avg10=9.00\n"), None);
+        assert_eq!(stalled_centipercent("full avg10=9.00\n"), None);
         assert!(HostMemory::read().unwrap().available_bytes > 0);
     }
 }

@@ -1,0 +1,217 @@
+//! Memory, CPU time and disks of real guests: reached in one command, refused with a reason, and billed as what is so.
+
+use std::path::{Path, PathBuf};
+
+use dormouse_tests::argv::{Backend, Spec};
+use dormouse_tests::guest::Guest;
+use dormouse_tests::scripted::Options;
+use serde_json::{Value, json};
+
+use crate::scene::Scene;
+
+const GIB: u64 = 1 << 30;
+const MIB: u64 = 1 << 20;
+
+fn words(list: &[&str]) -> Vec<String> {
+    list.iter().map(|word| (*word).to_owned()).collect()
+}
+
+async fn boot(scene: &Scene, spec: Spec) -> Guest {
+    let guest = Guest::boot(&spec, "g1", &scene.agent.run_dir(), scene.folder()).await.unwrap();
+    scene.until("g1", |view| view["connection"] == "connected").await;
+    guest
+}
+
+/// A folder that stands in for the cgroup of a process.
+struct Group(PathBuf);
+
+impl Group {
+    fn of(pid: i32, root: &Path) -> Self {
+        let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+        let path = groups.lines().find_map(|line| line.strip_prefix("0::/")).unwrap();
+        let group = Self(root.join(path));
+        std::fs::create_dir_all(&group.0).unwrap();
+        group.has("cgroup.type", "domain\n");
+        group.has("cgroup.procs", &format!("{pid}\n"));
+        group.has("cpu.max", "max 100000\n");
+        group
+    }
+
+    fn has(&self, file: &str, text: &str) {
+        std::fs::write(self.0.join(file), text).unwrap();
+    }
+}
+
+async fn disk_bytes(guest: &Guest) -> u64 {
+    let block = guest.monitor().execute("query-block", json!({})).await.unwrap();
+    block[0]["inserted"]["image"]["virtual-size"].as_u64().unwrap()
+}
+
+/// How much each memory device has plugged.
+async fn plugged(guest: &Guest) -> Vec<(String, u64)> {
+    let devices = guest.monitor().execute("query-memory-devices", json!({})).await.unwrap();
+    let one = |device: &Value| {
+        let data = &device["data"];
+        (data["id"].as_str().unwrap().to_owned(), data["size"].as_u64().unwrap() / MIB)
+    };
+    let mut sizes: Vec<_> = devices.as_array().unwrap().iter().map(one).collect();
+    sizes.sort();
+    sizes
+}
+
+#[tokio::test]
+async fn one_command_scales_memory_vcpus_and_a_disk_of_a_real_guest_and_each_is_billed() {
+    let groups = tempfile::tempdir().unwrap();
+    let mut scene = Scene::with(&format!("[scale]\ncgroup_dir = {:?}\n", groups.path())).await;
+    let guest = boot(&scene, Spec::default()).await;
+    let group = Group::of(guest.pids()[0].as_raw(), groups.path());
+    let scale = ["scale", "g1", "--memory", "768MiB", "--vcpus", "0.5", "--disk", "disk0=2GiB"];
+    let scaled = scene.does(&[&scale[..], &["--request-id", "all"]].concat()).await;
+    assert_eq!(scaled["result"], "done", "{scaled}");
+    let sandbox = &scaled["sandbox"];
+    assert_eq!(sandbox["memory_plugged_bytes"], 512 * MIB);
+    assert_eq!((&sandbox["vcpus_milli"], &sandbox["disk_bytes"]), (&json!(500), &json!(2 * GIB)));
+    assert_eq!(sandbox["disks"][0]["node"], "disk0");
+    assert_eq!(guest.monitor().plugged_bytes().await.unwrap(), 512 * MIB);
+    assert_eq!(disk_bytes(&guest).await, 2 * GIB);
+    assert_eq!(std::fs::read_to_string(group.0.join("cpu.max")).unwrap(), "50000 100000");
+
+    let slices = scene.slices("g1").await;
+    let (first, last) = (&slices[0], slices.last().unwrap());
+    for (slice, vcpus, disk, memory) in [(first, 1000, GIB, 0), (last, 500, 2 * GIB, 512 * MIB)] {
+        assert_eq!(slice["vcpus_milli"], vcpus, "{slice}");
+        assert_eq!((&slice["disk_bytes"], &slice["memory_plugged_bytes"]), (&json!(disk), &json!(memory)));
+    }
+    for slice in &slices[1..] {
+        assert_eq!((&slice["opened_by"], &slice["opened_by_command_id"]), (&json!("scale"), &json!("all")));
+    }
+
+    // What is so is read again: when the agent comes back, somebody else has given it less.
+    group.has("cpu.max", "25000 100000\n");
+    scene.agent.kill9().await.unwrap();
+    scene.agent.restart().await.unwrap();
+    scene.until("g1", |view| view["connection"] == "connected" && view["vcpus_milli"] == 250).await;
+    scene.does(&["scale", "g1", "--vcpus", "1"]).await;
+    assert_eq!(std::fs::read_to_string(group.0.join("cpu.max")).unwrap(), "max 100000");
+    scene.audits_clean().await;
+}
+
+#[tokio::test]
+async fn cpu_time_is_limited_only_in_a_group_of_its_own_and_disks_never_shrink() {
+    let groups = tempfile::tempdir().unwrap();
+    let scene = Scene::with(&format!("[scale]\ncgroup_dir = {:?}\n", groups.path())).await;
+    let guest = boot(&scene, Spec::default()).await;
+    let scale = ["scale", "g1", "--vcpus", "0.5"];
+    let before = scene.shown("g1").await;
+    scene.refused(&scale, "CGROUP_UNSUITABLE", "FAILED_PRECONDITION").await;
+    let pid = guest.pids()[0].as_raw();
+    let group = Group::of(pid, groups.path());
+    group.has("cgroup.procs", &format!("{pid}\n1\n"));
+    let error = scene.refused(&scale, "CGROUP_UNSUITABLE", "FAILED_PRECONDITION").await;
+    assert!(error["message"].as_str().unwrap().contains("also holds process 1"), "{error}");
+    for (arguments, reason, code) in [
+        (["--vcpus", "2"], "SIZE_OUT_OF_BOUNDS", "INVALID_ARGUMENT"),
+        (["--disk", "disk0=512MiB"], "DISK_WOULD_SHRINK", "INVALID_ARGUMENT"),
+        (["--disk", "disk0=1073742000"], "SIZE_MISALIGNED", "INVALID_ARGUMENT"),
+        (["--disk", "disk0=1000TiB"], "SIZE_OUT_OF_BOUNDS", "INVALID_ARGUMENT"),
+        (["--disk", "disk7=2GiB"], "NO_DISK", "FAILED_PRECONDITION"),
+    ] {
+        scene.refused(&[&["scale", "g1"][..], &arguments[..]].concat(), reason, code).await;
+    }
+    assert_eq!(scene.shown("g1").await, before);
+    assert_eq!(disk_bytes(&guest).await, GIB);
+    assert_eq!(std::fs::read_to_string(group.0.join("cpu.max")).unwrap(), "max 100000\n");
+    scene.audits_clean().await;
+}
+
+#[tokio::test]
+async fn two_memory_devices_with_blocks_of_their_own_take_one_size_together() {
+    let scene = Scene::new().await;
+    let second = words(&[
+        "-m",
+        "256M,slots=2,maxmem=4352M",
+        "-object",
+        "memory-backend-ram,id=vmem1,size=1G,reserve=off",
+        "-device",
+        "virtio-mem-pci,memdev=vmem1,id=vm1,block-size=64M",
+    ]);
+    let guest = boot(&scene, Spec { extra: second, disk: false, ..Spec::default() }).await;
+    let grown = scene.does(&["scale", "g1", "--memory", "1380MiB"]).await;
+    assert_eq!(grown["result"], "done", "{grown}");
+    assert_eq!(plugged(&guest).await, [("vm0".to_owned(), 100), ("vm1".to_owned(), 1024)]);
+    let shrunk = scene.does(&["scale", "g1", "--memory", "322MiB"]).await;
+    assert_eq!(shrunk["result"], "done", "{shrunk}");
+    assert_eq!(plugged(&guest).await, [("vm0".to_owned(), 66), ("vm1".to_owned(), 0)]);
+    scene.refused(&["scale", "g1", "--memory", "323MiB"], "SIZE_MISALIGNED", "INVALID_ARGUMENT").await;
+    let last = scene.slices("g1").await.pop().unwrap();
+    assert_eq!(last["memory_plugged_bytes"], 66 * MIB);
+    scene.audits_clean().await;
+}
+
+#[tokio::test]
+async fn a_host_that_has_not_the_memory_lets_nothing_grow() {
+    let scene = Scene::with("[scale]\nhost_reserve_bytes = 4611686018427387904\n").await;
+    let qemu = scene.sandbox("s1", &Options::default()).await;
+    let before = scene.shown("s1").await;
+    let scale = ["scale", "s1", "--memory", "512MiB"];
+    let error = scene.refused(&scale, "HOST_MEMORY_SHORT", "RESOURCE_EXHAUSTED").await;
+    assert_eq!(error["metadata"]["wanted_bytes"], (256 * MIB).to_string(), "{error}");
+    assert_eq!(scene.shown("s1").await, before);
+    assert_eq!(qemu.times_asked("qom-set").await.unwrap(), 0);
+    scene.audits_clean().await;
+}
+
+#[tokio::test]
+async fn a_real_guest_is_asked_what_it_uses_before_memory_is_taken_from_it() {
+    let scene = Scene::with("[scale]\nguest_reserve_bytes = 67108864\n").await;
+    let balloon = words(&["-device", "virtio-balloon-pci,id=balloon0"]);
+    let mut guest = boot(&scene, Spec { extra: balloon, disk: false, ..Spec::default() }).await;
+    scene.does(&["scale", "g1", "--memory", "1280MiB"]).await;
+    let filled = guest.fill(300).await.unwrap();
+    let shrink = ["scale", "g1", "--memory", "256MiB"];
+    let error = scene.refused(&shrink, "GUEST_NEEDS_MEMORY", "FAILED_PRECONDITION").await;
+    let floor: u64 = error["metadata"]["min_bytes"].as_str().unwrap().parse().unwrap();
+    assert!((364 * MIB..1024 * MIB).contains(&floor), "{error}");
+    assert_eq!(guest.monitor().plugged_bytes().await.unwrap(), GIB);
+    assert_eq!(scene.does(&["scale", "g1", "--memory", "1GiB"]).await["result"], "done");
+    assert_eq!(guest.sum().await.unwrap(), filled);
+    guest.free().await.unwrap();
+    assert_eq!(scene.does(&shrink).await["result"], "done");
+    let polling = json!({"path": "/machine/peripheral/balloon0", "property": "guest-stats-polling-interval"});
+    assert_eq!(guest.monitor().execute("qom-get", polling).await.unwrap(), 0);
+    scene.audits_clean().await;
+}
+
+/// What a process has in memory, in bytes.
+fn resident_bytes(pid: i32) -> u64 {
+    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Rss:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+}
+
+#[tokio::test]
+async fn a_real_guest_that_is_paused_with_reclaim_keeps_its_memory_and_what_was_reclaimed_is_measured() {
+    for backend in [Backend::SharedFiles, Backend::Ram] {
+        let scene = Scene::new().await;
+        let mut guest = boot(&scene, Spec { backend, disk: false, ..Spec::default() }).await;
+        scene.does(&["scale", "g1", "--memory", "768MiB"]).await;
+        let filled = guest.fill(200).await.unwrap();
+        let pid = guest.pids()[0].as_raw();
+        let before = resident_bytes(pid);
+        let paused = scene.does(&["pause", "g1", "--reclaim"]).await;
+        let (message, after) = (paused["message"].as_str().unwrap().to_owned(), resident_bytes(pid));
+        assert_eq!((&paused["result"], &paused["sandbox"]["state"]), (&json!("done"), &json!("paused")));
+        let told = message.split("is paused; ").nth(1).unwrap().split(' ').next().unwrap();
+        let told = dormouse::size::parse(told).unwrap();
+        // QEMU itself goes on, so the figures are not of the same moment.
+        assert!(before.saturating_sub(after).abs_diff(told) < 16 * MIB, "{before} {after}: {message}");
+        println!("{backend:?}: {message}");
+        let again = scene.does(&["pause", "g1", "--reclaim"]).await;
+        assert_eq!(again["result"], "unchanged", "{again}");
+        let resumed = scene.does(&["resume", "g1", "--prefetch"]).await;
+        assert_eq!((&resumed["result"], &resumed["sandbox"]["state"]), (&json!("done"), &json!("running")));
+        assert_eq!(guest.sum().await.unwrap(), filled);
+        assert_eq!(scene.does(&["resume", "g1", "--prefetch"]).await["result"], "unchanged");
+        scene.audits_clean().await;
+    }
+}
