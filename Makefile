@@ -2,7 +2,7 @@
 # install what they need; what they download and build stays under target/.
 
 CARGO ?= cargo
-# For example DEMO_FLAGS=--json.
+# For example DEMO_FLAGS=--json, or DEMO_FLAGS=--serve to look at it in a browser.
 DEMO_FLAGS ?=
 # How long each fuzz target runs.
 FUZZ_SECONDS ?= 60
@@ -12,10 +12,10 @@ SECONDS ?= 600
 GUEST := target/guest/initrd.cpio.gz
 QEMU72 := target/qemu-7.2/qemu-system-x86_64
 
-.PHONY: help deps guest qemu72 build demo test soak lint fmt doc bench fuzz check-http deb check-deb clean
+.PHONY: help deps guest qemu72 build demo test soak lint fmt doc bench fuzz check-http check-clients deb check-deb clean
 
 help: ## Show the targets
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 deps: ## Install what building and testing need and this machine lacks
 	@scripts/install-deps
@@ -71,6 +71,10 @@ fuzz: deps ## Feed bytes to the QMP session for FUZZ_SECONDS per target
 check-http: deps ## Ask a real agent over HTTP whatever its specification allows, and more
 	$(CARGO) build -p dormouse
 	scripts/check-http
+
+check-clients: deps ## Ask a real agent with the clients for Python and TypeScript, and by its pages in a browser
+	$(CARGO) build -p dormouse -p dormouse-tests
+	$(CARGO) test -p dormouse-tests --test agent for_people
 
 deb: deps ## Build the Debian package
 	scripts/build-deb

@@ -1,7 +1,10 @@
-//! Moments as RFC 3339 writes them.
+//! Moments as RFC 3339 writes them, and durations in words.
 
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+
+const US_NS: u64 = 1_000;
+const MS_NS: u64 = 1_000_000;
 
 /// Reads RFC 3339, or a date alone for its beginning in UTC, into nanoseconds since the Unix epoch.
 pub(crate) fn parse(text: &str) -> Option<i64> {
@@ -14,4 +17,19 @@ pub(crate) fn parse(text: &str) -> Option<i64> {
         return None;
     }
     i64::try_from(OffsetDateTime::parse(text, &Rfc3339).ok()?.unix_timestamp_nanos()).ok()
+}
+
+/// A duration in words: what is finer than what is shown is cut off.
+pub fn duration(duration_ns: u64) -> String {
+    let (us, ms) = (duration_ns / US_NS, duration_ns / MS_NS);
+    let seconds = ms / 1_000;
+    match seconds {
+        0 if duration_ns < US_NS => format!("{duration_ns}ns"),
+        0 if ms == 0 => format!("{us}us"),
+        0 => format!("{ms}.{:03}ms", us % 1_000),
+        1..60 => format!("{seconds}.{:03}s", ms % 1_000),
+        60..3_600 => format!("{}m {:02}s", seconds / 60, seconds % 60),
+        3_600..86_400 => format!("{}h {:02}m", seconds / 3_600, seconds / 60 % 60),
+        _ => format!("{}d {:02}h", seconds / 86_400, seconds / 3_600 % 24),
+    }
 }

@@ -4,7 +4,7 @@
 //! supervises sandboxes, `sandbox` decides and carries out, `metering` cuts the slices, and the crate
 //! `dormouse-ledger` keeps them.
 
-mod calendar;
+pub mod calendar;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use dormouse::cli::timeline::duration;
+use dormouse::calendar::duration;
 use dormouse::size::Size;
 use dormouse_ledger::SliceRow;
 

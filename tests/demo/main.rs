@@ -5,6 +5,7 @@
 //!
 //! - [`life`] is the script: what happens, in order. [`crash`] is its part where the agent is killed.
 //! - [`stage`] is what it happens on: the folder, the agent, the guest. It leaves no process behind.
+//! - [`page`] says how to see it in a browser, and serves it if that is asked for.
 //! - [`story`] tells it as it happens; [`report`] sums it up, for people and for programs.
 //! - [`claims`] holds what must be so; [`ledger`] judges the slices, and knows nothing of all the rest.
 
@@ -13,6 +14,7 @@ mod crash;
 mod failure;
 mod ledger;
 mod life;
+mod page;
 mod report;
 mod stage;
 mod story;
@@ -37,6 +39,10 @@ struct Args {
     /// Where everything is put, and what is left behind. What an earlier demo left there is deleted
     #[arg(long, value_name = "PATH", default_value = "target/demo")]
     folder: PathBuf,
+
+    /// In the end serve the pages of the demo's ledger, until interrupted
+    #[arg(long, conflicts_with = "json")]
+    serve: bool,
 }
 
 fn main() -> ExitCode {
@@ -73,7 +79,17 @@ async fn run(args: &Args) -> Result<bool> {
     };
     // Whatever has happened: no process is left behind.
     demo.stage.clear().await;
-    demo.report(ended)
+    let holds = demo.report(ended)?;
+    if args.serve && holds {
+        let ledger = demo.stage.ledger();
+        tokio::select! {
+            served = page::serve(&ledger) => served?,
+            () = received(&mut interrupts) => {}
+            () = received(&mut terminations) => {}
+            () = received(&mut hangups) => {}
+        }
+    }
+    Ok(holds)
 }
 
 async fn received(signals: &mut Signal) {

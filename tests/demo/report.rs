@@ -14,7 +14,10 @@ use serde_json::{Value, json};
 use crate::failure::{Failure, Result};
 use crate::ledger::{self, Bill, Bracket};
 use crate::life::{Demo, slices_of, text};
-use crate::story;
+use crate::{page, story};
+
+/// Of the guest's sandbox, which nobody has given another.
+const ORG: &str = "default";
 
 /// What was gathered on the way.
 #[derive(Default)]
@@ -28,6 +31,8 @@ pub(crate) struct Evidence {
     slices: Vec<SliceRow>,
     usage: Value,
     audit: Value,
+    serve: Vec<String>,
+    token: String,
 }
 
 impl Evidence {
@@ -71,7 +76,17 @@ impl Demo {
         self.evidence.slices = slices_of(slices)?;
         self.judge_bill(&usage, &usage_left);
         self.evidence.usage = usage_left;
-        self.audit(&ledger).await
+        self.audit(&ledger).await?;
+        self.invite(&ledger).await
+    }
+
+    /// Makes a token, with which the pages of the ledger that is left behind can be seen.
+    async fn invite(&mut self, ledger: &str) -> Result<()> {
+        self.evidence.serve = page::command(&self.stage.ledger())?;
+        let create = ["token", "create", "--org", ORG, "--role", "write", "--ledger", ledger];
+        let created = self.stage.agent()?.json(&create).await?;
+        self.evidence.token = text(&created, "token");
+        Ok(())
     }
 
     async fn audit(&mut self, ledger: &str) -> Result<()> {
@@ -172,8 +187,9 @@ impl Demo {
         };
         let elapsed = self.story.elapsed().as_secs_f32();
         self.story.tell(format_args!(
-            "\n{said}, after {elapsed:.0} s. The ledger, agent.log and demo.json are in {folder}"
+            "\n{said}, after {elapsed:.0} s. The ledger, agent.log and demo.json are in {folder}\n"
         ));
+        self.story.tell(page::invitation(&self.evidence.serve, &self.evidence.token));
     }
 
     fn heading(&self, text: &str) {
@@ -196,6 +212,8 @@ impl Demo {
             "slices": slices,
             "usage": usage,
             "audit": audit,
+            "serve": self.evidence.serve,
+            "token": self.evidence.token,
         })
     }
 }

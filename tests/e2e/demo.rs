@@ -8,6 +8,8 @@ use dormouse_tests::{process, wait};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
 use tokio::process::Command;
 
 #[tokio::test]
@@ -26,6 +28,7 @@ async fn the_demo_holds_what_it_claims_and_leaves_nothing_but_its_folder() {
     }
     assert_eq!(processes_of(folder.path()), []);
     assert!(folder.path().join("state/ledger.sqlite").exists());
+    assert_eq!(served_memory(&report).await, report["usage"]["total"]["memory_byte_nanoseconds"]);
     assert!(!folder.path().join("guest").exists());
 }
 
@@ -54,6 +57,27 @@ async fn a_demo_that_is_interrupted_leaves_no_process_behind() {
     kill(pid, Signal::SIGTERM).unwrap();
     assert_eq!(running.wait().await.unwrap().code(), Some(128 + 15));
     assert_eq!(processes_of(folder.path()), []);
+}
+
+/// What the command that the demo ends with serves to who has its token: the memory of the org, exactly.
+async fn served_memory(report: &Value) -> Value {
+    let parts: Vec<&str> = report["serve"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    let mut serve = Command::new(parts[0]);
+    serve.args(&parts[1..]).args(["--listen", "127.0.0.1:0"]).stderr(Stdio::piped()).kill_on_drop(true);
+    let mut served = serve.spawn().unwrap();
+    let line = BufReader::new(served.stderr.take().unwrap()).lines().next_line().await.unwrap().unwrap();
+    let address = line.strip_prefix("listening on http://").unwrap_or_else(|| panic!("{line}"));
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let token = report["token"].as_str().unwrap();
+    let request = format!(
+        "GET /api/usage HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+    let usage: Value = serde_json::from_str(body).unwrap();
+    usage["total"]["memoryByteNanoseconds"].clone()
 }
 
 fn demo(folder: &Path) -> Command {

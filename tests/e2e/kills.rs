@@ -169,7 +169,7 @@ fn came_out_right(place: u64, ledger: &Path) {
     let sandboxes = reader.sandboxes(&SandboxFilter::default()).unwrap();
     assert_eq!(sandboxes.len(), 1, "killed at place {place}: {sandboxes:?}");
     assert!(sandboxes[0].ended_unix_ns.is_some(), "killed at place {place}: still open");
-    let query = SliceQuery { sandboxes: SandboxFilter::default(), after: None, limit: 10_000, now: None };
+    let query = SliceQuery { limit: 10_000, ..SliceQuery::default() };
     let slices = reader.slices(&query).unwrap().rows;
     let of = |state: &str| slices.iter().filter(|slice| slice.state == state).count();
     let shown = || format!("killed at place {place}: {:#?}", slices.iter().map(line).collect::<Vec<_>>());

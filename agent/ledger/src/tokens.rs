@@ -102,6 +102,14 @@ impl Reader {
         })
     }
 
+    /// The token of this id; `None` if there is none, or it was revoked.
+    pub fn token(&self, id: &str) -> Result<Option<Token>, LedgerError> {
+        self.answer(|conn| {
+            let known = conn.prepare_cached(TOKEN)?.query_row([id], token).optional()?;
+            Ok(known.filter(|token| token.revoked_unix_ns.is_none()))
+        })
+    }
+
     /// Whose token this text is; `None` if it is nobody's, or revoked. Takes as long whatever is wrong with the secret.
     pub fn bearer(&self, presented: &str) -> Result<Option<Token>, LedgerError> {
         let Some((id, secret)) = presented.strip_prefix(PREFIX).and_then(|rest| rest.split_once('_')) else {

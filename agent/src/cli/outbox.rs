@@ -9,9 +9,9 @@ use super::context::Context;
 use super::exit::Exit;
 use super::failure::Failure;
 use super::table::{Column, render, terminal_width};
-use super::timeline::duration;
 use super::when::rfc3339;
 use super::{ledger, output};
+use crate::calendar::duration;
 use crate::control;
 use crate::proto::{ExportEventsRequest, OutboxReply, OutboxRequest, Sink};
 

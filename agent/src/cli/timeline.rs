@@ -7,10 +7,8 @@ use dormouse_ledger::SliceRow;
 
 use super::table::printable;
 use super::when::rfc3339;
+use crate::calendar::duration;
 use crate::size::Size;
-
-const NS_PER_US: u64 = 1_000;
-const NS_PER_MS: u64 = 1_000_000;
 
 /// A bar narrower than this shows nothing.
 const BAR_MIN: usize = 12;
@@ -128,21 +126,6 @@ fn shade(state: &str) -> char {
         "hibernated" | "suppressed" => '░',
         "faulted" => '!',
         _ => '?',
-    }
-}
-
-/// A duration in words: what is finer than what is shown is cut off.
-pub fn duration(duration_ns: u64) -> String {
-    let (us, ms) = (duration_ns / NS_PER_US, duration_ns / NS_PER_MS);
-    let seconds = ms / 1_000;
-    match seconds {
-        0 if duration_ns < NS_PER_US => format!("{duration_ns}ns"),
-        0 if ms == 0 => format!("{us}us"),
-        0 => format!("{ms}.{:03}ms", us % 1_000),
-        1..60 => format!("{seconds}.{:03}s", ms % 1_000),
-        60..3_600 => format!("{}m {:02}s", seconds / 60, seconds % 60),
-        3_600..86_400 => format!("{}h {:02}m", seconds / 3_600, seconds / 60 % 60),
-        _ => format!("{}d {:02}h", seconds / 86_400, seconds / 3_600 % 24),
     }
 }
 

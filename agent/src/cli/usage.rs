@@ -10,9 +10,9 @@ use super::failure::Failure;
 use super::json::integer;
 use super::table::{Column, render, terminal_width};
 use super::target::{org_of, sandbox_filter};
-use super::timeline::duration;
 use super::when::{self, rfc3339};
 use super::{json, ledger, output};
+use crate::calendar::duration;
 use crate::control;
 use crate::proto::{UsageLine, UsageReply, UsageRequest};
 

@@ -48,7 +48,7 @@ section! {
         metering: Metering = Metering::default(),
         /// What is billed.
         billing: Billing = Billing::default(),
-        /// Usage and tags over HTTP, with bearer tokens: `dormouse token create` makes them.
+        /// Usage and tags over HTTP, for programs and as pages for people: `dormouse token create` makes the tokens.
         http: Http = Http::default(),
         /// How far sandboxes may grow and shrink.
         scale: Scale = Scale::default(),

@@ -44,7 +44,7 @@ impl Questions {
         mut each: impl FnMut(SliceRow) -> bool,
     ) -> Result<(), LedgerError> {
         let reader = Reader::open(&self.ledger)?;
-        let mut query = SliceQuery { sandboxes, after: None, limit: PAGE_SLICES, now };
+        let mut query = SliceQuery { sandboxes, window: None, after: None, limit: PAGE_SLICES, now };
         loop {
             let page = reader.slices(&query)?;
             if !page.rows.into_iter().all(&mut each) || page.next.is_none() {

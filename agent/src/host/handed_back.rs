@@ -41,7 +41,7 @@ fn last_cause(reader: &Reader, row: &SandboxRow) -> Result<Option<String>, Ledge
             generation: Some(row.key.generation),
             live_only: false,
         };
-        let page = reader.slices(&SliceQuery { sandboxes, after, limit: PAGE, now: None })?;
+        let page = reader.slices(&SliceQuery { sandboxes, window: None, after, limit: PAGE, now: None })?;
         cause = page.rows.last().and_then(|slice| slice.closed_by.clone()).or(cause);
         after = page.next;
     }

@@ -23,10 +23,20 @@ pub(super) async fn admit(State(shared): State<Arc<Shared>>, request: Request, n
     }
 }
 
-async fn answer(shared: Arc<Shared>, mut request: Request, next: Next) -> Result<Response, Problem> {
+async fn answer(shared: Arc<Shared>, request: Request, next: Next) -> Result<Response, Problem> {
     let presented = bearer(request.headers())?.to_owned();
     let token = shared.readers.ask(move |reader, _| reader.bearer(&presented)).await?;
     let Some(token) = token else { return Err(unauthenticated("the token is not known, or was revoked")) };
+    with_token(&shared, token, request, next).await
+}
+
+/// Lets a request through to its handler for a token that is valid, if it does not ask too much.
+pub(super) async fn with_token(
+    shared: &Shared,
+    token: Token,
+    mut request: Request,
+    next: Next,
+) -> Result<Response, Problem> {
     let now_ns = shared.site.clock.now().boottime_ns;
     let _presence = shared.traffic.enter(&token.id, &shared.site.limits, now_ns)?;
     request.extensions_mut().insert(token);

@@ -17,22 +17,22 @@ use utoipa::ToSchema;
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Amounts {
-    memory_gb_seconds: f64,
+    pub(super) memory_gb_seconds: f64,
     /// Disk above the free allowance.
-    disk_overage_gb_seconds: f64,
-    vcpu_seconds: f64,
+    pub(super) disk_overage_gb_seconds: f64,
+    pub(super) vcpu_seconds: f64,
     /// The exact integer.
     #[schema(example = "1073741824000000000", pattern = "^[0-9]+$")]
-    memory_byte_nanoseconds: String,
+    pub(super) memory_byte_nanoseconds: String,
     /// The exact integer.
     #[schema(pattern = "^[0-9]+$")]
-    disk_overage_byte_nanoseconds: String,
+    pub(super) disk_overage_byte_nanoseconds: String,
     /// The exact integer, in thousandths of a vCPU.
     #[schema(pattern = "^[0-9]+$")]
-    vcpu_milli_nanoseconds: String,
+    pub(super) vcpu_milli_nanoseconds: String,
     /// The exact integer, of all of the disk.
     #[schema(pattern = "^[0-9]+$")]
-    disk_byte_nanoseconds: String,
+    pub(super) disk_byte_nanoseconds: String,
 }
 
 /// The number that is nearest to a decimal that was written in full.
@@ -59,9 +59,9 @@ impl From<Amount> for Amounts {
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(super) struct Window {
     #[schema(format = DateTime)]
-    from: String,
+    pub(super) from: String,
     #[schema(format = DateTime)]
-    to: String,
+    pub(super) to: String,
 }
 
 impl From<&Range<i64>> for Window {
@@ -74,10 +74,10 @@ impl From<&Range<i64>> for Window {
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Tags {
-    tags: BTreeMap<String, String>,
+    pub(super) tags: BTreeMap<String, String>,
     /// Null if there never were any.
     #[schema(format = DateTime)]
-    tags_last_updated_at: Option<String>,
+    pub(super) tags_last_updated_at: Option<String>,
 }
 
 impl From<TagsNow> for Tags {
@@ -90,9 +90,9 @@ impl From<TagsNow> for Tags {
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(super) struct PointOfTime {
     #[serde(flatten)]
-    window: Window,
+    pub(super) window: Window,
     #[serde(flatten)]
-    amounts: Amounts,
+    pub(super) amounts: Amounts,
 }
 
 /// The points of an answer.
@@ -164,20 +164,20 @@ pub(super) struct SandboxUsage {
 #[serde(rename_all = "camelCase")]
 #[expect(clippy::struct_field_names, reason = "the interface calls it so everywhere")]
 pub(super) struct Sandbox {
-    sandbox_id: String,
+    pub(super) sandbox_id: String,
     /// When it was first seen, or seen again after its end, in nanoseconds since the Unix epoch.
     #[schema(pattern = "^[0-9]+$")]
-    generation: String,
-    plan: String,
+    pub(super) generation: String,
+    pub(super) plan: String,
     /// Where its life stands: running, paused, hibernated ...
-    lifecycle: String,
+    pub(super) lifecycle: String,
     #[schema(format = DateTime)]
-    created_at: String,
+    pub(super) created_at: String,
     /// Null while it lives.
     #[schema(format = DateTime)]
-    ended_at: Option<String>,
+    pub(super) ended_at: Option<String>,
     #[serde(flatten)]
-    tags: Tags,
+    pub(super) tags: Tags,
 }
 
 impl Sandbox {
@@ -207,9 +207,9 @@ pub(super) struct Sandboxes {
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct KeyInUse {
-    key: String,
-    sandbox_count: u64,
-    value_count: u64,
+    pub(super) key: String,
+    pub(super) sandbox_count: u64,
+    pub(super) value_count: u64,
 }
 
 impl From<TagKey> for KeyInUse {
@@ -232,36 +232,36 @@ pub(super) struct Keys {
 #[serde(rename_all = "camelCase")]
 pub(super) struct Slice {
     #[schema(pattern = "^[0-9]+$")]
-    generation: String,
+    pub(super) generation: String,
     /// Contiguous from 1 within the generation.
-    seq: u64,
+    pub(super) seq: u64,
     /// The billing state: running, paused ...
-    state: String,
+    pub(super) state: String,
     /// The fault, where the state is faulted.
-    reason: Option<String>,
+    pub(super) reason: Option<String>,
     #[schema(format = DateTime)]
-    started_at: String,
+    pub(super) started_at: String,
     /// Null while it is open.
     #[schema(format = DateTime)]
-    ended_at: Option<String>,
+    pub(super) ended_at: Option<String>,
     /// By the host's boottime clock, so unlike its ends where the wall clock was stepped.
     #[schema(pattern = "^[0-9]+$")]
-    duration_nanoseconds: String,
-    vcpus_milli: u32,
-    memory_base_bytes: u64,
-    memory_plugged_bytes: u64,
-    memory_requested_bytes: u64,
-    disk_bytes: u64,
-    opened_by: String,
-    closed_by: Option<String>,
+    pub(super) duration_nanoseconds: String,
+    pub(super) vcpus_milli: u32,
+    pub(super) memory_base_bytes: u64,
+    pub(super) memory_plugged_bytes: u64,
+    pub(super) memory_requested_bytes: u64,
+    pub(super) disk_bytes: u64,
+    pub(super) opened_by: String,
+    pub(super) closed_by: Option<String>,
     /// The command that closed it, if one did.
-    command_id: Option<String>,
+    pub(super) command_id: Option<String>,
     /// The bound on the error of the duration.
     #[schema(pattern = "^[0-9]+$")]
-    uncertainty_nanoseconds: String,
+    pub(super) uncertainty_nanoseconds: String,
     /// Whether nothing can change it any more.
     #[serde(rename = "final")]
-    is_final: bool,
+    pub(super) is_final: bool,
 }
 
 impl From<SliceRow> for Slice {

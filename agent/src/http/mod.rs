@@ -15,6 +15,7 @@ mod ask;
 mod connections;
 mod cursors;
 mod openapi;
+mod pages;
 mod problem;
 mod query;
 mod sandboxes;
@@ -131,6 +132,7 @@ pub async fn serve(
 
 fn routes(shared: Arc<Shared>) -> Router {
     let admit = middleware::from_fn_with_state(Arc::clone(&shared), admit::admit);
+    let pages = pages::routes(&shared);
     Router::new()
         .route("/api/usage", get(usage::usage))
         .route("/api/tags", get(tags::keys))
@@ -141,6 +143,7 @@ fn routes(shared: Arc<Shared>) -> Router {
         .route("/api/sandboxes/{id}/tags", get(tags::of_sandbox).put(tags::replace))
         .route_layer(admit)
         .route("/api/openapi.json", get(openapi::serve))
+        .merge(pages)
         .fallback(problem::no_such_resource)
         .method_not_allowed_fallback(problem::no_such_method)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))

@@ -83,13 +83,13 @@ pub(super) struct Problem {
     #[schema(example = "urn:dormouse:reason:INVALID_WINDOW")]
     kind: String,
     /// The kind of problem, in words.
-    title: &'static str,
+    pub(super) title: &'static str,
     /// The HTTP status.
-    status: u16,
+    pub(super) status: u16,
     /// What is wrong, and what to do.
-    detail: String,
+    pub(super) detail: String,
     /// The stable reason code.
-    reason: &'static str,
+    pub(super) reason: &'static str,
 }
 
 impl Problem {

@@ -104,6 +104,8 @@ pub(super) async fn one(
     path = "/api/sandboxes/{id}/slices",
     params(
         ("id" = String, Path),
+        ("from" = Option<String>, Query, format = DateTime, description = "Only slices with time from here on, whole. Default where there is a `to`: 30 days before it."),
+        ("to" = Option<String>, Query, format = DateTime, description = "Exclusive. Without `from` and `to`: all slices. A window has at most 90 days."),
         ("limit" = Option<u16>, Query, minimum = 1, maximum = 500, description = "Default: 50."),
         ("cursor" = Option<String>, Query, description = "`nextCursor` of the page before."),
     ),
@@ -116,9 +118,11 @@ pub(super) async fn slices(
     RawQuery(query): RawQuery,
 ) -> Result<Json<Slices>, Problem> {
     let path = format!("/api/sandboxes/slices\0{id}");
-    let params = Params::read(&path, &token, query.as_deref(), &["limit", "cursor"])?;
+    let params = Params::read(&path, &token, query.as_deref(), &["from", "to", "limit", "cursor"])?;
     let (limit, after) = (params.limit()?, shared.place::<(i64, u64)>(&params)?);
-    let (moment, _) = shared.moment().await?;
+    let (moment, now_unix_ns) = shared.moment().await?;
+    let has_window = params.get("from").or(params.get("to")).is_some();
+    let window = if has_window { Some(params.window(now_unix_ns)?) } else { None };
     let wanted = id.clone();
     let page = shared
         .readers
@@ -132,7 +136,7 @@ pub(super) async fn slices(
                 let after = after.map(|(generation, seq)| SliceCursor { key: key(generation), seq });
                 let (org, sandbox) = (Some(token.org.clone()), Some(wanted.clone()));
                 let sandboxes = SandboxFilter { org, sandbox, ..SandboxFilter::default() };
-                let query = SliceQuery { sandboxes, after, limit, now: moment.open_until };
+                let query = SliceQuery { sandboxes, window, after, limit, now: moment.open_until };
                 reader.slices(&query).map(Some)
             })
         })

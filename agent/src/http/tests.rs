@@ -19,19 +19,19 @@ use super::{Limits, OpenUntil, Site};
 use crate::clock::Clock;
 
 const SECOND: i64 = 1_000_000_000;
-const HOUR: i64 = 3_600 * SECOND;
+pub(super) const HOUR: i64 = 3_600 * SECOND;
 /// 2026-03-01T00:00:00Z.
-const BEGAN: i64 = 1_772_323_200 * SECOND;
+pub(super) const BEGAN: i64 = 1_772_323_200 * SECOND;
 const BOOT: BootId = BootId([7; 16]);
 const GIB: u64 = 1 << 30;
 
-struct Server {
-    address: SocketAddr,
-    read: String,
-    write: String,
-    other: String,
-    ledger: Ledger,
-    folder: tempfile::TempDir,
+pub(super) struct Server {
+    pub(super) address: SocketAddr,
+    pub(super) read: String,
+    pub(super) write: String,
+    pub(super) other: String,
+    pub(super) ledger: Ledger,
+    pub(super) folder: tempfile::TempDir,
 }
 
 struct Answer {
@@ -105,7 +105,7 @@ fn live(ledger: &Ledger, org: &str, sandbox: &str, number: i64, hours: u64) {
 
 impl Server {
     /// Serves at `BEGAN` and 10 h: sandboxes `sb-0` ... of org `a`, one of them tagged, and `sb-0` of org `b`.
-    async fn start(limits: Limits) -> Self {
+    pub(super) async fn start(limits: Limits) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("ledger.sqlite");
         let host = HostName { cell: "c".to_owned(), host: "h".to_owned() };
@@ -165,7 +165,7 @@ impl Server {
     }
 }
 
-fn limits() -> Limits {
+pub(super) fn limits() -> Limits {
     Limits { requests_per_second: 10_000, requests_at_once: 100, deadline: Duration::from_secs(10) }
 }
 

@@ -7,6 +7,7 @@
 
 mod bad_input;
 mod detaching;
+mod for_people;
 mod full_disk;
 mod hung_disk;
 mod idle;

@@ -10,7 +10,14 @@ use tokio::net::TcpStream;
 use crate::scene::Scene;
 
 /// What a server answers, which must be with this status.
-async fn ask(address: &str, method: &str, target: &str, token: &str, body: &str, status: u16) -> Value {
+pub(crate) async fn ask(
+    address: &str,
+    method: &str,
+    target: &str,
+    token: &str,
+    body: &str,
+    status: u16,
+) -> Value {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let length = body.len();
     let request = format!(
@@ -26,7 +33,7 @@ async fn ask(address: &str, method: &str, target: &str, token: &str, body: &str,
 }
 
 /// Where the agent says that it listens.
-fn address_in(log: &str) -> String {
+pub(crate) fn address_in(log: &str) -> String {
     let (_, rest) = log.split_once("listens_on=").unwrap_or_else(|| panic!("{log}"));
     rest.split_whitespace().next().unwrap().to_owned()
 }

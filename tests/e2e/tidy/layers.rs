@@ -24,7 +24,7 @@ const MODULES: &[(&str, &[&str])] = &[
         ],
     ),
     ("control", &["clock", "config", "host", "ids", "metering", "metrics", "proto", "sandbox", "size"]),
-    ("http", &["calendar", "clock", "config"]),
+    ("http", &["calendar", "clock", "config", "size"]),
     ("ingest", &[]),
     ("publish", &["clock", "config", "host", "ids", "metering", "sandbox"]),
     ("metrics", &["config", "sandbox"]),

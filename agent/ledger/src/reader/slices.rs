@@ -1,10 +1,13 @@
 //! Slices, page by page.
 
+use std::ops::Range;
+
 use dormouse_metering::{Cause, Change, Meter, Observation, OpenSlice, Slice, Stamp};
 use rusqlite::Connection;
 
 use super::{Reader, SandboxFilter, sandboxes};
 use crate::encode::{self, int, slice_columns};
+use crate::usage::hours;
 use crate::{LedgerError, SandboxKey, SliceRow};
 
 /// Which slices.
@@ -12,6 +15,8 @@ use crate::{LedgerError, SandboxKey, SliceRow};
 pub struct SliceQuery {
     /// Of these sandboxes.
     pub sandboxes: SandboxFilter,
+    /// Only those with time in this half-open window of wall time, in nanoseconds since the Unix epoch.
+    pub window: Option<Range<i64>>,
     /// Only what follows this place.
     pub after: Option<SliceCursor>,
     /// At most this many.
@@ -41,21 +46,37 @@ pub struct SlicePage {
 const SLICES: &str = concat!(
     "SELECT ",
     slice_columns!(),
-    " FROM slices x WHERE x.sandbox_pk = ?1 AND x.seq > ?2 ORDER BY x.seq LIMIT ?3"
+    " FROM slices x WHERE x.sandbox_pk = ?1 AND x.seq > ?2 AND (x.end_unix_ns > ?4 OR x.start_unix_ns >= ?4) \
+     ORDER BY x.seq LIMIT ?3"
 );
 
-/// Calls `each` with the closed slices of a sandbox after number `after`, in order.
-pub(crate) fn each_closed(
+const ALWAYS: Range<i64> = i64::MIN..i64::MAX;
+
+/// Whether something has time in a window: an instant counts where it lies.
+fn meets(start_unix_ns: i64, end_unix_ns: Option<i64>, window: &Range<i64>) -> bool {
+    let is_over = end_unix_ns.is_some_and(|end| end <= window.start && start_unix_ns < window.start);
+    start_unix_ns < window.end && !is_over
+}
+
+/// Calls `each` with the closed slices of a sandbox that have time in `window` after number `after`, in order.
+fn each_closed(
     conn: &Connection,
     pk: i64,
+    window: &Range<i64>,
     after: u64,
     limit: usize,
-    mut each: impl FnMut(Slice) -> Result<(), LedgerError>,
+    mut each: impl FnMut(Slice),
 ) -> Result<(), LedgerError> {
+    // Long lives are entered where a rollup says that the window begins.
+    let after = int("after", after)?.max(hours::first_seq_after(conn, pk, window.start)?.saturating_sub(1));
     let mut statement = conn.prepare_cached(SLICES)?;
-    let mut rows = statement.query((pk, int("after", after)?, encode::row_limit(limit)))?;
+    let mut rows = statement.query((pk, after, encode::row_limit(limit), window.start))?;
     while let Some(row) = rows.next()? {
-        each(encode::slice(row, 0)?)?;
+        let slice = encode::slice(row, 0)?;
+        if slice.start.unix_ns >= window.end {
+            break;
+        }
+        each(slice);
     }
     Ok(())
 }
@@ -113,6 +134,7 @@ impl NotFinal {
 impl Reader {
     /// A page of slices, by org, sandbox, generation and number.
     pub fn slices(&self, query: &SliceQuery) -> Result<SlicePage, LedgerError> {
+        let window = query.window.as_ref().unwrap_or(&ALWAYS);
         self.answer(|conn| {
             let mut rows = Vec::new();
             for (pk, sandbox) in sandboxes::matching(conn, &query.sandboxes)? {
@@ -124,14 +146,15 @@ impl Reader {
                 if rows.len() >= query.limit {
                     break;
                 }
-                each_closed(conn, pk, after, query.limit - rows.len(), |slice| {
+                each_closed(conn, pk, window, after, query.limit - rows.len(), |slice| {
                     rows.push(SliceRow::closed(&sandbox.key, &slice, true));
-                    Ok(())
                 })?;
                 if let Some(now) = query.now.filter(|_| rows.len() < query.limit) {
                     let not_final = NotFinal::of(&sandbox.key, sandbox.open.clone(), &sandbox.pending, now)?;
                     let not_final = not_final.rows(&sandbox.key);
-                    rows.extend(not_final.into_iter().filter(|row| row.seq > after));
+                    let is_asked =
+                        |row: &SliceRow| row.seq > after && meets(row.start_unix_ns, row.end_unix_ns, window);
+                    rows.extend(not_final.into_iter().filter(is_asked));
                 }
                 rows.truncate(query.limit);
             }

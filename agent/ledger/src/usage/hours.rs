@@ -74,6 +74,11 @@ pub(crate) fn each_piece(
     Ok(())
 }
 
+/// The number of the first closed slice of a sandbox that may have a part after an instant, or one before it.
+pub(crate) fn first_seq_after(conn: &Connection, pk: i64, unix_ns: i64) -> Result<i64, LedgerError> {
+    Ok(Rollup::latest(conn, pk, unix_ns)?.map_or(1, |rollup| rollup.seq))
+}
+
 /// The hour that a slice reaches: the last one in `(start, end]`.
 pub(crate) fn reached_by(place: &Range<i64>) -> Option<i64> {
     let hour_unix_ns = place.end.checked_sub(place.end.rem_euclid(hour::HOUR_NS))?;

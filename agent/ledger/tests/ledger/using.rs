@@ -140,6 +140,46 @@ fn an_open_slice_is_told_hour_by_hour_as_it_will_be_cut() {
 }
 
 #[test]
+fn a_window_has_the_slices_with_time_in_it_page_by_page() {
+    let place = Place::new();
+    let ledger = place.open();
+    let mut life = Life::begins(key("org", "sb"));
+    // Three hours and a half of ticks, one of them an instant; the last is open.
+    let slices = (1..22).map(|tick| life.cut(if tick == 9 { 0 } else { 600 }, Cause::Tick, None)).collect();
+    facts(&ledger, vec![life.seen(), life.record(slices)]).unwrap();
+    let reader = place.reader();
+    let ask = |window, after, limit| {
+        let now = Some(stamp(13_000));
+        reader.slices(&SliceQuery { window, after, limit, now, ..SliceQuery::default() }).unwrap()
+    };
+    let all = ask(None, None, 100).rows;
+    assert!(all.len() > 21, "{}", all.len());
+    let edges = [-1, 0, 1, 599, 600, 4_799, 4_800, 4_801, 7_200, 10_900, 12_500, 14_000];
+    for (index, from) in edges.iter().enumerate() {
+        for to in &edges[index + 1..] {
+            let window = BEGAN + from * SECOND..BEGAN + to * SECOND;
+            let has_time = |row: &&dormouse_ledger::SliceRow| {
+                let end = row.end_unix_ns.unwrap_or(i64::MAX);
+                row.start_unix_ns < window.end && (end > window.start || row.start_unix_ns >= window.start)
+            };
+            let expected: Vec<_> = all.iter().filter(has_time).cloned().collect();
+            for limit in [1, 2, 100] {
+                let (mut rows, mut after) = (Vec::new(), None);
+                loop {
+                    let page = ask(Some(window.clone()), after, limit);
+                    rows.extend(page.rows);
+                    after = page.next;
+                    if after.is_none() {
+                        break;
+                    }
+                }
+                assert_eq!(rows, expected, "from {from} until {to}, {limit} at once");
+            }
+        }
+    }
+}
+
+#[test]
 fn pages_follow_each_other_without_a_hole_or_a_repetition() {
     let place = Place::new();
     let ledger = place.open();
