@@ -150,10 +150,11 @@ mod tests {
 
     #[test]
     fn nothing_at_all_and_very_much_can_be_drawn() {
-        let points = [NOON..NOON + HOUR_NS];
-        assert_eq!(areas(&shapes(&points, &[series("a", &[0])])), [[0; 4]; 0]);
+        let hour = NOON..NOON + HOUR_NS;
+        let points = std::slice::from_ref(&hour);
+        assert_eq!(areas(&shapes(points, &[series("a", &[0])])), [[0; 4]; 0]);
         assert_eq!(shapes(&[], &[]).len(), 6);
-        let drawn = areas(&shapes(&points, &[series("a", &[1 << 100])]));
+        let drawn = areas(&shapes(points, &[series("a", &[1 << 100])]));
         assert_eq!((drawn[0][1], drawn[0][3]), (TOP, BASE - TOP));
         assert_eq!(spark(&[0, 1, 1_000]), [[0, 24, 3, 0], [4, 23, 3, 1], [8, 0, 3, 24]]);
     }

@@ -227,18 +227,20 @@ fn of_stretch(stretch: &Stretch, x: i64, width: i64, most: u64) -> Vec<Shape> {
 /// The axis of time: a line, marks, and what time it is at them.
 pub(super) fn axis(window: &Range<i64>) -> Vec<Shape> {
     let span_s = window.end.saturating_sub(window.start) / SECOND_NS;
-    let step_s =
-        STEPS_S.into_iter().find(|step_s| span_s / step_s < TICKS_MAX).unwrap_or(STEPS_S[STEPS_S.len() - 1]);
-    let step_ns = step_s * SECOND_NS;
-    let first = window.start - window.start.rem_euclid(step_ns);
-    let marks = (0..).map_while(|index: i64| first.checked_add(index * step_ns));
+    let seconds = STEPS_S
+        .into_iter()
+        .find(|seconds| span_s / seconds < TICKS_MAX)
+        .unwrap_or(STEPS_S[STEPS_S.len() - 1]);
+    let step = seconds * SECOND_NS;
+    let first = window.start - window.start.rem_euclid(step);
+    let marks = (0..).map_while(|index: i64| first.checked_add(index * step));
     let mut shapes = vec![Shape::Line { place: [LEFT, AXIS, RIGHT, AXIS], class: "axis" }];
     let mut free_from = 0;
     for at in marks.skip_while(|at| *at < window.start).take_while(|at| *at < window.end) {
         let x = along(at, (window.start, window.end), (LEFT, RIGHT));
         shapes.push(Shape::Line { place: [x, AXIS, x, AXIS + 4 * PX], class: "axis" });
         let text = rfc3339(at);
-        let text = match step_s {
+        let text = match seconds {
             ..60 => &text[11..19],
             60..86_400 => &text[11..16],
             _ => &text[5..10],

@@ -48,7 +48,7 @@ pub(super) async fn page(questions: Questions, fields: Fields) -> Result<Html<St
             "Tags count as they are now. Memory is what is " (usage.basis) "." }
         @if !series.is_empty() {
             section aria-labelledby="over-time" {
-                h2 #over-time { "Memory over time" }
+                h2 #over-time { "Memory over time, in GB-seconds" }
                 (drawn(&points, &series))
                 (by_time(&points, &series))
             }
@@ -171,7 +171,7 @@ fn drawn(points: &[Range<i64>], series: &[Series]) -> Markup {
     );
     let shapes = bars::shapes(points, series);
     html! {
-        (picture("bars", bars::HEIGHT, "Memory over time, in GB-seconds", &describes, &shapes))
+        (picture("bars", bars::HEIGHT, "Bars of memory over time, in GB-seconds", &describes, &shapes))
         ul.legend aria-label="Colours" {
             @for one in series {
                 li { svg.key aria-hidden="true" viewBox="0 0 12 12" { rect class=(one.look) width="12" height="12" {} } (one.name) }
@@ -185,7 +185,7 @@ fn by_time(points: &[Range<i64>], series: &[Series]) -> Markup {
     html! {
         details {
             summary { "The same as a table" }
-            div.wide role="region" aria-label="Memory over time" tabindex="0" {
+            div.wide role="region" aria-label="Memory by hour or day" tabindex="0" {
                 table {
                     caption { "Memory in GB-seconds; an hour or a day each, in which something was used." }
                     thead {
