@@ -1,5 +1,10 @@
 //! `make demo` is a test as well: the whole life of a real guest, as a program reads it.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on has failed, in its own lines and in those that it shares"
+)]
+
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;

@@ -69,7 +69,7 @@ async fn token(scene: &Scene, role: &str) -> String {
     created["token"].as_str().unwrap().to_owned()
 }
 
-/// What `scripts/install-deps` has installed of npm and PyPI.
+/// What `scripts/install-deps` has installed of npm and of Python's packages.
 fn tools() -> PathBuf {
     let tools = paths::workspace().join("target/tools");
     assert!(tools.join("npm/node_modules").exists(), "run scripts/install-deps");
