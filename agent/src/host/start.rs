@@ -36,6 +36,7 @@ pub struct Running {
     pub clock: Clock,
     actor: ActorRef<Message>,
     metering: MeteringHandle,
+    processes: WatchList,
     tasks: Vec<JoinHandle<()>>,
 }
 
@@ -112,12 +113,15 @@ pub async fn start(config: &Config, ledger: &Ledger) -> Result<Running, StartErr
     };
     let tasks = tasks(config, &clock, &environment, &handle)?;
     answers.send_replace(true);
-    Ok(Running { handle, clock, actor, metering, tasks })
+    Ok(Running { handle, clock, actor, metering, processes: environment.watch_list.clone(), tasks })
 }
 
 impl Running {
     /// Lets go of every sandbox and makes durable what is known. No guest is touched.
     pub async fn stop(self) {
+        // Read before looking, as every proof is: whoever reads the ledger without an agent knows all until here.
+        let now = self.clock.now();
+        let proven = self.processes.all_live().then_some(now);
         for task in &self.tasks {
             task.abort();
         }
@@ -128,7 +132,7 @@ impl Running {
             // Whoever waited may have given up.
             let _ = durable.send(());
         });
-        if self.metering.cast(metering::Message::Flush(reply)).is_ok() {
+        if self.metering.cast(metering::Message::Flush(proven, reply)).is_ok() {
             // An answer that never comes means that the ledger cannot be written; its lock says so too.
             let _ = tokio::time::timeout(Duration::from_secs(5), flushed).await;
         }

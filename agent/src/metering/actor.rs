@@ -119,8 +119,8 @@ pub enum Message {
     Tick,
     /// The proof of life was written, or failed to be.
     ProofWritten,
-    /// Writes all that is due and answers when it is durable.
-    Flush(Reply),
+    /// Writes all that is due, and a last proof of life where there is one, and answers when it is durable.
+    Flush(Option<Stamp>, Reply),
 }
 
 /// The metering actor.
@@ -246,8 +246,12 @@ impl Actor for Metering {
                 let records = state.accounts.tick(state.clock.now());
                 state.facts(records);
             }
-            Message::Flush(reply) => {
-                let records = state.accounts.seal(state.clock.now());
+            Message::Flush(proven, reply) => {
+                let mut records = state.accounts.seal(state.clock.now());
+                if let Some(at) = proven {
+                    state.accounts.proven(at);
+                    records.push(Record::ProofOfLife(at));
+                }
                 state.happened(Class::Fact, records, answer_durable(reply));
             }
         }
