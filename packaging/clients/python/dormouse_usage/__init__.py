@@ -10,7 +10,7 @@ Exact quantities are `int`. What the server refuses is a `Problem` with a `Reaso
 needed. What a question means is told in the server's specification, `/api/openapi.json`.
 """
 
-from .client import Client
+from .client import Client, UsageQuery
 from .problem import Problem, Reason, Unreachable
 from .answers import (
     Amounts,
@@ -39,5 +39,6 @@ __all__ = [
     "Unreachable",
     "Usage",
     "UsageItem",
+    "UsageQuery",
     "Window",
 ]

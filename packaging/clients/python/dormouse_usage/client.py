@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Literal, Optional, TypeVar
+from typing import Any, Literal, Optional, TypedDict, TypeVar, Unpack
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlencode
 from urllib.request import Request, urlopen
@@ -27,6 +27,22 @@ TIMEOUT_SECONDS = 15.0
 ANSWER_BYTES_MAX = 64 << 20
 
 
+class UsageQuery(TypedDict, total=False):
+    """What of an org's usage. What is left out is as the specification says."""
+
+    #: `sandbox`, or `tag:` and a key.
+    group_by: str
+    #: Tag keys with the values that count; an empty list counts what has no tag of the key.
+    filters: Mapping[str, Sequence[str]]
+    from_: Moment
+    to: Moment
+    basis: Basis
+    attribution: Attribution
+    sort: Sort
+    #: So many items at once.
+    limit: int
+
+
 class Client:
     """Speaks for the org of one token. It keeps nothing between questions, so threads may share it."""
 
@@ -40,58 +56,30 @@ class Client:
     def usage(
         self,
         *,
-        group_by: Optional[str] = None,
-        filters: Mapping[str, Sequence[str]] = {},
-        from_: Optional[Moment] = None,
-        to: Optional[Moment] = None,
         interval: Optional[Interval] = None,
-        basis: Optional[Basis] = None,
-        attribution: Optional[Attribution] = None,
-        sort: Optional[Sort] = None,
-        limit: Optional[int] = None,
         cursor: Optional[str] = None,
+        **query: Unpack[UsageQuery],
     ) -> Usage:
-        """A page of the org's usage, by sandbox or by `tag:KEY`. `filters` has tag keys with the values that count;
-        an empty list counts what has no tag of the key."""
+        """A page of the org's usage, by sandbox or by `tag:KEY`."""
         params = _params(
-            groupBy=group_by,
+            groupBy=query.get("group_by"),
             interval=interval,
-            basis=basis,
-            attribution=attribution,
-            sort=sort,
-            limit=limit,
+            basis=query.get("basis"),
+            attribution=query.get("attribution"),
+            sort=query.get("sort"),
+            limit=query.get("limit"),
             cursor=cursor,
         )
-        params |= _window(from_, to)
+        params |= _window(query.get("from_"), query.get("to"))
+        filters = query.get("filters", {})
         params |= {f"filter[tag:{key}]": ",".join(values) for key, values in filters.items()}
         return Usage.read(self._ask("GET", "/api/usage", params))
 
-    def usage_items(
-        self,
-        *,
-        group_by: Optional[str] = None,
-        filters: Mapping[str, Sequence[str]] = {},
-        from_: Optional[Moment] = None,
-        to: Optional[Moment] = None,
-        basis: Optional[Basis] = None,
-        attribution: Optional[Attribution] = None,
-        sort: Optional[Sort] = None,
-        limit: Optional[int] = None,
-    ) -> Iterator[UsageItem]:
+    def usage_items(self, **query: Unpack[UsageQuery]) -> Iterator[UsageItem]:
         """All items, the greatest first, page after page of `limit`. All pages tell of one moment."""
         cursor = None
         while True:
-            page = self.usage(
-                group_by=group_by,
-                filters=filters,
-                from_=from_,
-                to=to,
-                basis=basis,
-                attribution=attribution,
-                sort=sort,
-                limit=limit,
-                cursor=cursor,
-            )
+            page = self.usage(cursor=cursor, **query)
             yield from page.items
             cursor = page.next_cursor
             if cursor is None:
