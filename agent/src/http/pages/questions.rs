@@ -10,7 +10,7 @@ use dormouse_ledger::usage::Rules;
 use dormouse_ledger::{OutboxStanding, Role, Token};
 
 use super::super::answers::{KeyInUse, Sandbox, SandboxUsage, Sandboxes, Slice, Tags, Usage};
-use super::super::problem::Problem;
+use super::super::problem::{Problem, Reason};
 use super::super::sandboxes::SandboxId;
 use super::super::{Shared, sandboxes, tags, usage};
 use super::frame::Refusal;
@@ -40,8 +40,9 @@ impl FromRequestParts<Arc<Shared>> for Questions {
 
     async fn from_request_parts(parts: &mut Parts, shared: &Arc<Shared>) -> Result<Self, Refusal> {
         let token = Extension::<Token>::from_request_parts(parts, shared).await;
-        // Every page stands behind the session, which leaves its token here.
-        let Ok(Extension(token)) = token else { return Err(Problem::deadline().into()) };
+        let Ok(Extension(token)) = token else {
+            return Err(Problem::new(Reason::Bug, "the page stands behind no session").into());
+        };
         Ok(Self { shared: Arc::clone(shared), token })
     }
 }
