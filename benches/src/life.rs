@@ -40,7 +40,7 @@ impl Life {
         let start = Boundary { unix_ns: at.wall_ns, uncertainty_ns: 0, cause: Cause::Attach, command: None };
         let shape = Shape { vcpus_milli: 2000, memory_base_bytes: GIB, ..Shape::default() };
         let (state, boot, start_boottime_ns) = (BillingState::Running, at.boot, at.boottime_ns);
-        Self { key, open: OpenSlice { seq: 1, state, shape, start, boot, start_boottime_ns } }
+        Self { key, open: OpenSlice { seq: 1, state, beneath: None, shape, start, boot, start_boottime_ns } }
     }
 
     /// The sandbox's first record.
@@ -86,6 +86,7 @@ impl Life {
             end: end.clone(),
         };
         self.open = OpenSlice {
+            beneath: None,
             seq: open.seq + 1,
             shape: Shape { memory_plugged_bytes: (open.seq % 4) * GIB, ..open.shape },
             start: end,

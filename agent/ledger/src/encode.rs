@@ -27,7 +27,7 @@ macro_rules! open_columns {
         "s.open_seq, s.open_state, s.open_fault, s.open_vcpus_milli, s.open_memory_base_bytes, \
          s.open_memory_plugged_bytes, s.open_memory_requested_bytes, s.open_disk_bytes, s.open_start_unix_ns, \
          s.open_start_uncertainty_ns, s.open_opened_by, s.open_opened_command, s.open_boot, \
-         s.open_start_boottime_ns"
+         s.open_start_boottime_ns, s.open_beneath"
     };
 }
 pub(crate) use open_columns;
@@ -136,7 +136,7 @@ pub(crate) fn slice(row: &Row<'_>, first: usize) -> Result<Slice, Error> {
     })
 }
 
-/// Reads an open slice from the 14 columns of `open_columns!` that begin at `first`, if there is one.
+/// Reads an open slice from the 15 columns of `open_columns!` that begin at `first`, if there is one.
 pub(crate) fn open_slice(row: &Row<'_>, first: usize) -> Result<Option<OpenSlice>, Error> {
     if row.get_ref(first)? == rusqlite::types::ValueRef::Null {
         return Ok(None);
@@ -144,6 +144,9 @@ pub(crate) fn open_slice(row: &Row<'_>, first: usize) -> Result<Option<OpenSlice
     Ok(Some(OpenSlice {
         seq: uint(row, first)?,
         state: state(row, first + 1)?,
+        beneath: optional_text(row, first + 14)?
+            .map(|text| text.parse().map_err(|_| bad(first + 14, "no billing state")))
+            .transpose()?,
         shape: shape(row, first + 3)?,
         start: boundary(row, first + 8)?,
         boot: BootId(row.get(first + 12)?),
@@ -175,6 +178,7 @@ enum StoredChange {
     Vcpus(u32),
     Disk(u64),
     State(String),
+    Suppressed(bool),
     Mark,
     Ended,
 }
@@ -234,6 +238,7 @@ pub(crate) fn observation_to_json(observation: &Observation) -> Result<String, L
             Change::Vcpus(milli) => StoredChange::Vcpus(milli),
             Change::Disk(bytes) => StoredChange::Disk(bytes),
             Change::State(state) => StoredChange::State(state.to_string()),
+            Change::Suppressed(suppressed) => StoredChange::Suppressed(suppressed),
             Change::Mark => StoredChange::Mark,
             Change::Ended => StoredChange::Ended,
         },
@@ -260,6 +265,7 @@ pub(crate) fn observation(row: &Row<'_>, column: usize) -> Result<Observation, E
             StoredChange::Vcpus(milli) => Change::Vcpus(milli),
             StoredChange::Disk(bytes) => Change::Disk(bytes),
             StoredChange::State(name) => Change::State(state(name)?),
+            StoredChange::Suppressed(suppressed) => Change::Suppressed(suppressed),
             StoredChange::Mark => Change::Mark,
             StoredChange::Ended => Change::Ended,
         },

@@ -37,6 +37,7 @@ mod records;
 mod rows;
 mod schema;
 mod standing;
+mod suppression;
 mod tags;
 mod time;
 mod tokens;

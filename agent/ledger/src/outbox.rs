@@ -151,13 +151,17 @@ pub(crate) struct Draft<'a> {
 
 impl<'a> Draft<'a> {
     /// The event of a slice, `<sandbox>:<generation>:<seq>`.
-    pub(crate) fn slice(key: &'a SandboxKey, slice: &Slice) -> Result<Self, LedgerError> {
+    pub(crate) fn slice(
+        key: &'a SandboxKey,
+        slice: &Slice,
+        suppressed_for: Option<String>,
+    ) -> Result<Self, LedgerError> {
         Ok(Self {
             id: format!("{}:{}:{}", key.sandbox, key.generation, slice.seq),
             event_type: SLICE_EVENT,
             key: Some(key),
             unix_ns: slice.end.unix_ns,
-            data: raw(&SliceRow::closed(key, slice, true))?,
+            data: raw(&SliceRow::closed(key, slice, true).suppressed_for(suppressed_for))?,
         })
     }
 

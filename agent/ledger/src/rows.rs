@@ -19,7 +19,7 @@ pub struct SliceRow {
     pub seq: u64,
     /// The billing state: `running`, `paused` ...
     pub state: String,
-    /// Why QEMU stopped the guest, where the state is `faulted`.
+    /// Why QEMU stopped the guest, where the state is `faulted`; why its time is free, where it is `suppressed`.
     pub reason: Option<String>,
     /// Where it begins, in nanoseconds since the Unix epoch.
     pub start_unix_ns: i64,
@@ -81,6 +81,12 @@ impl SliceRow {
         rewrite(self.closed_by.get_or_insert_default(), end.cause.as_str());
         self.reason = state.fault().map(|fault| fault.as_str().to_owned());
         (self.command_id, self.opened_by_command_id) = (request_id(end), request_id(start));
+    }
+
+    /// The same row with the reason of a suppression, where it is suppressed.
+    pub(crate) fn suppressed_for(mut self, reason: Option<String>) -> Self {
+        self.reason = reason.or(self.reason);
+        self
     }
 
     /// The row of a slice that is still open, with the duration that it had at a moment.

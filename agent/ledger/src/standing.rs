@@ -20,7 +20,7 @@ impl Standing {
     }
 
     fn open(&mut self, open: &OpenSlice) {
-        let OpenSlice { seq, state, shape, start, boot, start_boottime_ns } = open;
+        let OpenSlice { seq, state, beneath, shape, start, boot, start_boottime_ns } = open;
         for number in [
             *seq,
             shape.vcpus_milli.into(),
@@ -39,6 +39,10 @@ impl Standing {
         self.text(state.fault().map_or("", Fault::as_str));
         self.text(start.cause.as_str());
         self.text(start.command.as_ref().map_or("", CommandId::as_str));
+        // Older versions knew of none, and their hashes stand.
+        if let Some(beneath) = beneath {
+            self.text(&beneath.to_string());
+        }
     }
 
     /// Adds an observation that is pending.

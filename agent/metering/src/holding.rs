@@ -2,7 +2,7 @@
 
 use std::cmp::min;
 
-use crate::{BillingState, Change, Shape};
+use crate::{BillingState, Change, OpenSlice, Shape};
 
 /// A set of components, one bit each.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -16,7 +16,9 @@ impl Components {
     const PLUGGED: Self = Self(1 << 3);
     const REQUESTED: Self = Self(1 << 4);
     const DISK: Self = Self(1 << 5);
-    pub(crate) const ALL: Self = Self((1 << 6) - 1);
+    const SUPPRESSED: Self = Self(1 << 6);
+    /// All that QEMU can be asked for.
+    const ASKED: Self = Self((1 << 6) - 1);
 
     pub(crate) const fn and(self, other: Self) -> Self {
         Self(self.0 & other.0)
@@ -45,34 +47,62 @@ impl Components {
     /// The components of which a change says something.
     pub(crate) const fn spoken_of(change: &Change) -> Self {
         match change {
-            Change::Began(..) | Change::Holds(..) => Self::ALL,
+            Change::Began(..) | Change::Holds(..) => Self::ASKED,
             Change::Plugged(_) => Self::PLUGGED,
             Change::Requested(_) => Self::REQUESTED,
             Change::Vcpus(_) => Self::VCPUS,
             Change::Disk(_) => Self::DISK,
             Change::State(_) => Self::STATE,
+            Change::Suppressed(_) => Self::SUPPRESSED,
             Change::Mark | Change::Ended => Self::NONE,
         }
     }
 }
 
-/// A shape and a billing state.
+/// A shape and a billing state, and whether the state is free by command.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Holding {
     pub(crate) shape: Shape,
     pub(crate) state: BillingState,
+    pub(crate) suppressed: bool,
 }
 
 impl Holding {
+    /// What an open slice holds.
+    pub(crate) fn of(open: &OpenSlice) -> Self {
+        Self {
+            shape: open.shape,
+            state: open.beneath.unwrap_or(open.state),
+            suppressed: open.beneath.is_some(),
+        }
+    }
+
+    /// What it is billed as. Time without proof of life is lost, and nothing hides that.
+    pub(crate) fn billed(&self) -> BillingState {
+        if self.suppressed && self.state != BillingState::Lost {
+            BillingState::Suppressed
+        } else {
+            self.state
+        }
+    }
+
+    /// The state that the suppression lies over, if there is one.
+    pub(crate) fn beneath(&self) -> Option<BillingState> {
+        self.suppressed.then_some(self.state)
+    }
+
     /// What is held after a change.
     pub(crate) fn after(mut self, change: &Change) -> Self {
         match *change {
-            Change::Began(shape, state) | Change::Holds(shape, state) => self = Self { shape, state },
+            Change::Began(shape, state) | Change::Holds(shape, state) => {
+                (self.shape, self.state) = (shape, state);
+            }
             Change::Plugged(bytes) => self.shape.memory_plugged_bytes = bytes,
             Change::Requested(bytes) => self.shape.memory_requested_bytes = bytes,
             Change::Vcpus(milli) => self.shape.vcpus_milli = milli,
             Change::Disk(bytes) => self.shape.disk_bytes = bytes,
             Change::State(state) => self.state = state,
+            Change::Suppressed(suppressed) => self.suppressed = suppressed,
             Change::Mark | Change::Ended => {}
         }
         self
@@ -88,6 +118,7 @@ impl Holding {
             .or(Components::PLUGGED.when(a.memory_plugged_bytes != b.memory_plugged_bytes))
             .or(Components::REQUESTED.when(a.memory_requested_bytes != b.memory_requested_bytes))
             .or(Components::DISK.when(a.disk_bytes != b.disk_bytes))
+            .or(Components::SUPPRESSED.when(self.suppressed != other.suppressed))
     }
 
     /// The lesser of two holdings in each of the named components, and `self` in all others.
@@ -112,6 +143,9 @@ impl Holding {
         }
         if among.has(Components::STATE) && billed_rank(other.state) < billed_rank(self.state) {
             self.state = other.state;
+        }
+        if among.has(Components::SUPPRESSED) {
+            self.suppressed |= other.suppressed;
         }
         self
     }

@@ -30,7 +30,8 @@
 //! The truth of an observation lies in its window `[at - u, at]`, where `u` is its uncertainty. Each component
 //! of what is held (state, vCPUs, base, plugged and requested memory, disk) is looked at by itself, and an
 //! uncertain change counts from that end of its window which bills less: nothing is ever billed that was not
-//! held. More billed is `running`, less is `lost`, and all other states are alike, as in the default policy.
+//! held. More billed is `running`, less is `lost`, and all other states are alike, as in the default policy. Of a
+//! suppression, less billed is that there is one.
 //!
 //! | observation | cut | its uncertainty |
 //! |---|---|---|
@@ -41,12 +42,13 @@
 //! | uncertain, more of one and less of another | both of these cuts | `u` |
 //! | changes nothing | none | |
 //! | [`Change::Mark`] | at its stamp, always | its own |
-//! | [`Change::Ended`] | at `at - u`; not before the last final cut, nor before the start of another's window but a mark's. What is stamped after it is dropped or refused | `u`, or the greatest of those whose `at` was not reached |
+//! | [`Change::Ended`] | at `at - u`; not before the last final cut, nor before the start of another's window but a mark's or a suppression's. What is stamped after it is dropped or refused | `u`, or the greatest of those whose `at` was not reached |
 //! | the first of a new boot, changes nothing | at its stamp, cause [`HostBoot`](crate::Cause::HostBoot) | its own |
 //! | stamped before the last final cut | there; the slice that is open takes the change over, its first boundary stays | `u` and what was clamped |
 //! | exact, in the window of an uncertain one that says the same | one cut, at the exact stamp; the uncertain one's cause and command where the exact one has no command | 0 |
 //! | several at one stamp | one cut, named by a command's before another change's before a mark's | the greatest |
 //! | a state that stands, for the very stamp of another one without a command | the one cut of both, by the later name | that of both |
+//! | [`Change::Suppressed`] | at its stamp: from there on every state is billed as [`Suppressed`](BillingState::Suppressed), but for `lost`, until it is taken back. A state that changes beneath cuts nothing | its own |
 //! | nothing, at a full UTC hour | at the hour, cause [`Hour`](crate::Cause::Hour) | 0 |
 //!
 //! The order of arrival of the exact and the uncertain one does not matter, unless a seal came in between.
@@ -202,18 +204,28 @@ impl Meter {
         self.pending.as_slice()
     }
 
-    /// What the sandbox holds and in which state it is, as far as is known: `None` before a life and from its
-    /// end on, final or not.
+    /// What the sandbox holds and in which state it is, suppressed or not, as far as is known: `None` before a
+    /// life and from its end on, final or not.
     pub fn holding(&self) -> Option<(Shape, BillingState)> {
-        let open = self.open()?;
-        let mut latest = Holding { shape: open.shape, state: open.state };
+        let latest = self.latest()?;
+        Some((latest.shape, latest.state))
+    }
+
+    /// Whether its time is free by command, whatever its state, as far as is known: not before a life and from
+    /// its end on.
+    pub fn is_suppressed(&self) -> bool {
+        self.latest().is_some_and(|latest| latest.suppressed)
+    }
+
+    fn latest(&self) -> Option<Holding> {
+        let mut latest = Holding::of(self.open()?);
         for observation in self.pending() {
             if observation.change == Change::Ended {
                 return None;
             }
             latest = latest.after(&observation.change);
         }
-        Some((latest.shape, latest.state))
+        Some(latest)
     }
 }
 
@@ -221,6 +233,7 @@ fn first_slice(began: Observation, shape: Shape, state: BillingState) -> OpenSli
     OpenSlice {
         seq: 1,
         state,
+        beneath: None,
         shape,
         start: Boundary {
             unix_ns: began.at.wall_ns,

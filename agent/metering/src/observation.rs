@@ -32,6 +32,8 @@ pub enum Change {
     Disk(u64),
     /// The billing state.
     State(BillingState),
+    /// Whether its time is free by command, whatever its state: the state goes on to be known beneath.
+    Suppressed(bool),
     /// Nothing but the passing of a mark in time: an hour, a tick, a step of the clock. Always a cut.
     Mark,
     /// The sandbox's life ends.

@@ -84,16 +84,15 @@ impl Pending {
 }
 
 /// The order within one boot.
-fn order(observation: &Observation, open: &OpenSlice) -> (u64, u64) {
+fn order(observation: &Observation, open: &OpenSlice) -> (u64, u8, u64) {
     let at = &observation.at;
     let clamped = at.boot == open.boot && at.boottime_ns == open.start_boottime_ns;
-    let behind = match observation.change {
-        Change::Ended => u64::MAX,
-        Change::State(BillingState::Lost) => u64::MAX - 1,
-        _ if clamped => (u64::MAX - 2).saturating_sub(at.uncertainty_ns),
-        _ => at.uncertainty_ns,
-    };
-    (at.boottime_ns, behind)
+    let uncertain_ns = if clamped { u64::MAX - at.uncertainty_ns } else { at.uncertainty_ns };
+    match observation.change {
+        Change::Ended => (at.boottime_ns, 2, 0),
+        Change::State(BillingState::Lost) => (at.boottime_ns, 1, uncertain_ns),
+        _ => (at.boottime_ns, 0, uncertain_ns),
+    }
 }
 
 /// Moves a stamp before the last final cut onto it, and says by how much. What was clamped is uncertainty.

@@ -43,6 +43,8 @@ pub struct OpenSlice {
     pub seq: u64,
     /// The billing state since `start`.
     pub state: BillingState,
+    /// While its time is free by command: what it would be billed as otherwise.
+    pub beneath: Option<BillingState>,
     /// What the sandbox holds since `start`.
     pub shape: Shape,
     /// Where it begins.

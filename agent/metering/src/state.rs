@@ -20,7 +20,8 @@ pub enum BillingState {
     Faulted(Fault),
     /// There is no proof that the sandbox's QEMU existed.
     Lost,
-    /// The platform asked for this time not to be billed.
+    /// The platform asked for this time not to be billed: a move that it makes for itself. It lies over every other
+    /// state but [`BillingState::Lost`].
     Suppressed,
 }
 

@@ -60,7 +60,9 @@ pub(crate) fn sweep(
 /// When a life ended, in the customer's favour: at the start of the window, but not before anything that the
 /// sandbox was seen to do.
 fn end_ns(open: &OpenSlice, end: &Observation, before: &[Observation]) -> u64 {
-    let seen = before.iter().filter(|observation| observation.change != Change::Mark);
+    // What was decided of its bill is nothing that it did.
+    let did = |item: &&Observation| !matches!(item.change, Change::Mark | Change::Suppressed(_));
+    let seen = before.iter().filter(did);
     let seen_ns = seen.map(window_start_ns).max().unwrap_or(0);
     let floor_ns = if open.boot == end.at.boot { open.start_boottime_ns } else { 0 };
     max(window_start_ns(end), max(seen_ns, floor_ns))
@@ -95,7 +97,7 @@ impl<'a> Sweep<'a> {
         let same_boot = items.first().is_some_and(|first| first.at.boot == open.boot);
         Self {
             floor_ns: if same_boot { open.start_boottime_ns } else { 0 },
-            known: Holding { shape: open.shape, state: open.state },
+            known: Holding::of(open),
             windows: items.iter().any(|item| item.at.uncertainty_ns > 0),
             index: 0,
             reached_ns: None,
@@ -128,12 +130,15 @@ impl<'a> Sweep<'a> {
         }
         self.reached_ns = Some(at_ns);
         let held = if self.windows { self.least(at_ns) } else { self.known };
-        let was = Holding { shape: self.open.shape, state: self.open.state };
+        let was = Holding::of(self.open);
         let now = &items[first..self.index];
         let marked = now.iter().any(|item| item.change == Change::Mark);
         // The first thing that is certain in a new boot cuts, so that boottime compares from there on.
         let booted = now.first().is_some_and(|item| item.at.boot != self.open.boot);
-        if held == was && !marked && !booted {
+        let same = held.shape == was.shape && held.billed() == was.billed();
+        if same && !marked && !booted {
+            // What changed beneath a suppression shows when that is taken back.
+            self.open.beneath = held.beneath();
             return;
         }
         let placed_by = now.last().or_else(|| items[self.index..].iter().find(|item| starts(item, at_ns)));
@@ -141,7 +146,7 @@ impl<'a> Sweep<'a> {
         let why = self.author(now, at_ns, &was, &held);
         place::close(self.open, &point(placed_by, at_ns), why, emit);
         self.open.shape = held.shape;
-        self.open.state = held.state;
+        (self.open.state, self.open.beneath) = (held.billed(), held.beneath());
     }
 
     /// What may be billed from an instant on: what is known, lowered by every window that has begun.

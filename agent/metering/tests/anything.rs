@@ -96,7 +96,7 @@ proptest! {
             prop_assert!(meter.has_ended() || resumed == Ok(meter.clone()));
         }
         let (rest, open) = provisional(&meter);
-        prop_assert_eq!(open.as_ref().map(|open| (open.shape, open.state)), meter.holding());
+        prop_assert_eq!(open.as_ref().map(|open| (open.shape, open.beneath.unwrap_or(open.state))), meter.holding());
         slices.extend(rest);
         let mut violations = Vec::new();
         audit(&slices, open.as_ref(), &mut |violation| violations.push(violation.to_string()));

@@ -84,3 +84,12 @@ fn a_window_takes_from_each_form_of_slice_what_lies_in_it() {
     assert_eq!(clip(&still, &(10..11)), 99);
     assert_eq!(clip(&slice(i64::MIN, i64::MAX, u64::MAX), &(i64::MIN..i64::MAX)), u64::MAX);
 }
+
+#[test]
+fn suppressed_time_costs_nothing_but_its_disk() {
+    let held = Shape { vcpus_milli: 2_000, memory_base_bytes: 3, disk_bytes: 10, ..Shape::default() };
+    let policy = Policy::default();
+    let amount = Quantities::of(BillingState::Suppressed, &held, 5, &policy, Basis::Plugged, 4).unwrap();
+    assert_eq!((amount.memory_byte_ns, amount.vcpu_milli_ns), (0, 0));
+    assert_eq!((amount.disk_byte_ns, amount.disk_overage_byte_ns), (50, 30));
+}

@@ -11,7 +11,9 @@ pub(super) const fn advice(reason: Reason) -> &'static str {
         Reason::RoleInsufficient => "ask whoever runs the host for a grant in [[control.grants]]",
         Reason::OrgBound => "ask as a caller whose grant names no org",
         Reason::RequestTooLarge => "send less in one request",
-        Reason::InvalidId | Reason::InvalidRequestId | Reason::InvalidTag => "correct it and try again",
+        Reason::InvalidId | Reason::InvalidRequestId | Reason::InvalidSuppression | Reason::InvalidTag => {
+            "correct it and try again"
+        }
         Reason::InvalidQmpPath => "give the full path of the socket that QEMU's -qmp option names",
         Reason::SizeMisaligned => {
             "choose the base memory plus a multiple of the block size: `dormouse show ID` has both; disks come in 512 bytes"

@@ -19,6 +19,7 @@ pub(super) fn sandbox(sandbox: &proto::Sandbox) -> Value {
         "plan": sandbox.plan,
         "state": sandbox.state,
         "state_reason": some(&sandbox.state_reason),
+        "suppressed_reason": some(&sandbox.suppressed_reason),
         "connection": sandbox.connection,
         "vcpus_milli": shape.vcpus_milli,
         "memory_bytes": shape.memory_base_bytes + shape.memory_plugged_bytes,

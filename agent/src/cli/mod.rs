@@ -32,12 +32,14 @@ mod scale;
 mod serve;
 mod show;
 mod slices;
+mod suppress;
 mod table;
 mod tag;
 mod target;
 pub mod timeline;
 mod token;
 mod top;
+mod unsuppress;
 mod usage;
 mod verify;
 mod wake;
@@ -98,6 +100,10 @@ enum Command {
     Wake(wake::Args),
     /// Reset a sandbox's guest
     Reboot(reboot::Args),
+    /// Let a sandbox's time be free, for a move that the platform makes for itself
+    Suppress(suppress::Args),
+    /// Let a sandbox's time be billed again
+    Unsuppress(unsuppress::Args),
     /// End a sandbox and its QEMU
     Destroy(destroy::Args),
     /// Replace a sandbox's tags, or show them
@@ -180,6 +186,8 @@ async fn dispatch(command: Command, socket: Option<PathBuf>, json: bool) -> Resu
         Command::Hibernate(args) => hibernate::run(args, &context).await,
         Command::Wake(args) => wake::run(args, &context).await,
         Command::Reboot(args) => reboot::run(args, &context).await,
+        Command::Suppress(args) => suppress::run(args, &context).await,
+        Command::Unsuppress(args) => unsuppress::run(args, &context).await,
         Command::Destroy(args) => destroy::run(args, &context).await,
         Command::Tag(args) => tag::run(args, &context).await,
         Command::Watch(args) => watch::run(args, &context).await,

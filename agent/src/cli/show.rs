@@ -88,6 +88,7 @@ fn describe(sandbox: &Sandbox) -> String {
         ("disk", disks(sandbox)),
         ("qmp", format!("{} ({})", or_none(&sandbox.qmp_path), sandbox.connection)),
         ("qemu", format!("{}, pid {}", or_none(&sandbox.qemu_version), sandbox.pid)),
+        ("suppressed", or_none(&sandbox.suppressed_reason)),
         ("saved by", or_none(&sandbox.hibernation_method)),
         ("operation", or_none(&operation.unwrap_or_default())),
         ("tags", or_none(&tags(sandbox))),
@@ -109,11 +110,12 @@ pub(super) fn in_short(sandbox: &Sandbox) -> String {
 
 /// The state, with its reason where there is one.
 pub(super) fn state(sandbox: &Sandbox) -> String {
-    if sandbox.state_reason.is_empty() {
+    let state = if sandbox.state_reason.is_empty() {
         sandbox.state.clone()
     } else {
         format!("{}:{}", sandbox.state, sandbox.state_reason)
-    }
+    };
+    if sandbox.suppressed_reason.is_empty() { state } else { format!("{state}, suppressed") }
 }
 
 /// vCPUs in thousandths, as a number of vCPUs: `2`, `0.5`.

@@ -87,6 +87,8 @@ async fn each_command_asks_for_what_it_says() {
         ),
         ("wake sb1", Request::Wake),
         ("reboot sb1", Request::Reboot),
+        ("suppress sb1 --reason moving", Request::Suppress { reason: "moving".to_owned() }),
+        ("unsuppress sb1", Request::Unsuppress),
         ("destroy sb1", Request::Destroy),
     ] {
         agent.host.answers(Ok(CommandResult::Done));

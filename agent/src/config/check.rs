@@ -199,6 +199,7 @@ fn ranges(config: &Config) -> Vec<(&'static str, u64, RangeInclusive<u64>)> {
             ("deadlines.hibernate_ms", deadlines.hibernate_ms),
             ("deadlines.wake_ms", deadlines.wake_ms),
             ("deadlines.reboot_ms", deadlines.reboot_ms),
+            ("deadlines.suppress_ms", deadlines.suppress_ms),
             ("deadlines.destroy_ms", deadlines.destroy_ms),
         ]
         .map(|(key, value)| (key, value, up_to_max.clone())),

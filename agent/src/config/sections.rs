@@ -107,6 +107,8 @@ section! {
         wake_ms: u64 = 300_000,
         /// Resetting the guest.
         reboot_ms: u64 = 15_000,
+        /// Freeing its time, or billing it again: two writes to the ledger.
+        suppress_ms: u64 = 15_000,
         /// Ending the sandbox.
         destroy_ms: u64 = 30_000,
     }

@@ -50,6 +50,8 @@ rules! {
         Admin Org: "Detach";
         // It names any socket on the host, and so any org's QEMU.
         Admin Host: "Attach";
+        // Nobody who is bound to an org frees that org's time.
+        Admin Host: "Suppress", "Unsuppress";
     }
     // Whether the agent serves, and what its interface looks like, only callers with a role learn.
     "grpc.health.v1.Health" { Read Org: "Check", "Watch"; }

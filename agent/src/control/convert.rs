@@ -54,6 +54,7 @@ pub(super) fn sandbox(view: SandboxView) -> proto::Sandbox {
         qemu_version: view.qemu_version,
         tags: view.tags.into_iter().collect(),
         operation: view.operation.map(operation),
+        suppressed_reason: view.suppressed.unwrap_or_default(),
         hibernation_method: view.hibernation_method.unwrap_or_default().to_owned(),
         disks: view.disks.into_iter().map(disk).collect(),
     }

@@ -223,6 +223,23 @@ impl<H: Host> Control for Service<H> {
         self.execute_plain(request, command::Request::Reboot).await
     }
 
+    async fn suppress(
+        &self,
+        request: Request<proto::SuppressRequest>,
+    ) -> Result<Response<CommandReply>, Status> {
+        let admitted = admitted(&request)?;
+        let proto::SuppressRequest { header, reason } = request.into_inner();
+        let request = validate::suppression(reason).map(|reason| command::Request::Suppress { reason });
+        self.execute(&admitted, header, request).await
+    }
+
+    async fn unsuppress(
+        &self,
+        request: Request<proto::SandboxRequest>,
+    ) -> Result<Response<CommandReply>, Status> {
+        self.execute_plain(request, command::Request::Unsuppress).await
+    }
+
     async fn destroy(
         &self,
         request: Request<proto::SandboxRequest>,

@@ -86,6 +86,7 @@ pub(crate) fn view(sandbox: &str) -> SandboxView {
         generation: 17,
         plan: "default".to_owned(),
         state: Some(BillingState::Running),
+        suppressed: None,
         connection: ConnectionView::Connected,
         shape: Shape {
             vcpus_milli: 2_000,

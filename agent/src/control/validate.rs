@@ -12,6 +12,8 @@ use crate::sandbox::refusal::{Reason, Refusal};
 
 const REQUEST_ID_CHARS_MAX: usize = 128;
 
+const SUPPRESSION_CHARS_MAX: usize = 200;
+
 /// `sun_path` holds 108 bytes, the last one zero.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
 
@@ -56,6 +58,19 @@ pub(super) fn request_id(request_id: String) -> Result<Option<String>, Refusal> 
     Ok(Some(request_id))
 }
 
+/// Why a sandbox is to be suppressed: it goes on every slice.
+pub(super) fn suppression(reason: String) -> Result<String, Refusal> {
+    let refuse = |why: &str| Err(Refusal::new(Reason::InvalidSuppression, format!("the reason {why}")));
+    match reason.chars().count() {
+        0 => refuse("is empty: say why its time is free"),
+        1..=SUPPRESSION_CHARS_MAX if reason.chars().any(char::is_control) => {
+            refuse("has a control character: choose one that can be printed")
+        }
+        1..=SUPPRESSION_CHARS_MAX => Ok(reason),
+        _ => refuse("has more than 200 characters: choose a shorter one"),
+    }
+}
+
 /// How long the caller waits: what it says, but no longer than the configuration allows, or the configured default
 /// of the command.
 pub(super) fn deadline_ms(asked_ms: u64, request: &Request, deadlines: &Deadlines) -> u64 {
@@ -68,6 +83,7 @@ pub(super) fn deadline_ms(asked_ms: u64, request: &Request, deadlines: &Deadline
         Request::Hibernate { .. } => deadlines.hibernate_ms,
         Request::Wake => deadlines.wake_ms,
         Request::Reboot => deadlines.reboot_ms,
+        Request::Suppress { .. } | Request::Unsuppress => deadlines.suppress_ms,
         Request::Destroy => deadlines.destroy_ms,
     };
     if asked_ms == 0 { default_ms } else { asked_ms.min(deadlines.max_ms) }
@@ -136,6 +152,14 @@ mod tests {
             tags: [(tag.to_owned(), String::new())].into(),
         };
         attach(request, &Config::default())
+    }
+
+    #[test]
+    fn a_suppression_has_a_reason_that_can_be_printed() {
+        assert_eq!(suppression("é".repeat(200)).unwrap(), "é".repeat(200));
+        for wrong in [String::new(), "a\nb".to_owned(), "é".repeat(201), "\0".to_owned()] {
+            assert_eq!(suppression(wrong).unwrap_err().reason, Reason::InvalidSuppression);
+        }
     }
 
     #[test]

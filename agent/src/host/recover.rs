@@ -27,11 +27,13 @@ pub(super) fn all(
     for row in &recovery.sandboxes {
         let tags = reader.tags(&row.key.org, &row.key.sandbox)?.tags;
         let snapshots = reader.snapshots(&row.key)?;
+        let suppressed = reader.suppressed_for(row)?;
         let Some(mut sandbox) = take_up(row, recovery, snapshots, settings) else {
             tracing::error!(sandbox = %row.key, "the ledger's attachment cannot be read");
             continue;
         };
         sandbox.view.tags = tags;
+        sandbox.recovered.core.suppressed = suppressed;
         found.push(sandbox);
     }
     Ok(found)

@@ -237,7 +237,7 @@ pub(super) struct Slice {
     pub(super) seq: u64,
     /// The billing state: running, paused ...
     pub(super) state: String,
-    /// The fault, where the state is faulted.
+    /// The fault, where the state is faulted; why, where it is suppressed.
     pub(super) reason: Option<String>,
     #[schema(format = DateTime)]
     pub(super) started_at: String,

@@ -78,6 +78,7 @@ fn live(ledger: &Ledger, org: &str, sandbox: &str, number: i64, hours: u64) {
         end: boundary(hour + 1, Cause::Hour),
     });
     let open = OpenSlice {
+        beneath: None,
         seq: hours + 1,
         state: BillingState::Running,
         shape,

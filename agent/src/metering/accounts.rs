@@ -159,7 +159,9 @@ impl Accounts {
     /// Cuts the slices of running prepaid sandboxes, so that their credit can be debited while they run.
     pub fn tick(&mut self, now: Stamp) -> Vec<Record> {
         let running = |account: &Account| {
-            account.prepaid && matches!(account.meter.holding(), Some((_, BillingState::Running)))
+            account.prepaid
+                && !account.meter.is_suppressed()
+                && matches!(account.meter.holding(), Some((_, BillingState::Running)))
         };
         let keys: Vec<SandboxKey> =
             self.by_key.iter().filter(|(_, account)| running(account)).map(|(key, _)| key.clone()).collect();

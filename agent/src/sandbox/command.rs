@@ -74,6 +74,13 @@ pub enum Request {
     Wake,
     /// Reset the guest.
     Reboot,
+    /// Let its time be free from now on, whatever becomes of its guest, for a move that the platform makes for itself.
+    Suppress {
+        /// Why, for whoever reads the bill.
+        reason: String,
+    },
+    /// Let its time be billed again.
+    Unsuppress,
     /// End the sandbox and its QEMU.
     Destroy,
 }
@@ -90,6 +97,8 @@ impl Request {
             Self::Hibernate { .. } => "hibernate",
             Self::Wake => "wake",
             Self::Reboot => "reboot",
+            Self::Suppress { .. } => "suppress",
+            Self::Unsuppress => "unsuppress",
             Self::Destroy => "destroy",
         }
     }

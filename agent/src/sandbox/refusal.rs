@@ -104,6 +104,8 @@ reasons! {
     InvalidQmpPath = "INVALID_QMP_PATH" => InvalidArgument,
     /// The request id is too long.
     InvalidRequestId = "INVALID_REQUEST_ID" => InvalidArgument,
+    /// The reason of a suppression is empty, too long or cannot be printed.
+    InvalidSuppression = "INVALID_SUPPRESSION" => InvalidArgument,
     /// A tag key or value is not allowed.
     InvalidTag = "INVALID_TAG" => InvalidArgument,
     /// The size is not a multiple of what sizes come in.

@@ -17,8 +17,10 @@ pub struct SandboxView {
     pub generation: i64,
     /// The plan that it is billed by.
     pub plan: String,
-    /// What it is being billed as, or `None` once its life has ended.
+    /// What it is being billed as, but for a suppression; `None` once its life has ended.
     pub state: Option<BillingState>,
+    /// Why its time is free, whatever its state; `None` where it is billed.
+    pub suppressed: Option<String>,
     /// Whether QMP answers.
     pub connection: ConnectionView,
     /// What it holds.
@@ -56,6 +58,7 @@ impl SandboxView {
             generation: 0,
             plan: String::new(),
             state: None,
+            suppressed: None,
             connection: ConnectionView::None,
             shape: Shape::default(),
             memory_max_bytes: 0,

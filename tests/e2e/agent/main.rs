@@ -21,4 +21,5 @@ mod scaling;
 mod scene;
 mod seeing;
 mod snapshots;
+mod suppressing;
 mod usage_over_http;

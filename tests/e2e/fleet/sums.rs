@@ -37,6 +37,7 @@ fn close(open: &mut OpenSlice, (lasts_ns, form, vcpus_milli, amounts, state): Cu
     let shape =
         Shape { vcpus_milli, memory_base_bytes, memory_plugged_bytes, memory_requested_bytes: 3, disk_bytes };
     let next = OpenSlice {
+        beneath: None,
         seq: open.seq + 1,
         state: BillingState::ALL[state],
         shape,
@@ -70,8 +71,15 @@ fn record(host: &str, lives: Vec<Vec<Cut>>) -> (Quantities, Vec<Vec<u8>>) {
         });
         let start = Boundary { unix_ns: BEGAN_NS, uncertainty_ns: 0, cause: Cause::Attach, command: None };
         let (state, boot) = (BillingState::Running, BootId([7; 16]));
-        let mut open =
-            OpenSlice { seq: 1, state, shape: Shape::default(), start, boot, start_boottime_ns: 0 };
+        let mut open = OpenSlice {
+            seq: 1,
+            state,
+            beneath: None,
+            shape: Shape::default(),
+            start,
+            boot,
+            start_boottime_ns: 0,
+        };
         let slices = cuts.into_iter().map(|cut| close(&mut open, cut)).collect();
         let batch = SliceBatch { key, slices, open: Some(open), pending: Vec::new(), ended: false };
         ledger.writer().write(Class::Fact, vec![seen, Record::Slices(batch)]).unwrap();

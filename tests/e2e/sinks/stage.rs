@@ -57,8 +57,15 @@ impl Stage {
         let start = Boundary { unix_ns: BEGAN, uncertainty_ns: 0, cause: Cause::Attach, command: None };
         let shape = Shape { vcpus_milli: 2000, memory_base_bytes: 1 << 30, ..Shape::default() };
         let boot = BootId([7; 16]);
-        let open =
-            OpenSlice { seq: 1, state: BillingState::Running, shape, start, boot, start_boottime_ns: 1_000 };
+        let open = OpenSlice {
+            seq: 1,
+            state: BillingState::Running,
+            beneath: None,
+            shape,
+            start,
+            boot,
+            start_boottime_ns: 1_000,
+        };
         let seen = SandboxSeen {
             key: key(),
             plan: "pro".to_owned(),

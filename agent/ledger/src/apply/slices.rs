@@ -8,6 +8,7 @@ use super::Apply;
 use crate::encode::{self, int, slice_columns};
 use crate::outbox::Draft;
 use crate::standing::Standing;
+use crate::suppression::Suppression;
 use crate::usage::hours::roll_up;
 use crate::{LedgerError, SandboxKey, SliceBatch};
 
@@ -24,14 +25,15 @@ const CLOSE: &str = "INSERT INTO slices (sandbox_pk, seq, state, fault, vcpus_mi
 const OPEN: &str = "UPDATE sandboxes SET open_seq = ?2, open_state = ?3, open_fault = ?4, open_vcpus_milli = ?5, \
      open_memory_base_bytes = ?6, open_memory_plugged_bytes = ?7, open_memory_requested_bytes = ?8, \
      open_disk_bytes = ?9, open_start_unix_ns = ?10, open_start_uncertainty_ns = ?11, open_opened_by = ?12, \
-     open_opened_command = ?13, open_boot = ?14, open_start_boottime_ns = ?15, standing_hash = ?16 WHERE pk = ?1";
+     open_opened_command = ?13, open_boot = ?14, open_start_boottime_ns = ?15, standing_hash = ?16, open_beneath = ?17 \
+     WHERE pk = ?1";
 
 /// The end is that of the last slice; a life without any ends as it began.
 const END: &str = "UPDATE sandboxes SET open_seq = NULL, open_state = NULL, open_fault = NULL, \
      open_vcpus_milli = NULL, open_memory_base_bytes = NULL, open_memory_plugged_bytes = NULL, \
      open_memory_requested_bytes = NULL, open_disk_bytes = NULL, open_start_unix_ns = NULL, \
      open_start_uncertainty_ns = NULL, open_opened_by = NULL, open_opened_command = NULL, open_boot = NULL, \
-     open_start_boottime_ns = NULL, standing_hash = NULL, ended_unix_ns = coalesce((SELECT end_unix_ns FROM slices \
+     open_start_boottime_ns = NULL, open_beneath = NULL, standing_hash = NULL, ended_unix_ns = coalesce((SELECT end_unix_ns FROM slices \
      WHERE sandbox_pk = ?1 ORDER BY seq DESC LIMIT 1), created_unix_ns) WHERE pk = ?1";
 
 /// Of a life that has not begun.
@@ -98,7 +100,8 @@ impl Apply<'_> {
     }
 
     fn close(&mut self, pk: i64, seq: i64, key: &SandboxKey, slice: &Slice) -> Result<(), LedgerError> {
-        Draft::slice(key, slice)?.append(self.conn, self.host, self.head)?;
+        let reason = Suppression::new(self.conn, pk, &key.org).reason(slice)?;
+        Draft::slice(key, slice, reason)?.append(self.conn, self.host, self.head)?;
         self.conn.prepare_cached(CLOSE)?.execute(params![
             pk,
             seq,
@@ -141,6 +144,7 @@ impl Apply<'_> {
             open.boot.0,
             int("start_boottime_ns", open.start_boottime_ns)?,
             standing.as_bytes(),
+            open.beneath.map(|state| state.to_string()),
         ])?;
         Ok(())
     }

@@ -11,6 +11,7 @@ use rusqlite::{Connection, OptionalExtension};
 use super::told::Sum;
 use super::{AuditReport, Contents, Found};
 use crate::encode::{self, slice_columns, uint};
+use crate::suppression::Suppression;
 use crate::{LedgerError, SandboxRow, SliceRow};
 
 const SLICES: &str =
@@ -63,6 +64,7 @@ struct Walk<'a> {
 impl Walk<'_> {
     fn life(&mut self, pk: i64) -> Result<(), LedgerError> {
         let (mut audit, mut last, mut told) = (Audit::new(), None, None);
+        let mut suppression = Suppression::new(self.conn, pk, &self.sandbox.key.org);
         let mut statement = self.conn.prepare_cached(SLICES)?;
         let mut rows = statement.query([pk])?;
         while let Some(row) = rows.next()? {
@@ -73,6 +75,7 @@ impl Walk<'_> {
             let told = told.get_or_insert_with(|| SliceRow::closed(&self.sandbox.key, &slice, true));
             told.retell(&slice);
             debug_assert_eq!(*told, SliceRow::closed(&self.sandbox.key, &slice, true));
+            told.reason = suppression.reason(&slice)?.or(told.reason.take());
             self.must_be_told(uint(row, 17)?, told);
             if last.is_none() {
                 self.command(slice.seq, &slice.start)?;

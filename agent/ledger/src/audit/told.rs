@@ -5,13 +5,13 @@
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 
-use dormouse_metering::Slice;
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::events::{Event, Told, data_of};
 use super::{AuditReport, Contents};
 use crate::encode::{self, slice_columns, uint};
 use crate::outbox::SLICE_EVENT;
+use crate::suppression::Suppression;
 use crate::{LedgerError, SandboxKey, SliceRow};
 
 /// A sum over some things that does not depend on their order: how many, and what they hash to. The hashes are keyed
@@ -98,11 +98,14 @@ fn slices(
 ) -> Result<(), LedgerError> {
     let mut statement = conn.prepare_cached(SLICES)?;
     let mut rows = statement.query([pk])?;
+    let mut suppression = Suppression::new(conn, pk, &key.org);
     while let Some(row) = rows.next()? {
         let slice = encode::slice(row, 0)?;
+        let reason = suppression.reason(&slice)?;
         let host_seq = uint(row, 17)?;
         if host_seq > retained_seq {
-            event(row, host_seq, key, &slice, report)?;
+            let must_say = SliceRow::closed(key, &slice, true).suppressed_for(reason);
+            event(row, host_seq, key, &must_say, report)?;
         }
     }
     Ok(())
@@ -113,7 +116,7 @@ fn event(
     row: &Row<'_>,
     host_seq: u64,
     key: &SandboxKey,
-    slice: &Slice,
+    slice: &SliceRow,
     report: &mut AuditReport,
 ) -> Result<(), LedgerError> {
     let Some(event_id) = row.get::<_, Option<String>>(18)? else {
@@ -122,8 +125,7 @@ fn event(
         return Ok(());
     };
     let payload = row.get_ref(19)?.as_blob().map_err(rusqlite::Error::from)?;
-    if event_id != format!("{}:{}:{}", key.sandbox, key.generation, slice.seq)
-        || !says_slice(payload, key, slice)
+    if event_id != format!("{}:{}:{}", key.sandbox, key.generation, slice.seq) || !says_slice(payload, slice)
     {
         let message = format!("event {host_seq} ({event_id}) says something else than slice {}", slice.seq);
         report.of_sandbox("AUDIT_EVENT_DIFFERS", key, Some(slice.seq), message);
@@ -132,10 +134,9 @@ fn event(
 }
 
 /// Whether an event's data are this slice: the same bytes, or, written by another version, the same values.
-fn says_slice(payload: &[u8], key: &SandboxKey, slice: &Slice) -> bool {
-    let row = SliceRow::closed(key, slice, true);
+fn says_slice(payload: &[u8], slice: &SliceRow) -> bool {
     data_of(payload).is_some_and(|data| {
-        serde_json::to_string(&row).is_ok_and(|text| text == data)
-            || serde_json::from_str::<SliceRow>(data).is_ok_and(|told| told == row)
+        serde_json::to_string(slice).is_ok_and(|text| text == data)
+            || serde_json::from_str::<SliceRow>(data).is_ok_and(|told| told == *slice)
     })
 }

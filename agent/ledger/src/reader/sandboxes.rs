@@ -48,10 +48,10 @@ const SANDBOXES: &str = concat!(
 );
 
 /// The first of the three columns behind those of the open slice.
-const UNHEARD: usize = 23;
+const UNHEARD: usize = 24;
 
 /// Behind them.
-const STANDING: usize = 26;
+const STANDING: usize = 27;
 
 const PENDING: &str = "SELECT observation FROM pending WHERE sandbox_pk = ?1 ORDER BY ord";
 

@@ -7,6 +7,7 @@ use rusqlite::Connection;
 
 use super::{Reader, SandboxFilter, sandboxes};
 use crate::encode::{self, int, slice_columns};
+use crate::suppression::Suppression;
 use crate::usage::hours;
 use crate::{LedgerError, SandboxKey, SliceRow};
 
@@ -65,7 +66,7 @@ fn each_closed(
     window: &Range<i64>,
     after: u64,
     limit: usize,
-    mut each: impl FnMut(Slice),
+    mut each: impl FnMut(Slice) -> Result<(), LedgerError>,
 ) -> Result<(), LedgerError> {
     // Long lives are entered where a rollup says that the window begins.
     let after = int("after", after)?.max(hours::first_seq_after(conn, pk, window.start)?.saturating_sub(1));
@@ -76,7 +77,7 @@ fn each_closed(
         if slice.start.unix_ns >= window.end {
             break;
         }
-        each(slice);
+        each(slice)?;
     }
     Ok(())
 }
@@ -118,16 +119,28 @@ impl NotFinal {
     }
 
     /// The rows of these slices. The last is the one that is open, if one is.
-    fn rows(&self, key: &SandboxKey) -> Vec<SliceRow> {
+    fn rows(
+        &self,
+        key: &SandboxKey,
+        suppression: &mut Suppression<'_>,
+    ) -> Result<Vec<SliceRow>, LedgerError> {
         let hours = self.until_now.split_last().map_or(&[][..], |(_, before)| before);
-        let mut rows: Vec<_> =
-            self.closed.iter().chain(hours).map(|slice| SliceRow::closed(key, slice, false)).collect();
+        let mut rows = Vec::new();
+        for slice in self.closed.iter().chain(hours) {
+            let reason = suppression.reason(slice)?;
+            rows.push(SliceRow::closed(key, slice, false).suppressed_for(reason));
+        }
         match (self.until_now.last(), &self.open) {
-            (Some(last), _) => rows.push(SliceRow::open_until(key, last)),
-            (None, Some(open)) => rows.push(SliceRow::open(key, open)),
+            (Some(last), _) => {
+                rows.push(SliceRow::open_until(key, last).suppressed_for(suppression.reason(last)?));
+            }
+            (None, Some(open)) => {
+                let reason = suppression.reason_at(open.seq, open.state, &open.start)?;
+                rows.push(SliceRow::open(key, open).suppressed_for(reason));
+            }
             (None, None) => {}
         }
-        rows
+        Ok(rows)
     }
 }
 
@@ -146,12 +159,15 @@ impl Reader {
                 if rows.len() >= query.limit {
                     break;
                 }
+                let mut suppression = Suppression::new(conn, pk, &sandbox.key.org);
                 each_closed(conn, pk, window, after, query.limit - rows.len(), |slice| {
-                    rows.push(SliceRow::closed(&sandbox.key, &slice, true));
+                    let reason = suppression.reason(&slice)?;
+                    rows.push(SliceRow::closed(&sandbox.key, &slice, true).suppressed_for(reason));
+                    Ok(())
                 })?;
                 if let Some(now) = query.now.filter(|_| rows.len() < query.limit) {
                     let not_final = NotFinal::of(&sandbox.key, sandbox.open.clone(), &sandbox.pending, now)?;
-                    let not_final = not_final.rows(&sandbox.key);
+                    let not_final = not_final.rows(&sandbox.key, &mut suppression)?;
                     let is_asked =
                         |row: &SliceRow| row.seq > after && meets(row.start_unix_ns, row.end_unix_ns, window);
                     rows.extend(not_final.into_iter().filter(is_asked));

@@ -78,7 +78,15 @@ impl Life {
         let (boot, start_boottime_ns) = (BOOT, stamp(0).boottime_ns);
         Self {
             key,
-            open: OpenSlice { seq: 1, state: BillingState::Running, shape, start, boot, start_boottime_ns },
+            open: OpenSlice {
+                seq: 1,
+                state: BillingState::Running,
+                beneath: None,
+                shape,
+                start,
+                boot,
+                start_boottime_ns,
+            },
         }
     }
 
@@ -107,6 +115,7 @@ impl Life {
             end: end.clone(),
         };
         self.open = OpenSlice {
+            beneath: None,
             seq: open.seq + 1,
             start: end,
             start_boottime_ns: open.start_boottime_ns + duration_ns,

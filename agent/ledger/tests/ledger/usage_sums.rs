@@ -56,6 +56,7 @@ fn close(open: &mut OpenSlice, cut: &Cut) -> Slice {
     let unix_ns = open.start.unix_ns.saturating_add_unsigned(span_ns);
     let end = Boundary { unix_ns, uncertainty_ns: 0, cause: Cause::Tick, command: None };
     let next = OpenSlice {
+        beneath: None,
         seq: open.seq + 1,
         state: cut.state,
         shape: cut.shape,

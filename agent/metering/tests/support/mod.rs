@@ -90,6 +90,7 @@ pub fn changes() -> impl Strategy<Value = Change> {
         1 => (0..3_u64).prop_map(Change::Disk),
         3 => states().prop_map(Change::State),
         2 => (shapes(), states()).prop_map(|(shape, state)| Change::Holds(shape, state)),
+        1 => any::<bool>().prop_map(Change::Suppressed),
         1 => Just(Change::Mark),
     ]
 }
@@ -207,7 +208,7 @@ fn history(shape: Shape, state: BillingState, happenings: &[Happening]) -> Histo
 
 fn shares(a: &Change, b: &Change) -> bool {
     let marks = *a == Change::Mark || *b == Change::Mark;
-    *b == Change::Ended && !marks || (0..COMPONENTS).any(|c| says(a, c).is_some() && says(b, c).is_some())
+    *b == Change::Ended && !marks || (0..=SUPPRESSED).any(|c| says(a, c).is_some() && says(b, c).is_some())
 }
 
 impl History {
@@ -242,10 +243,16 @@ impl History {
 
 pub const COMPONENTS: usize = 6;
 
+/// Beside the components of what is held: whether all of it but what is lost is free, 0, or not, 1.
+const SUPPRESSED: usize = COMPONENTS;
+
 /// What a change says of a component, as a number that grows with what is billed; a state's number tells
 /// states apart as well.
 pub fn says(change: &Change, component: usize) -> Option<u64> {
     match (component, *change) {
+        (SUPPRESSED, Change::Began(..)) => Some(1),
+        (SUPPRESSED, Change::Suppressed(suppressed)) => Some(u64::from(!suppressed)),
+        (SUPPRESSED, _) => None,
         (_, Change::Began(shape, state) | Change::Holds(shape, state)) => {
             Some(values(&shape, state)[component])
         }
@@ -276,7 +283,7 @@ pub fn values(shape: &Shape, state: BillingState) -> [u64; COMPONENTS] {
 /// What must be held at an instant, straight from the definition: up to the last statement on a component its
 /// value; of the next ones, as long as their windows have begun, the least.
 pub fn oracle(history: &History, at_ns: u64) -> [u64; COMPONENTS] {
-    std::array::from_fn(|component| {
+    billed(std::array::from_fn(|component| {
         let all = [&history.began].into_iter().chain(&history.stamped);
         let mut statements =
             all.filter_map(|o| says(&o.change, component).map(|value| (o.at, value))).peekable();
@@ -287,7 +294,16 @@ pub fn oracle(history: &History, at_ns: u64) -> [u64; COMPONENTS] {
         statements
             .take_while(|(at, _)| at.boottime_ns - at.uncertainty_ns <= at_ns)
             .fold(known, |least, (_, next)| lesser(component, least, next))
-    })
+    }))
+}
+
+/// What is billed where all of it may be free by command: nothing hides that a life was lost.
+fn billed(held: [u64; COMPONENTS + 1]) -> [u64; COMPONENTS] {
+    let [state, vcpus, base, plugged, requested, disk, billed] = held;
+    let lost = values(&Shape::default(), BillingState::Lost)[0];
+    let suppressed = values(&Shape::default(), BillingState::Suppressed)[0];
+    let state = if billed == 0 && state != lost { suppressed } else { state };
+    [state, vcpus, base, plugged, requested, disk]
 }
 
 fn lesser(component: usize, known: u64, next: u64) -> u64 {
@@ -297,20 +313,23 @@ fn lesser(component: usize, known: u64, next: u64) -> u64 {
 /// When the life ends for the bill.
 pub fn oracle_end(history: &History) -> Option<u64> {
     let end = history.stamped.iter().find(|last| last.change == Change::Ended)?;
-    let others = history.stamped.iter().filter(|o| !matches!(o.change, Change::Mark | Change::Ended));
+    let others = history
+        .stamped
+        .iter()
+        .filter(|o| !matches!(o.change, Change::Mark | Change::Suppressed(_) | Change::Ended));
     let seen = others.map(|o| o.at.boottime_ns - o.at.uncertainty_ns).max().unwrap_or(BEGAN);
     Some(max(end.at.boottime_ns - end.at.uncertainty_ns, seen))
 }
 
 /// What was really held at an instant.
 pub fn truth(history: &History, at_ns: u64) -> [u64; COMPONENTS] {
-    std::array::from_fn(|component| {
+    billed(std::array::from_fn(|component| {
         let all = [(BEGAN, history.began.change)].into_iter().chain(history.truth.iter().copied());
         all.filter(|(at, _)| *at <= at_ns)
             .filter_map(|(_, change)| says(&change, component))
             .next_back()
             .unwrap()
-    })
+    }))
 }
 
 /// Every instant at which anything can begin to differ.

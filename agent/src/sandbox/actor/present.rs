@@ -51,6 +51,7 @@ impl State {
             generation: core.generation,
             plan: self.presented.plan.clone(),
             state: (core.phase != Phase::Ended).then_some(core.state),
+            suppressed: core.suppressed.clone(),
             connection: connection(core),
             shape: core.shape,
             memory_max_bytes: core.shape.memory_base_bytes.saturating_add(pluggable),

@@ -10,8 +10,11 @@
 //! | hibernate | - | begins | begins | no | no | - |
 //! | wake | - | no | no | no | begins | - |
 //! | reboot | - | begins | begins | begins | no | - |
+//! | suppress | - | begins | begins | begins | begins | - |
+//! | unsuppress | - | begins | begins | begins | begins | - |
 //! | destroy | - | begins | begins | begins | begins | - |
 //!
+//! What is suppressed already, or not at all, is unchanged. Neither needs QMP.
 //! One operation at a time; the same request again joins it; destroy overtakes any other but an attach.
 
 use dormouse_metering::BillingState;
@@ -46,7 +49,8 @@ pub fn admit(core: &Core, underway: Option<&Command>, command: &Command) -> Verd
         (Request::Attach { .. }, Phase::New) => None,
         (_, Phase::New | Phase::Ended) => Some(not_attached(core)),
         (Request::Attach { qmp_path, .. }, _) => other_socket(core, qmp_path),
-        (Request::Destroy, _) | (Request::Wake, Phase::Hibernated) => None,
+        (Request::Destroy | Request::Suppress { .. } | Request::Unsuppress, _)
+        | (Request::Wake, Phase::Hibernated) => None,
         (_, Phase::Hibernated) => Some(wrong_state(core, command, "wake it first")),
         (request, Phase::Attached) => attached(core, command, request),
     };

@@ -117,8 +117,10 @@ pub struct Core {
     pub busy: bool,
     /// What it holds.
     pub shape: Shape,
-    /// What it is billed as.
+    /// What it is billed as, but for a suppression.
     pub state: BillingState,
+    /// Why its time is free, whatever its state.
+    pub suppressed: Option<String>,
     /// What the last survey found.
     pub survey: Option<Survey>,
     /// Its QEMU.
@@ -180,6 +182,7 @@ impl Core {
             busy: false,
             shape: Shape::default(),
             state: BillingState::Running,
+            suppressed: None,
             survey: None,
             process: None,
             snapshot: None,
@@ -272,10 +275,10 @@ impl Core {
             Change::Vcpus(milli) => self.shape.vcpus_milli = milli,
             Change::Disk(bytes) => self.shape.disk_bytes = bytes,
             Change::State(state) => self.state = state,
-            Change::Mark | Change::Ended => {}
+            Change::Suppressed(_) | Change::Mark | Change::Ended => {}
         }
-        let marks = matches!(change, Change::Mark | Change::Ended);
-        if marks || before != (self.shape, self.state) {
+        let always = matches!(change, Change::Suppressed(_) | Change::Mark | Change::Ended);
+        if always || before != (self.shape, self.state) {
             actions.push(Action::Observe(Observation { at, change, cause, command }));
         }
     }

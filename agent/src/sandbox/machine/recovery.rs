@@ -8,6 +8,7 @@
 //! | reboot | unknown: a reset leaves no trace | died | - |
 //! | hibernate | called off, the guest goes on | done if the snapshot is recorded, else died | done |
 //! | wake | done if the guest runs, else its QEMU is ended | - | interrupted |
+//! | suppress, unsuppress | done if it is so, else interrupted; at once | as where it lives | as where it lives |
 //! | destroy, detach | begun again | done | begun again |
 //!
 //! Where QEMU lives and does not answer, a destroy kills it, and so does a hibernation whose snapshot is recorded.
@@ -61,8 +62,9 @@ impl LastSign {
         open: Option<&OpenSlice>,
         pending: &[Observation],
     ) -> Option<Self> {
-        // The passing of an hour is no sign of life.
-        let marks = [Cause::Hour, Cause::Tick, Cause::ClockStep, Cause::HostBoot];
+        // The passing of an hour is no sign of life, nor is what was decided of the bill.
+        let marks =
+            [Cause::Hour, Cause::Tick, Cause::ClockStep, Cause::HostBoot, Cause::Suppress, Cause::Unsuppress];
         let opened = open.filter(|open| !marks.contains(&open.start.cause)).map(|open| Stamp {
             boot: open.boot,
             boottime_ns: open.start_boottime_ns,
@@ -70,7 +72,10 @@ impl LastSign {
             uncertainty_ns: 0,
         });
         let of_qemu = |seen: &&Observation| {
-            !matches!(seen.change, Change::Mark | Change::Ended | Change::State(BillingState::Lost))
+            !matches!(
+                seen.change,
+                Change::Suppressed(_) | Change::Mark | Change::Ended | Change::State(BillingState::Lost)
+            )
         };
         let seen = pending.iter().filter(of_qemu).map(|seen| seen.at.uncertain_by(0));
         // QEMU tells one thing after the other: what it told last came after all the rest.
@@ -127,6 +132,9 @@ impl Sandbox {
         // What happened shortly before the last proof may not have been told yet.
         sandbox.core.contact = recovered.last_sign.map(|sign| sign.told);
         sandbox.core.memory_told = recovered.last_sign.and_then(|sign| sign.memory_told);
+        if let Some(result) = sandbox.resolve_suppression() {
+            sandbox.conclude(now, result, &mut actions);
+        }
         match (sandbox.core.phase, process_lives) {
             (Phase::Attached, true) => sandbox.core.connect(0, &mut actions),
             (Phase::Attached, false) => {
@@ -136,6 +144,17 @@ impl Sandbox {
             _ => sandbox.recover(now, &mut actions),
         }
         (sandbox, actions)
+    }
+
+    /// Whether a sandbox is suppressed the ledger knows without its QEMU.
+    fn resolve_suppression(&self) -> Option<Result<Outcome, Refusal>> {
+        let request = &self.underway.as_ref()?.command.request;
+        let reached = match request {
+            Request::Suppress { .. } => self.core.suppressed.is_some(),
+            Request::Unsuppress => self.core.suppressed.is_none(),
+            _ => return None,
+        };
+        Some(if reached { Ok(done("it is so")) } else { Err(self.interrupted()) })
     }
 
     /// QEMU is found, or there is none to be found: resolves the unfinished command.
@@ -201,11 +220,7 @@ impl Sandbox {
 
     fn resolve(&self, request: &Request) -> Resolution {
         let core = &self.core;
-        let interrupted = || {
-            let message =
-                format!("the agent was restarted; {} is {} and nothing was changed", core.key, core.state);
-            Refusal::new(Reason::Interrupted, message)
-        };
+        let interrupted = || self.interrupted();
         let reached = |state| if core.state == state { Ok(done("it is so")) } else { Err(interrupted()) };
         Resolution::Concluded(match request {
             Request::Scale(asked) => match Scaled::of(core, asked) {
@@ -226,9 +241,16 @@ impl Sandbox {
             }
             Request::Wake if core.phase == Phase::Attached => Ok(done("it runs")),
             Request::Wake => return Resolution::GoesOn(operations::reclaim_wake(interrupted())),
-            Request::Attach { .. } => Ok(done("it is attached")),
+            Request::Attach { .. } | Request::Suppress { .. } | Request::Unsuppress => Ok(done("it is so")),
             Request::Detach | Request::Destroy => return Resolution::GoesOn(operations::of(request)),
         })
+    }
+
+    fn interrupted(&self) -> Refusal {
+        let core = &self.core;
+        let message =
+            format!("the agent was restarted; {} is {} and nothing was changed", core.key, core.state);
+        Refusal::new(Reason::Interrupted, message)
     }
 
     /// A snapshot whose guest has gone on is no longer what it was.

@@ -10,6 +10,7 @@ mod hibernate;
 mod reboot;
 mod run_state;
 mod scale;
+mod suppress;
 mod transfer;
 mod wake;
 
@@ -104,6 +105,8 @@ pub(super) fn of(request: &Request) -> Operation {
         Request::Resume { prefetch } => Box::new(run_state::SetRunState::resume(*prefetch)),
         Request::Hibernate { method } => Box::new(hibernate::Hibernate::new(*method)),
         Request::Wake => Box::new(wake::Wake::new()),
+        Request::Suppress { reason } => Box::new(suppress::SetSuppression::to(Some(reason.clone()))),
+        Request::Unsuppress => Box::new(suppress::SetSuppression::to(None)),
         Request::Reboot => Box::new(reboot::Reboot::default()),
         Request::Destroy => Box::new(destroy::Destroy::default()),
     }

@@ -42,6 +42,8 @@ fn requests() -> impl Strategy<Value = Request> {
         prop::sample::select(vec![Method::Shared, Method::MappedRam, Method::Internal]).prop_map(hibernate),
         Just(Request::Wake),
         Just(Request::Reboot),
+        Just(super::driver::suppress()),
+        Just(Request::Unsuppress),
         Just(Request::Destroy),
     ]
 }

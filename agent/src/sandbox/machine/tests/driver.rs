@@ -49,6 +49,10 @@ pub(super) fn hibernate(method: Method) -> Request {
     Request::Hibernate { method: MethodChoice::Named(method) }
 }
 
+pub(super) fn suppress() -> Request {
+    Request::Suppress { reason: "moving house".to_owned() }
+}
+
 pub(super) fn scale(mib: u64) -> Request {
     Request::Scale(Scaling::of_memory(mib * MIB))
 }
@@ -432,6 +436,8 @@ fn word(action: &Action) -> String {
             Change::Requested(bytes) => format!("observe requested {}", bytes / MIB),
             Change::Disk(bytes) => format!("observe disk {}", bytes / MIB),
             Change::Vcpus(milli) => format!("observe vcpus {milli}"),
+            Change::Suppressed(true) => "observe suppressed".to_owned(),
+            Change::Suppressed(false) => "observe billed".to_owned(),
             Change::Ended => "observe ended".to_owned(),
             other => format!("observe {other:?}"),
         },

@@ -133,6 +133,24 @@ fn reboot_is_believed_when_reset_comes_and_a_second_reset_cuts_nothing() {
 }
 
 #[test]
+fn a_suppression_asks_nothing_of_qemu_and_stays_through_what_becomes_of_the_guest() {
+    let mut driver = Driver::attached();
+    driver.execute("c1", super::driver::suppress()).unwrap();
+    assert_eq!(done(&driver), ["before", "observe suppressed", "after", "reply ok"]);
+    driver.log.clear();
+    let again = driver.execute("c2", super::driver::suppress()).unwrap();
+    assert_eq!(again.result, CommandResult::Unchanged);
+    assert_eq!(done(&driver), ["before", "after", "reply ok"]);
+    driver.execute("c3", Request::Pause).unwrap();
+    driver.execute("c4", hibernate(Method::MappedRam)).unwrap();
+    assert_eq!(driver.sandbox.core().suppressed.as_deref(), Some("moving house"));
+    driver.log.clear();
+    driver.execute("c5", Request::Unsuppress).unwrap();
+    assert_eq!(done(&driver), ["before", "observe billed", "after", "reply ok"]);
+    assert_eq!(driver.sandbox.core().suppressed, None);
+}
+
+#[test]
 fn detach_asks_for_the_memory_ends_the_metering_and_changes_nothing_in_qemu() {
     let mut driver = Driver::attached();
     driver.execute("c1", Request::Detach).unwrap();

@@ -2,7 +2,7 @@
 
 use dormouse_metering::{BillingState, Fault};
 
-use super::driver::{Driver, attach, command, hibernate, key, pause, resume, scale};
+use super::driver::{Driver, attach, command, hibernate, key, pause, resume, scale, suppress};
 use crate::sandbox::command::{Command, Method, Request};
 use crate::sandbox::machine::admission::{Verdict, admit};
 use crate::sandbox::machine::{Core, Link, Phase, Settings};
@@ -20,7 +20,7 @@ const COLUMNS: [(Phase, BillingState); 6] = [
     (Phase::Ended, BillingState::Running),
 ];
 
-fn rows() -> [(Request, [bool; 6]); 9] {
+fn rows() -> [(Request, [bool; 6]); 11] {
     let (yes, no) = (true, false);
     [
         (attach(), [yes, yes, yes, yes, yes, no]),
@@ -31,6 +31,8 @@ fn rows() -> [(Request, [bool; 6]); 9] {
         (hibernate(Method::Shared), [no, yes, yes, no, no, no]),
         (Request::Wake, [no, no, no, no, yes, no]),
         (Request::Reboot, [no, yes, yes, yes, no, no]),
+        (suppress(), [no, yes, yes, yes, yes, no]),
+        (Request::Unsuppress, [no, yes, yes, yes, yes, no]),
         (Request::Destroy, [no, yes, yes, yes, yes, no]),
     ]
 }
@@ -56,12 +58,15 @@ fn every_cell_of_the_admission_table_is_as_documented() {
 }
 
 #[test]
-fn without_qmp_nothing_begins_on_an_attached_sandbox_but_detach_and_destroy() {
+fn without_qmp_nothing_begins_on_an_attached_sandbox_but_what_needs_none() {
     for (request, _) in rows().into_iter().skip(1) {
         let mut core = core(Phase::Attached, BillingState::Running);
         core.link = Link::None;
         let begins = admit(&core, None, &begun(request.clone())) == Verdict::Accept;
-        let allowed = matches!(request, Request::Detach | Request::Destroy);
+        let allowed = matches!(
+            request,
+            Request::Detach | Request::Destroy | Request::Suppress { .. } | Request::Unsuppress
+        );
         assert_eq!(begins, allowed, "{}", request.kind());
     }
 }
