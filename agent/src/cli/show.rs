@@ -1,6 +1,7 @@
 //! `dormouse show`: one sandbox, and the timeline of its slices.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use dormouse_ledger::SliceRow;
 use serde_json::json;
@@ -17,6 +18,9 @@ use crate::size::Size;
 /// The timeline shows so many slices, the last ones.
 const SLICES_SHOWN: usize = 20;
 
+/// What the agent knows by itself is not kept back for long by a disk that hangs.
+const SLICES_WAIT: Duration = Duration::from_secs(3);
+
 /// Where there is no terminal to fit, the timeline is this wide.
 pub(super) const TIMELINE_WIDTH: usize = 120;
 
@@ -30,13 +34,18 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
     let mut agent = context.agent().await?;
     let key = args.target.key();
     let sandbox = agent.get(key.clone()).await.map_err(|status| Failure::of_status(&status))?.into_inner();
-    let (earlier, last) = last_slices(&mut agent, key).await?;
+    let slices = tokio::time::timeout(SLICES_WAIT, last_slices(&mut agent, key)).await;
+    if slices.is_err() {
+        eprintln!("its slices are not shown: the ledger's disk does not answer");
+    }
+    let slices = slices.ok().transpose()?;
     if context.json {
         let mut document = json::sandbox(&sandbox);
-        document["slices"] = json!(last);
+        document["slices"] = json!(slices.map(|(_, last)| last));
         output::print_json(&document)?;
         return Ok(Exit::Done);
     }
+    let (earlier, last) = slices.unwrap_or_default();
     let width = terminal_width().unwrap_or(TIMELINE_WIDTH);
     let more = match earlier {
         0 => String::new(),

@@ -41,28 +41,32 @@ impl HostHandle {
     /// Carries out a command; answers when its outcome is durable, or when the caller's deadline passes. The
     /// operation itself goes on to its end.
     pub async fn execute(&self, command: Command) -> Result<Executed, Refusal> {
+        let wait = command.deadline_ms.map_or(Duration::MAX, Duration::from_millis);
+        // All of it: the ledger's disk may hang also for those who only read.
+        tokio::time::timeout(wait, self.executed(command)).await.unwrap_or_else(|_| {
+            let message =
+                "the outcome is not known yet; what was begun goes on; ask again with the same request id";
+            Err(Refusal::new(Reason::OutcomeUnknown, message))
+        })
+    }
+
+    async fn executed(&self, command: Command) -> Result<Executed, Refusal> {
         if let Some(stored) = self.stored(&command).await? {
             let outcome = stored?;
             let sandbox = self.shown(&command.key)?;
             return Ok(Executed { outcome, sandbox, replayed: true });
         }
         let key = command.key.clone();
-        let wait = command.deadline_ms.map_or(Duration::MAX, Duration::from_millis);
         // The view is taken before: a sandbox that is destroyed leaves the directory.
         let before = self.directory.get(&key);
         let answer = self.send(command)?;
-        let outcome = match tokio::time::timeout(wait, answer).await {
-            Ok(Ok(answered)) => answered?,
+        let outcome = match answer.await {
+            Ok(answered) => answered?,
             // The command came when the sandbox was about to leave the directory.
-            Ok(Err(_)) if before.as_ref().is_some_and(has_ended) => return Err(not_found(&key)),
-            Ok(Err(_)) => {
+            Err(_) if before.as_ref().is_some_and(has_ended) => return Err(not_found(&key)),
+            Err(_) => {
                 let message = "the sandbox's actor was restarted; ask again with the same request id";
                 return Err(Refusal::new(Reason::Interrupted, message));
-            }
-            Err(_) => {
-                let message = "the outcome is not known yet and the operation goes on; ask again with the same \
-                               request id";
-                return Err(Refusal::new(Reason::OutcomeUnknown, message));
             }
         };
         let entry = self.directory.get(&key).or(before);

@@ -2,11 +2,13 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
-use dormouse_tests::scripted::{Options, Order};
+use dormouse_tests::scripted::{Does, Options, Order, Rule};
 use dormouse_tests::wait;
 use nix::mount::{MntFlags, umount2};
 use nix::unistd::Uid;
+use tempfile::TempDir;
 
 use crate::scene::{DEADLINE, Scene, causes};
 
@@ -47,17 +49,51 @@ fn run(program: &str, arguments: &[&str]) -> bool {
     Command::new(program).args(arguments).output().is_ok_and(|output| output.status.success())
 }
 
+/// A scene whose ledger is on a disk that can be made to hang; `None` where nobody may mount one.
+async fn scene_on_disk<'a>(state: &'a Path, folder: TempDir) -> Option<(Scene, Disk<'a>)> {
+    std::fs::create_dir(state).unwrap();
+    let Some(disk) = Disk::mounted(&folder.path().join("disk"), state) else {
+        assert!(!Uid::effective().is_root(), "root cannot mount a file here");
+        eprintln!("only root can mount a file system: not tested");
+        return None;
+    };
+    Some((Scene::in_folder(folder, "").await, disk))
+}
+
+#[tokio::test]
+async fn an_outcome_that_hangs_is_unknown_at_the_deadline_and_show_waits_for_no_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("state");
+    let Some((scene, disk)) = scene_on_disk(&state, folder).await else { return };
+    let qemu = scene.sandbox("s1", &Options::default()).await;
+    qemu.order(&Order::Rules(vec![Rule::once("stop", [Does::DelayMs(1_000), Does::Model])])).await.unwrap();
+
+    let pause = ["pause", "s1", "--request-id", "r1", "--deadline", "4s"];
+    let hangs = async {
+        qemu.asked("stop").await.unwrap();
+        disk.hang()
+    };
+    let (_, hanging) = tokio::join!(scene.refused(&pause, "OUTCOME_UNKNOWN", "DEADLINE_EXCEEDED"), hangs);
+    // Neither does it begin again, nor is anything else told than before.
+    scene.refused(&pause, "OUTCOME_UNKNOWN", "DEADLINE_EXCEEDED").await;
+    let asked = tokio::time::Instant::now();
+    let shown = scene.does(&["show", "s1"]).await;
+    assert!(asked.elapsed() < Duration::from_secs(8), "it took {:?}", asked.elapsed());
+    assert_eq!((&shown["state"], &shown["operation"]["kind"]), (&"paused".into(), &"pause".into()));
+
+    drop(hanging);
+    let done = scene.does(&["pause", "s1", "--request-id", "r1"]).await;
+    assert_eq!(done["result"], "done");
+    assert_eq!(qemu.times_asked("stop").await.unwrap(), 1);
+    scene.audits_clean().await;
+    drop(scene);
+}
+
 #[tokio::test]
 async fn a_disk_that_hangs_holds_up_no_answer_and_qemu_hears_nothing_before_the_intent_is_durable() {
     let folder = tempfile::tempdir().unwrap();
     let state = folder.path().join("state");
-    std::fs::create_dir(&state).unwrap();
-    let Some(disk) = Disk::mounted(&folder.path().join("disk"), &state) else {
-        assert!(!Uid::effective().is_root(), "root cannot mount a file here");
-        eprintln!("only root can mount a file system: not tested");
-        return;
-    };
-    let scene = Scene::in_folder(folder, "").await;
+    let Some((scene, disk)) = scene_on_disk(&state, folder).await else { return };
     let qemu = scene.sandbox("s1", &Options::default()).await;
     let other = scene.sandbox("s2", &Options::default()).await;
     let asked = qemu.times_asked("stop").await.unwrap();
