@@ -9,6 +9,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use dormouse::clock::Clock;
 use dormouse::control::client;
 use dormouse::proto::control_client::ControlClient;
 use dormouse::proto::{
@@ -17,6 +18,8 @@ use dormouse::proto::{
 };
 use dormouse_ledger::{Reader, SandboxFilter, SliceQuery, SliceRow};
 use dormouse_tests::agent::Agent;
+use dormouse_tests::argv::Spec;
+use dormouse_tests::guest::Guest;
 use dormouse_tests::scripted::{Options, Scripted};
 use dormouse_tests::wait;
 use tonic::transport::Channel;
@@ -24,6 +27,12 @@ use tonic::{Code, Status};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 const MIB: u64 = 1 << 20;
+
+/// What every guest has, scripted or real.
+const BASE_BYTES: u64 = 256 * MIB;
+
+/// What a real guest holds meanwhile: little enough for its base memory.
+const FILLED_MIB: u64 = 24;
 
 /// A life has at least so many places; fewer means that they are not counted any more.
 const PLACES_MIN: u64 = 40;
@@ -33,20 +42,22 @@ enum Step {
     Scale(u64),
     Pause,
     Resume,
-    Hibernate,
+    Hibernate(HibernationMethod),
     Wake,
     Destroy,
 }
 
-const LIFE: [Step; 7] = [
-    Step::Scale(512 * MIB),
-    Step::Pause,
-    Step::Resume,
-    Step::Hibernate,
-    Step::Wake,
-    Step::Scale(256 * MIB),
-    Step::Destroy,
-];
+const fn life(method: HibernationMethod) -> [Step; 7] {
+    [
+        Step::Scale(512 * MIB),
+        Step::Pause,
+        Step::Resume,
+        Step::Hibernate(method),
+        Step::Wake,
+        Step::Scale(256 * MIB),
+        Step::Destroy,
+    ]
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn m6_wherever_the_agent_is_killed_nothing_is_lost_and_nothing_is_billed_twice() {
@@ -62,13 +73,77 @@ async fn m6_wherever_the_agent_is_killed_nothing_is_lost_and_nothing_is_billed_t
     println!("killed at {killed} places, one after the other");
 }
 
+/// At these, with a real guest: from the beginning of its life to near the end.
+const PLACES_WITH_A_GUEST: [u64; 12] = [3, 10, 17, 24, 31, 38, 45, 52, 59, 66, 73, 80];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn m6_a_real_guest_keeps_its_memory_and_its_slices_say_what_qemu_did_wherever_the_agent_is_killed() {
+    let mut killed = 0;
+    for places in PLACES_WITH_A_GUEST.chunks(2) {
+        let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let (one, other) = tokio::join!(
+            guest_lives_with_agent_killed_at(places[0], folders[0].path()),
+            guest_lives_with_agent_killed_at(places[1], folders[1].path())
+        );
+        killed += usize::from(one) + usize::from(other);
+    }
+    assert_eq!(killed, PLACES_WITH_A_GUEST.len(), "some of the places were not reached");
+}
+
+/// The same life with a guest that runs. Each step is compared with what QEMU says of it, and each cut must lie between
+/// when the step was first asked for and when it was done.
+async fn guest_lives_with_agent_killed_at(place: u64, folder: &Path) -> bool {
+    let mut agent = Agent::start_to_be_killed(folder, place).unwrap();
+    let spec = Spec { disk: false, ..Spec::default() };
+    let mut guest = Guest::boot(&spec, "sb1", &agent.run_dir(), folder).await.unwrap();
+    let mut was_killed = false;
+    attached(&mut agent, &mut was_killed).await;
+    let sum = guest.fill(FILLED_MIB).await.unwrap();
+    let (clock, _) = Clock::start(None).unwrap();
+    let mut windows = Vec::new();
+    // RAM stays in its files: that is the quickest.
+    for (number, step) in life(HibernationMethod::Shared).into_iter().enumerate() {
+        let asked_ns = clock.now().wall_ns;
+        reach(&mut agent, &mut was_killed, number, step).await;
+        windows.push((step, asked_ns..clock.now().wall_ns));
+        match step {
+            Step::Scale(bytes) => {
+                let plugged = guest.monitor().plugged_bytes().await.unwrap();
+                assert_eq!(plugged, bytes - BASE_BYTES, "killed at place {place}");
+            }
+            Step::Pause => assert_eq!(guest.monitor().run_state().await.unwrap(), "paused"),
+            Step::Resume | Step::Wake => {
+                assert_eq!(guest.monitor().run_state().await.unwrap(), "running");
+                assert_eq!(guest.sum().await.unwrap(), sum, "killed at place {place}");
+            }
+            Step::Hibernate(_) | Step::Destroy => assert_eq!(guest.pids(), [], "killed at place {place}"),
+        }
+    }
+    agent.stop().await.unwrap();
+    let slices = came_out_right(place, &agent.state_dir().join("ledger.sqlite"));
+    for (step, window) in windows {
+        let is_it = |slice: &&SliceRow| match step {
+            Step::Scale(bytes) => slice.memory_plugged_bytes == bytes - BASE_BYTES,
+            Step::Pause => slice.state == "paused",
+            Step::Resume | Step::Wake => slice.state == "running",
+            Step::Hibernate(_) => slice.state == "hibernated",
+            Step::Destroy => false,
+        };
+        let begins = slices.iter().filter(is_it).any(|slice| window.contains(&slice.start_unix_ns));
+        let ends = slices.last().and_then(|last| last.end_unix_ns).is_some_and(|end| window.contains(&end));
+        let shown = || slices.iter().map(line).collect::<Vec<_>>();
+        assert!(begins || ends, "killed at place {place}: {step:?} is not in {:#?}", shown());
+    }
+    was_killed
+}
+
 /// False when the agent came through without being killed: it has no such place.
 async fn live_a_life_killed_at(place: u64, folder: &Path) -> bool {
     let mut agent = Agent::start_to_be_killed(folder, place).unwrap();
     let qemu = Scripted::start(&Options::default(), "sb1", &agent.run_dir(), folder).await.unwrap();
     let mut was_killed = false;
     attached(&mut agent, &mut was_killed).await;
-    for (number, step) in LIFE.into_iter().enumerate() {
+    for (number, step) in life(HibernationMethod::MappedRam).into_iter().enumerate() {
         reach(&mut agent, &mut was_killed, number, step).await;
     }
     qemu.gone().await.unwrap();
@@ -128,7 +203,7 @@ fn is_done(status: &Status, step: Step, attempt: u32) -> bool {
     let message = status.message();
     match step {
         Step::Destroy => status.code() == Code::NotFound,
-        Step::Hibernate => attempt > 0 && message.contains("hibernated"),
+        Step::Hibernate(_) => attempt > 0 && message.contains("hibernated"),
         Step::Wake => attempt > 0 && message.contains("is running"),
         _ => false,
     }
@@ -147,9 +222,8 @@ async fn ask(agent: &Agent, request_id: &str, step: Step) -> Result<(), Status> 
         }
         Step::Pause => control.pause(PauseRequest { header, reclaim: false }).await,
         Step::Resume => control.resume(ResumeRequest { header, prefetch: false }).await,
-        Step::Hibernate => {
-            let method = HibernationMethod::MappedRam.into();
-            control.hibernate(HibernateRequest { header, method }).await
+        Step::Hibernate(method) => {
+            control.hibernate(HibernateRequest { header, method: method.into() }).await
         }
         Step::Wake => control.wake(plain).await,
         Step::Destroy => control.destroy(plain).await,
@@ -162,7 +236,7 @@ fn key() -> SandboxKey {
 }
 
 /// The ledger holds one life, without a gap, in which everything happened once and nothing is lost.
-fn came_out_right(place: u64, ledger: &Path) {
+fn came_out_right(place: u64, ledger: &Path) -> Vec<SliceRow> {
     let reader = Reader::open(ledger).unwrap();
     let audit = reader.audit().unwrap();
     assert!(audit.is_clean(), "killed at place {place}: {:?}", audit.violations);
@@ -181,6 +255,7 @@ fn came_out_right(place: u64, ledger: &Path) {
     assert!(before.iter().all(|slice| slice.state != "lost"), "{}", shown());
     assert!(matches!(last.state.as_str(), "running" | "lost"), "{}", shown());
     assert_eq!(last.memory_plugged_bytes, 0, "{}", shown());
+    slices
 }
 
 fn line(slice: &SliceRow) -> String {

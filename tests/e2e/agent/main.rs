@@ -15,6 +15,7 @@ mod isolation;
 mod libvirt;
 mod lifecycle;
 mod misfortunes;
+mod regressions;
 mod requests;
 mod restarts;
 mod scaling;

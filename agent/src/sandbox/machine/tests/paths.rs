@@ -141,7 +141,7 @@ fn a_suppression_asks_nothing_of_qemu_and_stays_through_what_becomes_of_the_gues
     let again = driver.execute("c2", super::driver::suppress()).unwrap();
     assert_eq!(again.result, CommandResult::Unchanged);
     assert_eq!(done(&driver), ["before", "after", "reply ok"]);
-    driver.execute("c3", Request::Pause).unwrap();
+    driver.execute("c3", pause()).unwrap();
     driver.execute("c4", hibernate(Method::MappedRam)).unwrap();
     assert_eq!(driver.sandbox.core().suppressed.as_deref(), Some("moving house"));
     driver.log.clear();
