@@ -8,7 +8,9 @@
 mod support;
 
 use dormouse_metering::meter::PENDING_MAX;
-use dormouse_metering::{BillingState, BootId, Cause, Change, Fault, Observation, Placed, Slice, Stamp};
+use dormouse_metering::{
+    BillingState, BootId, Cause, Change, Fault, Observation, Placed, Refused, Slice, Stamp,
+};
 use support::*;
 
 /// The cuts that are made of observations: nanoseconds after the beginning, cause, command, uncertainty.
@@ -260,4 +262,26 @@ fn an_hour_inside_a_window_waits_with_it() {
     assert_eq!(slices.len(), 0);
     meter.seal(at(BEGAN + to_the_hour + 50), &mut |slice| slices.push(slice));
     assert_eq!(slices.iter().map(|slice| slice.end.cause).collect::<Vec<_>>(), [Cause::Hour, Cause::Scale]);
+}
+
+#[test]
+fn what_is_stamped_as_the_end_is_of_this_life_and_nothing_is_clamped_by_nothing() {
+    let mut meter = begun();
+    let none = &mut |_| {};
+    assert_eq!(meter.observe(seen(at(BEGAN + 9), Change::Ended, Cause::Death), none), Ok(Placed::AsStamped));
+    let last = seen(at(BEGAN + 9), Change::Plugged(1), Cause::Resize);
+    assert_eq!(meter.observe(last, none), Ok(Placed::AsStamped));
+    let after = seen(at(BEGAN + 10), Change::Plugged(2), Cause::Resize);
+    assert_eq!(meter.observe(after, none), Err(Refused::Ended));
+}
+
+#[test]
+fn a_suppression_is_known_from_when_it_is_told_until_it_is_taken_back() {
+    let mut meter = begun();
+    let mut tell = |ns, suppressed| {
+        let change = Change::Suppressed(suppressed);
+        meter.observe(seen(at(BEGAN + ns), change, Cause::Suppress), &mut |_| {}).unwrap();
+        meter.is_suppressed()
+    };
+    assert_eq!((tell(1, true), tell(2, false)), (true, false));
 }
