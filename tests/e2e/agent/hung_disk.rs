@@ -50,7 +50,7 @@ fn run(program: &str, arguments: &[&str]) -> bool {
 }
 
 /// A scene whose ledger is on a disk that can be made to hang; `None` where nobody may mount one.
-async fn scene_on_disk<'a>(state: &'a Path, folder: TempDir) -> Option<(Scene, Disk<'a>)> {
+async fn scene_on_disk(state: &Path, folder: TempDir) -> Option<(Scene, Disk<'_>)> {
     std::fs::create_dir(state).unwrap();
     let Some(disk) = Disk::mounted(&folder.path().join("disk"), state) else {
         assert!(!Uid::effective().is_root(), "root cannot mount a file here");
