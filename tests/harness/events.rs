@@ -1,6 +1,7 @@
 //! Events as a host's outbox would have frozen them, without the host: for what reads them.
 
-use dormouse_ledger::{LIFECYCLE_EVENT, SLICE_EVENT, SliceRow};
+use dormouse_ledger::{LIFECYCLE_EVENT, SLICE_EVENT, SliceRow, WATERMARK_EVENT};
+use ed25519_dalek::{Signer, SigningKey};
 use serde_json::{Value, json};
 
 /// Nanoseconds in a second.
@@ -16,6 +17,7 @@ pub struct Host {
     source: String,
     last_seq: u64,
     prev_hash: blake3::Hash,
+    key: SigningKey,
 }
 
 impl Host {
@@ -25,7 +27,15 @@ impl Host {
             source: format!("//dormouse/cell/{name}"),
             last_seq: 0,
             prev_hash: blake3::Hash::from_bytes([0; 32]),
+            // Any, but the same whenever the host is made.
+            key: SigningKey::from_bytes(blake3::hash(name.as_bytes()).as_bytes()),
         }
+    }
+
+    /// The same host from here on with another key, as somebody has it who only knows the host's name.
+    #[must_use]
+    pub fn signing_with(self, secret: [u8; 32]) -> Self {
+        Self { key: SigningKey::from_bytes(&secret), ..self }
     }
 
     /// The `source` of its events.
@@ -89,12 +99,19 @@ impl Host {
     /// The word that everything up to the end of an hour was sent, which all events so far belong to.
     pub fn watermark(&mut self, complete_through_unix_ns: i64) -> Vec<u8> {
         let id = format!("watermark:{complete_through_unix_ns}");
+        let (source, host_seq, root) = (&self.source, self.last_seq, self.prev_hash.to_hex());
+        let signed = format!("{WATERMARK_EVENT}\n{source}\n{complete_through_unix_ns}\n{host_seq}\n{root}\n");
         let data = json!({
-            "complete_through_unix_ns": complete_through_unix_ns, "host_seq": self.last_seq,
-            "chain_hash": self.prev_hash.to_hex().as_str(), "public_key": "00", "signature": "00", "extra": 1,
+            "hour_unix_ns": complete_through_unix_ns, "host_seq": host_seq, "root": root.as_str(),
+            "key": hex(self.key.verifying_key().as_bytes()),
+            "signature": hex(&self.key.sign(signed.as_bytes()).to_bytes()),
         });
-        self.event(&id, "dev.dormouse.watermark.v1", &data, &json!({}))
+        self.event(&id, WATERMARK_EVENT, &data, &json!({}))
     }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The slices of one sandbox, one behind the other: running with 1 GiB, 2 vCPUs and 10 GiB of disk.

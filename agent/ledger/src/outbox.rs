@@ -8,11 +8,12 @@ use std::borrow::Cow;
 
 use blake3::Hash;
 use dormouse_metering::Slice;
+use ed25519_dalek::{Signature, VerifyingKey};
 use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::encode::int;
+use crate::encode::{from_hex, int};
 use crate::host_key::HostKey;
 use crate::time::rfc3339;
 use crate::{HostName, LedgerError, LifecycleEvent, SandboxKey, SliceRow, Watermark};
@@ -45,6 +46,18 @@ impl WatermarkData {
     pub(crate) fn signed_message(&self, source: &str) -> String {
         let Self { hour_unix_ns, host_seq, root, .. } = self;
         format!("{WATERMARK_EVENT}\n{source}\n{hour_unix_ns}\n{host_seq}\n{root}\n")
+    }
+
+    /// Whether the signature is that of the key it names.
+    pub(crate) fn is_signed(&self, source: &str) -> bool {
+        let key = from_hex(&self.key).and_then(|bytes| VerifyingKey::from_bytes(&bytes).ok());
+        let signature = from_hex(&self.signature).map(|bytes| Signature::from_bytes(&bytes));
+        match (key, signature) {
+            (Some(key), Some(signature)) => {
+                key.verify_strict(self.signed_message(source).as_bytes(), &signature).is_ok()
+            }
+            _ => false,
+        }
     }
 }
 

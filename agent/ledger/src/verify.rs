@@ -15,10 +15,8 @@
 use std::collections::BTreeSet;
 
 use blake3::Hash;
-use ed25519_dalek::{Signature, VerifyingKey};
 use serde::Serialize;
 
-use crate::encode::from_hex;
 use crate::outbox::{Envelope, WATERMARK_EVENT, WatermarkData};
 
 /// At most so many anomalies are told one by one; all are counted.
@@ -138,8 +136,7 @@ impl Verification {
             return self.tell("VERIFY_SIGNATURE", message);
         }
         let is_in_place = data.host_seq + 1 == host_seq && data.root == envelope.prevhash;
-        let message = data.signed_message(&envelope.source);
-        if !is_in_place || !is_signed(&data, message.as_bytes()) {
+        if !is_in_place || !data.is_signed(&envelope.source) {
             let message = format!("the signature of watermark {host_seq} is not of what is before it");
             return self.tell("VERIFY_SIGNATURE", message);
         }
@@ -152,14 +149,5 @@ impl Verification {
         if self.report.anomalies.len() < TOLD_MAX {
             self.report.anomalies.push(VerifyAnomaly { code, line: self.line, message });
         }
-    }
-}
-
-fn is_signed(data: &WatermarkData, message: &[u8]) -> bool {
-    let key = from_hex(&data.key).and_then(|bytes| VerifyingKey::from_bytes(&bytes).ok());
-    let signature = from_hex(&data.signature).map(|bytes| Signature::from_bytes(&bytes));
-    match (key, signature) {
-        (Some(key), Some(signature)) => key.verify_strict(message, &signature).is_ok(),
-        _ => false,
     }
 }

@@ -5,6 +5,7 @@
 mod completeness;
 mod credit;
 mod ingest;
+mod keys;
 mod migrations;
 mod quarantine;
 mod queues;

@@ -6,10 +6,9 @@ use dormouse_metering::BillingState;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::{LIFECYCLE_EVENT, SLICE_EVENT, SliceRow};
-
-/// The type of an event by which a host says that an hour has been sent.
-pub(super) const WATERMARK_EVENT: &str = "dev.dormouse.watermark.v1";
+use crate::encode::from_hex;
+use crate::outbox::WatermarkData;
+use crate::{LIFECYCLE_EVENT, SLICE_EVENT, SliceRow, WATERMARK_EVENT};
 
 /// What every host's `source` begins with.
 const SOURCE_PREFIX: &str = "//dormouse/";
@@ -61,19 +60,19 @@ pub struct Lifecycle {
     pub json: String,
 }
 
-/// A host's word that it has sent everything up to an hour.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// A host's word that it has sent everything up to an hour, signed by the key that it names.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Watermark {
     /// The end of the hour, in nanoseconds since the Unix epoch.
     pub complete_through_unix_ns: i64,
     /// The number of the last event that belongs to it; 0 where none does.
     pub host_seq: i64,
-    /// The hash of that event.
-    pub chain_hash: Option<Vec<u8>>,
-    /// The key that signed.
-    pub public_key: Option<Vec<u8>>,
+    /// The hash of that event, and so of all before it.
+    pub chain_hash: [u8; 32],
+    /// The key that signed. Whether it is the host's is for the ledger to say.
+    pub public_key: [u8; 32],
     /// The signature.
-    pub signature: Option<Vec<u8>>,
+    pub signature: [u8; 64],
 }
 
 /// Why an event is not stored. The names are what the table `quarantine` holds.
@@ -89,6 +88,10 @@ pub enum WhyNot {
     NumberReused,
     /// It claims time of a sandbox that a stored slice has.
     Overlap,
+    /// A watermark whose signature is not of what it says.
+    Forged,
+    /// A watermark that is signed by another key than the host's.
+    OtherKey,
 }
 
 impl WhyNot {
@@ -100,6 +103,8 @@ impl WhyNot {
             Self::OtherPayload => "OTHER_PAYLOAD",
             Self::NumberReused => "NUMBER_REUSED",
             Self::Overlap => "OVERLAP",
+            Self::Forged => "FORGED",
+            Self::OtherKey => "OTHER_KEY",
         }
     }
 }
@@ -132,6 +137,8 @@ struct Envelope<'a> {
     org: Option<String>,
     hostseq: String,
     payloadhash: String,
+    #[serde(borrow)]
+    prevhash: Option<Cow<'a, str>>,
     apikey: Option<String>,
     #[serde(borrow)]
     data: &'a RawValue,
@@ -146,21 +153,22 @@ struct LifecycleData {
     unix_ns: i64,
 }
 
-#[derive(Deserialize)]
-struct WatermarkData {
-    complete_through_unix_ns: i64,
-    host_seq: i64,
-    chain_hash: Option<String>,
-    public_key: Option<String>,
-    signature: Option<String>,
-}
-
 impl Event {
     /// Reads an event from its bytes, and judges what can be judged by looking at it alone.
     pub fn decode(bytes: &[u8]) -> Result<Self, Rejection> {
         let envelope: Envelope<'_> = parse(bytes)?;
-        let Envelope { specversion, id, source, event_type, org, hostseq, payloadhash, apikey, data } =
-            envelope;
+        let Envelope {
+            specversion,
+            id,
+            source,
+            event_type,
+            org,
+            hostseq,
+            payloadhash,
+            prevhash,
+            apikey,
+            data,
+        } = envelope;
         require(specversion == "1.0", || format!("specversion is {specversion:?}, not 1.0"))?;
         require(source.starts_with(SOURCE_PREFIX), || format!("source {source:?} is no host's"))?;
         require(!id.is_empty(), || "the id is empty".to_owned())?;
@@ -175,7 +183,7 @@ impl Event {
         let told = match event_type.as_ref() {
             SLICE_EVENT => Told::Slice(Box::new(slice(data, &id, org.as_deref())?)),
             LIFECYCLE_EVENT => Told::Lifecycle(lifecycle(data)?),
-            WATERMARK_EVENT => Told::Watermark(watermark(data)?),
+            WATERMARK_EVENT => Told::Watermark(watermark(data, &source, host_seq, prevhash.as_deref())?),
             other => return Err(Rejection::undecodable(format!("the type {other:?} is not known here"))),
         };
         // PostgreSQL has no text with NUL in it. JSON has it as an escape only.
@@ -233,27 +241,27 @@ fn lifecycle(data: &RawValue) -> Result<Lifecycle, Rejection> {
     Ok(Lifecycle { org, sandbox, generation, kind, unix_ns, json: data.get().to_owned() })
 }
 
-fn watermark(data: &RawValue) -> Result<Watermark, Rejection> {
-    let WatermarkData { complete_through_unix_ns, host_seq, chain_hash, public_key, signature } =
-        parse(data.get().as_bytes())?;
-    let full = complete_through_unix_ns % HOUR_NS == 0;
-    require(full, || format!("{complete_through_unix_ns} is no full hour"))?;
-    require((0..i64::MAX).contains(&host_seq), || format!("host_seq is {host_seq}"))?;
-    let bytes = |hex: Option<String>| hex.map(|hex| unhex(&hex)).transpose();
-    Ok(Watermark {
-        complete_through_unix_ns,
-        host_seq,
-        chain_hash: bytes(chain_hash)?,
-        public_key: bytes(public_key)?,
-        signature: bytes(signature)?,
-    })
-}
-
-fn unhex(text: &str) -> Result<Vec<u8>, Rejection> {
-    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    let bytes = text.as_bytes().chunks(2).map(|pair| match pair {
-        [high, low] => Some(digit(*high)? << 4 | digit(*low)?),
-        _ => None,
-    });
-    bytes.collect::<Option<_>>().ok_or_else(|| Rejection::undecodable(format!("{text:?} is no hexadecimal")))
+/// Signed, and for its own place in the chain: else anyone could call an hour complete.
+fn watermark(
+    data: &RawValue,
+    source: &str,
+    host_seq: i64,
+    prev_hash: Option<&str>,
+) -> Result<Watermark, Rejection> {
+    let data: WatermarkData = parse(data.get().as_bytes())?;
+    let full = data.hour_unix_ns % HOUR_NS == 0;
+    require(full, || format!("{} is no full hour", data.hour_unix_ns))?;
+    let forged = |detail: &str| Rejection { why: WhyNot::Forged, detail: detail.to_owned() };
+    let last_seq = i64::try_from(data.host_seq).ok().filter(|last| last + 1 == host_seq);
+    let last_seq = last_seq.filter(|_| prev_hash == Some(&data.root));
+    let last_seq = last_seq.ok_or_else(|| forged("it is signed for another place in the chain"))?;
+    let bytes = (from_hex(&data.root), from_hex(&data.key), from_hex(&data.signature));
+    let (Some(chain_hash), Some(public_key), Some(signature)) = bytes else {
+        return Err(forged("its root, key or signature is no hexadecimal of the right length"));
+    };
+    if !data.is_signed(source) {
+        return Err(forged("the signature is not of what it says"));
+    }
+    let complete_through_unix_ns = data.hour_unix_ns;
+    Ok(Watermark { complete_through_unix_ns, host_seq: last_seq, chain_hash, public_key, signature })
 }

@@ -18,7 +18,7 @@ use tokio_postgres::{Client, Transaction};
 
 use super::remedy::{Failure, Reference, Remedy, Tried};
 use super::sources::{Sources, Staged};
-use super::{Batch, Event, FleetError, Told, migrations, quarantine, sift, sql, staging};
+use super::{Batch, Event, FleetError, Told, keys, migrations, quarantine, sift, sql, staging};
 
 /// How often a batch is tried again that lost a deadlock against someone who deletes keys or hosts.
 const DEADLOCKS_MAX: u32 = 10;
@@ -117,10 +117,11 @@ impl FleetLedger {
         let mut hosts = lock_sources(&tx, &self.statements, &staged).await?;
         let prepaid = lock_accounts(&tx, &self.statements, batch).await?;
         let mut tried = Tried(if partitioned { vec![Remedy::Partition] } else { Vec::new() });
-        let mut sifted = sift::Sifted::default();
+        let mut sifted =
+            sift::Sifted { rejected: keys::take_foreign(&tx, batch).await?, ..Default::default() };
         if hosts.any_number_is_known {
             tried.0.push(Remedy::Sift);
-            sifted = sift::sift(&tx, batch).await?;
+            sift::sift(&tx, batch, &mut sifted).await?;
         }
         let slices = loop {
             let attempt = tx.savepoint("store").await?;
@@ -135,7 +136,7 @@ impl FleetLedger {
             match tried.remedy(Failure::of(&failed)) {
                 None => return Err(failed.into()),
                 Some(Remedy::Partition) => return Ok(Attempt::NoPartition),
-                Some(Remedy::Sift) => sifted = sift::sift(&tx, batch).await?,
+                Some(Remedy::Sift) => sift::sift(&tx, batch, &mut sifted).await?,
                 Some(Remedy::Forget(Reference::ApiKey)) => forget_api_keys(&tx).await?,
                 Some(Remedy::Forget(Reference::Host)) => hosts.forget_what_is_gone(&tx).await?,
             }
@@ -279,13 +280,14 @@ async fn tell_the_rest<'a>(
                 tx.execute(&statements.store_lifecycle, &values).await?;
             }
             Told::Watermark(it) => {
+                let (chain_hash, public_key) = (it.chain_hash.as_slice(), it.public_key.as_slice());
                 let values: [&(dyn tokio_postgres::types::ToSql + Sync); 6] = [
                     &source_id,
                     &it.complete_through_unix_ns,
                     &it.host_seq,
-                    &it.chain_hash,
-                    &it.public_key,
-                    &it.signature,
+                    &chain_hash,
+                    &public_key,
+                    &it.signature.as_slice(),
                 ];
                 tx.execute(&statements.store_watermark, &values).await?;
             }

@@ -14,7 +14,7 @@ struct Migration {
 }
 
 /// Numbered from 1, in order.
-const MIGRATIONS: [Migration; 3] = [
+const MIGRATIONS: [Migration; 4] = [
     Migration {
         name: "slices",
         up: include_str!("../../fleet-migrations/0001_slices_up.sql"),
@@ -30,11 +30,16 @@ const MIGRATIONS: [Migration; 3] = [
         up: include_str!("../../fleet-migrations/0003_credit_up.sql"),
         down: include_str!("../../fleet-migrations/0003_credit_down.sql"),
     },
+    Migration {
+        name: "keys",
+        up: include_str!("../../fleet-migrations/0004_keys_up.sql"),
+        down: include_str!("../../fleet-migrations/0004_keys_down.sql"),
+    },
 ];
 
 /// The newest schema version that this program knows.
-pub const VERSION: i32 = 3;
-const _: () = assert!(MIGRATIONS.len() == 3, "VERSION is the number of migrations");
+pub const VERSION: i32 = 4;
+const _: () = assert!(MIGRATIONS.len() == 4, "VERSION is the number of migrations");
 
 /// Whoever migrates holds this advisory lock: `DORM` and `FLEE` in ASCII.
 const LOCK: i64 = 0x444f_524d_464c_4545;

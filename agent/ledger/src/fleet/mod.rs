@@ -6,7 +6,8 @@
 //! - [`FleetLedger::check`] says which numbers of which hosts hold an hour open.
 //!
 //! What cannot be stored without a lie is kept in the table `quarantine`, byte for byte, and its number counts as
-//! missing: an hour with an unsolved riddle in it stays open.
+//! missing: an hour with an unsolved riddle in it stays open. So does one that is called complete by anyone but its own
+//! host: a watermark counts with the signature of the key that the host was first seen with.
 //!
 //! # Architecture invariants
 //!
@@ -19,6 +20,7 @@ mod check;
 mod error;
 mod event;
 mod ingest;
+mod keys;
 mod migrations;
 mod quarantine;
 mod remedy;

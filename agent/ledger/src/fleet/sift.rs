@@ -52,9 +52,12 @@ impl Sifted {
 }
 
 /// Takes out of the staging table what is stored already, and what contradicts it.
-pub(super) async fn sift(tx: &Transaction<'_>, batch: &Batch<'_>) -> Result<Sifted, FleetError> {
+pub(super) async fn sift(
+    tx: &Transaction<'_>,
+    batch: &Batch<'_>,
+    sifted: &mut Sifted,
+) -> Result<(), FleetError> {
     const OVERLAPS: &str = "a stored slice of the sandbox has this time, or part of it";
-    let mut sifted = Sifted::default();
     tx.batch_execute(BY_INDEX).await?;
     for row in tx.query(TAKE_KNOWN, &[]).await? {
         let place = place(row.get(0));
@@ -86,7 +89,7 @@ pub(super) async fn sift(tx: &Transaction<'_>, batch: &Batch<'_>) -> Result<Sift
         rejected = sifted.rejected.len(),
         "a batch was sifted"
     );
-    Ok(sifted)
+    Ok(())
 }
 
 /// A place was a `usize` before it was staged.

@@ -1,0 +1,57 @@
+//! Whose word it is: each host's public key, pinned when it is first seen, or noted by the platform before that.
+//!
+//! A watermark that another key has signed is not stored, so whoever can write into the queue but has no host's key can
+//! call no hour complete. Nothing here ever changes a key: a host that has a new one is for people to look at.
+
+use std::collections::{BTreeMap, HashMap};
+
+use tokio_postgres::Transaction;
+
+use super::{Batch, Event, FleetError, Rejection, Told, Watermark, WhyNot};
+
+const PIN: &str = "INSERT INTO host_keys (source, public_key) \
+     SELECT * FROM unnest($1::text[], $2::bytea[]) ON CONFLICT DO NOTHING";
+const PINNED: &str = "SELECT source, public_key FROM host_keys WHERE source = ANY($1)";
+const TAKE: &str = "DELETE FROM staged WHERE place = ANY($1)";
+
+/// Takes watermarks that are not signed by their host's key out of the staging table, and says where they were in the
+/// batch. The first key that a host is ever seen with is its key from then on. Needs the sources' locks.
+pub(super) async fn take_foreign(
+    tx: &Transaction<'_>,
+    batch: &Batch<'_>,
+) -> Result<BTreeMap<usize, Rejection>, FleetError> {
+    let mut first: BTreeMap<&str, &[u8]> = BTreeMap::new();
+    for (_, event, watermark) in watermarks(batch) {
+        first.entry(&event.source).or_insert(&watermark.public_key);
+    }
+    if first.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let (sources, keys): (Vec<&str>, Vec<&[u8]>) = first.into_iter().unzip();
+    tx.execute(PIN, &[&sources, &keys]).await?;
+    let pinned = tx.query(PINNED, &[&sources]).await?;
+    let pinned: HashMap<&str, &[u8]> = pinned.iter().map(|row| (row.get(0), row.get(1))).collect();
+    let is_foreign = |event: &Event, watermark: &Watermark| {
+        pinned.get(event.source.as_str()).is_none_or(|key| *key != watermark.public_key)
+    };
+    let foreign: BTreeMap<usize, Rejection> = watermarks(batch)
+        .filter(|(_, event, watermark)| is_foreign(event, watermark))
+        .map(|(place, ..)| {
+            let detail = "it is signed by another key than its host was first seen with".to_owned();
+            (place, Rejection { why: WhyNot::OtherKey, detail })
+        })
+        .collect();
+    // Places fitted into an integer when they were staged.
+    let places: Vec<i32> = foreign.keys().filter_map(|place| i32::try_from(*place).ok()).collect();
+    if !places.is_empty() {
+        tx.execute(TAKE, &[&places]).await?;
+    }
+    Ok(foreign)
+}
+
+fn watermarks<'a>(batch: &'a Batch<'_>) -> impl Iterator<Item = (usize, &'a Event, &'a Watermark)> {
+    batch.events.iter().filter_map(|(place, event)| match &event.told {
+        Told::Watermark(watermark) => Some((*place, event, watermark)),
+        Told::Slice(_) | Told::Lifecycle(_) => None,
+    })
+}
