@@ -20,6 +20,7 @@ pub mod paths;
 pub mod process;
 pub mod scripted;
 pub mod servers;
+pub mod stage;
 pub mod wait;
 
 pub use error::{Error, Result};

@@ -34,7 +34,8 @@ const NEVER: Duration = Duration::from_hours(24 * 365);
 /// A stream of `JetStream`.
 pub(super) struct JetStream {
     config: config::Sink,
-    source: String,
+    /// What makes ids unique for the server, so that it drops what it has; `None` where it is to take all of it.
+    source: Option<String>,
     subject: String,
     connection: Option<Connection>,
 }
@@ -42,10 +43,13 @@ pub(super) struct JetStream {
 impl JetStream {
     /// The sink of a host's events; connects when there are some.
     pub(super) fn new(config: config::Sink, host: &HostName) -> Self {
-        // A dot would begin another token of the subject.
-        let token = |name: &str| name.replace('.', "_");
-        let subject = format!("dormouse.events.{}.{}", token(&host.cell), token(&host.host));
-        Self { config, source: host.source(), subject, connection: None }
+        let subject = format!("dormouse.events.{}", tokens(host));
+        Self { config, source: Some(host.source()), subject, connection: None }
+    }
+
+    /// The sink of what is sent again because it was lost behind the server: to the server it is new.
+    pub(super) fn again(config: config::Sink, host: &HostName) -> Self {
+        Self { source: None, ..Self::new(config, host) }
     }
 }
 
@@ -61,7 +65,7 @@ impl Sink for JetStream {
         };
         let mut lost = connection.lost.clone();
         let mut stored = 0;
-        let publish = connection.publish(&self.source, &self.subject, events, &mut stored);
+        let publish = connection.publish(self.source.as_deref(), &self.subject, events, &mut stored);
         let published = tokio::select! {
             published = publish => published,
             _ = lost.wait_for(|lost| *lost) => Err(SinkError::Unreachable("the connection was lost".to_owned())),
@@ -95,7 +99,7 @@ impl Drop for OwnRuntime {
 impl Connection {
     async fn open(config: &config::Sink) -> Result<Self, SinkError> {
         let (tell, lost) = watch::channel(false);
-        let options = options(config, tell)?;
+        let options = once(options(config)?, tell);
         let (url, stream) = (config.url.clone(), config.stream.clone().unwrap_or_else(|| STREAM.to_owned()));
         let (name, inflight_max) =
             (stream.clone(), usize::try_from(config.batch_events).unwrap_or(usize::MAX));
@@ -115,16 +119,17 @@ impl Connection {
     /// Publishes events, and counts those from the first that the stream has stored.
     async fn publish(
         &self,
-        source: &str,
+        source: Option<&str>,
         subject: &str,
         events: &[OutboxRow],
         stored: &mut usize,
     ) -> Result<(), SinkError> {
         let mut acknowledgements = Vec::with_capacity(events.len());
         for event in events {
-            let message = PublishMessage::build()
-                .payload(Bytes::copy_from_slice(&event.payload))
-                .message_id(format!("{source}/{}", event.event_id));
+            let mut message = PublishMessage::build().payload(Bytes::copy_from_slice(&event.payload));
+            if let Some(source) = source {
+                message = message.message_id(format!("{source}/{}", event.event_id));
+            }
             let sent = self.context.send_publish(subject.to_owned(), message).await;
             acknowledgements.push(sent.map_err(|error| failure(&error))?);
         }
@@ -140,11 +145,10 @@ impl Connection {
     }
 }
 
-fn options(config: &config::Sink, tell: watch::Sender<bool>) -> Result<ConnectOptions, SinkError> {
+/// A connection that ends when it is lost, and tells so.
+fn once(options: ConnectOptions, tell: watch::Sender<bool>) -> ConnectOptions {
     let attempts = AtomicUsize::new(0);
-    let mut options = ConnectOptions::new()
-        .name("dormouse")
-        .connection_timeout(Duration::from_millis(config.timeout_ms))
+    options
         .reconnect_delay_callback(move |_| {
             let is_first = attempts.fetch_add(1, Ordering::Relaxed) == 0;
             if is_first { Duration::ZERO } else { NEVER }
@@ -154,7 +158,19 @@ fn options(config: &config::Sink, tell: watch::Sender<bool>) -> Result<ConnectOp
                 tell.send_replace(true);
             }
             std::future::ready(())
-        });
+        })
+}
+
+/// A host's name as the last tokens of a subject. A dot would begin another.
+pub(super) fn tokens(host: &HostName) -> String {
+    let token = |name: &str| name.replace('.', "_");
+    format!("{}.{}", token(&host.cell), token(&host.host))
+}
+
+/// How a server is spoken to that a sink names.
+pub(super) fn options(config: &config::Sink) -> Result<ConnectOptions, SinkError> {
+    let mut options =
+        ConnectOptions::new().name("dormouse").connection_timeout(Duration::from_millis(config.timeout_ms));
     options = match access::credentials(config)? {
         Credentials::None => options,
         Credentials::Password(user, password) => {

@@ -13,6 +13,7 @@
 //!   delays no other, and costs the disk that its events take and nothing else.
 //! - `jetstream`, `redis` and `http` are the sinks; `access` reads their credentials and certificates. Another kind is
 //!   another implementation of `sink::Sink`, and a line in `start`.
+//! - [`resend`] answers requests to send events again: by a connection of its own, and without any cursor moving.
 //! - `retention` lets go of events that every sink has.
 //!
 //! An event reaches a sink at least once, its first delivery in the order of the outbox, and always with the same id and
@@ -22,7 +23,9 @@ mod access;
 pub mod cursor;
 mod http;
 mod jetstream;
+mod line;
 mod redis;
+pub mod resend;
 mod retention;
 mod sink;
 mod worker;
@@ -73,9 +76,16 @@ pub fn start(
         let common = Common { config: sink.clone(), ledger, clock, head: &head, stopped: &stopped };
         match sink.kind {
             SinkKind::Nats => {
+                let requests = resend::Subject::new(sink.clone(), host);
+                let again = jetstream::JetStream::again(sink.clone(), host);
+                tasks.spawn(resend::run(requests, common.answering(again)?));
                 tasks.spawn(common.worker(jetstream::JetStream::new(sink.clone(), host))?.run(saved))
             }
-            SinkKind::Redis => tasks.spawn(common.worker(redis::RedisStream::new(sink.clone()))?.run(saved)),
+            SinkKind::Redis => {
+                let requests = resend::Stream::new(sink.clone(), host);
+                tasks.spawn(resend::run(requests, common.answering(redis::RedisStream::new(sink.clone()))?));
+                tasks.spawn(common.worker(redis::RedisStream::new(sink.clone()))?.run(saved))
+            }
             SinkKind::Http => tasks.spawn(common.worker(http::Http::new(sink.clone()))?.run(saved)),
         };
     }
@@ -118,6 +128,16 @@ struct Common<'a> {
 }
 
 impl Common<'_> {
+    fn answering<S: sink::Sink>(&self, again: S) -> Result<resend::Answering<S>, LedgerError> {
+        Ok(resend::Answering {
+            sink: self.config.name.clone(),
+            line: line::Line::new(again, self.ledger.reader()?, &self.config),
+            reader: self.ledger.reader()?,
+            clock: self.clock.clone(),
+            stopping: self.stopped.clone(),
+        })
+    }
+
     fn worker<S>(self, sink: S) -> Result<Worker<S>, LedgerError> {
         Ok(Worker {
             config: self.config,

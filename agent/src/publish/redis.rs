@@ -70,7 +70,8 @@ impl Sink for RedisStream {
     }
 }
 
-fn client(config: &config::Sink) -> Result<Client, SinkError> {
+/// How a server is spoken to that a sink names.
+pub(super) fn client(config: &config::Sink) -> Result<Client, SinkError> {
     let wrong = |error: RedisError| SinkError::Misconfigured(chain(&error));
     let mut address = config.url.as_str().into_connection_info().map_err(wrong)?;
     if let Credentials::Password(user, password) = access::credentials(config)? {
@@ -92,7 +93,7 @@ fn client(config: &config::Sink) -> Result<Client, SinkError> {
     Client::build_with_tls(address, certificates).map_err(wrong)
 }
 
-fn failure(error: &RedisError) -> SinkError {
+pub(super) fn failure(error: &RedisError) -> SinkError {
     let is_answer = matches!(error.kind(), ErrorKind::Server(kind) if kind != ServerErrorKind::BusyLoading);
     if is_answer { SinkError::Refused(chain(error)) } else { SinkError::Unreachable(chain(error)) }
 }

@@ -1,19 +1,16 @@
 //! The shell around a [`Cursor`]: reads batches from the ledger, hands them to the sink, saves what was acknowledged.
 
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use dormouse_ledger::{Class, OutboxRow, Reader, Record, SinkProgress, Writer};
+use dormouse_ledger::{Class, Reader, Record, SinkProgress, Writer};
 use futures_util::future::{BoxFuture, FutureExt, OptionFuture};
 use tokio::sync::{mpsc, watch};
 
 use super::cursor::{Action, Backoff, Cursor, Input, Standing};
-use super::sink::{Delivered, Sink, SinkError};
+use super::line::Line;
+use super::sink::{Delivered, Sink};
 use crate::clock::Clock;
 use crate::config;
-
-/// The most bytes of events that a batch holds, but for the last event in it.
-const BATCH_BYTES_MAX: usize = 4 << 20;
 
 /// How long the agent waits for the last save when it ends. Without it, events are sent again.
 const LAST_SAVE: Duration = Duration::from_secs(1);
@@ -31,14 +28,6 @@ pub(super) struct Worker<S> {
     pub(super) stopping: watch::Receiver<bool>,
 }
 
-/// A sink and the ledger's events: one batch at a time goes from one to the other.
-struct Line<S> {
-    sink: S,
-    reader: Arc<Mutex<Reader>>,
-    batch_events: usize,
-    timeout_ms: u64,
-}
-
 impl<S: Sink> Worker<S> {
     /// Delivers events until the agent ends.
     pub(super) async fn run(self, standing: Standing) {
@@ -47,12 +36,7 @@ impl<S: Sink> Worker<S> {
         let backoff =
             Backoff { min_ns: millis(config.backoff_min_ms), max_ns: millis(config.backoff_max_ms) };
         let mut cursor = Cursor::new(backoff, standing, *head.borrow_and_update());
-        let mut idle = Some(Line {
-            sink,
-            reader: Arc::new(Mutex::new(reader)),
-            batch_events: usize::try_from(config.batch_events).unwrap_or(usize::MAX),
-            timeout_ms: config.timeout_ms,
-        });
+        let mut idle = Some(Line::new(sink, reader, &config));
         let mut under_way: OptionFuture<BoxFuture<'static, (Line<S>, Delivered)>> = None.into();
         let (done, mut saved) = mpsc::unbounded_channel();
         let store = Store { sink: config.name, writer, clock: clock.clone(), done };
@@ -62,7 +46,11 @@ impl<S: Sink> Worker<S> {
             for action in cursor.step(clock.now().boottime_ns, input) {
                 match action {
                     Action::Deliver { after } => {
-                        under_way = idle.take().map(|line| line.deliver(after).boxed()).into();
+                        let batch = idle.take().map(|mut line| async move {
+                            let delivered = line.deliver(after, u64::MAX).await;
+                            (line, delivered)
+                        });
+                        under_way = batch.map(FutureExt::boxed).into();
                     }
                     Action::Save(standing) => store.save(standing),
                 }
@@ -103,42 +91,6 @@ fn outcome(delivered: Delivered) -> Input {
     let random = getrandom::u64().unwrap_or_default();
     let failure = delivered.failure.map(|error| error.to_string());
     Input::Delivered { stored: delivered.stored as u64, failure, random }
-}
-
-impl<S: Sink> Line<S> {
-    async fn deliver(mut self, after: u64) -> (Self, Delivered) {
-        let events = match read(Arc::clone(&self.reader), after, self.batch_events).await {
-            Ok(events) => events,
-            Err(failure) => return (self, Delivered::failed(failure)),
-        };
-        let limit = Duration::from_millis(self.timeout_ms);
-        let delivered = tokio::time::timeout(limit, self.sink.deliver(&events))
-            .await
-            .unwrap_or_else(|_| Delivered::failed(SinkError::Timeout(self.timeout_ms)));
-        (self, delivered)
-    }
-}
-
-/// The events that follow number `after`. No gap is ever stepped over.
-async fn read(
-    reader: Arc<Mutex<Reader>>,
-    after: u64,
-    events_max: usize,
-) -> Result<Vec<OutboxRow>, SinkError> {
-    let read = move || {
-        let reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
-        reader.outbox_batch(after, events_max, BATCH_BYTES_MAX)
-    };
-    let events = tokio::task::spawn_blocking(read)
-        .await
-        .map_err(|error| SinkError::NoEvents(error.to_string()))?
-        .map_err(|error| SinkError::NoEvents(error.to_string()))?;
-    let gap = (after + 1..).zip(&events).find(|(expected, event)| event.host_seq != *expected);
-    match gap {
-        Some((missing, _)) => Err(SinkError::NoEvents(format!("event {missing} is missing"))),
-        None if events.is_empty() => Err(SinkError::NoEvents(format!("event {} is missing", after + 1))),
-        None => Ok(events),
-    }
 }
 
 /// Where the standing of one sink is kept.

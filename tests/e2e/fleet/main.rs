@@ -10,5 +10,6 @@ mod migrations;
 mod quarantine;
 mod queues;
 mod references;
+mod resend;
 mod scene;
 mod sums;

@@ -6,7 +6,8 @@ use dormouse_tests::servers::{Kind, Server};
 use dormouse_tests::wait::{self, unless};
 use serde_json::Value;
 
-use crate::stage::{DEADLINE, received};
+use crate::received::received;
+use dormouse_tests::stage::DEADLINE;
 
 async fn until_fleet(agent: &Agent, wanted: impl Fn(&Value) -> bool) -> Value {
     wait::until("the sink to stand as wanted", DEADLINE, async || {

@@ -13,7 +13,8 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use crate::stage::{DEADLINE, Stage, assert_delivered, sink};
+use crate::received::assert_delivered;
+use dormouse_tests::stage::{DEADLINE, Stage, sink};
 
 const JSON: [(HeaderName, &str); 1] = [(CONTENT_TYPE, "application/json")];
 

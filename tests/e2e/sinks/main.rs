@@ -4,4 +4,4 @@
 mod agent;
 mod http;
 mod outages;
-mod stage;
+mod received;

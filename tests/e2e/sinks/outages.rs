@@ -4,7 +4,8 @@ use dormouse::config::SinkKind;
 use dormouse_tests::servers::{Kind, Server};
 use nix::sys::signal::Signal;
 
-use crate::stage::{Stage, assert_delivered, received, sink};
+use crate::received::{assert_delivered, received};
+use dormouse_tests::stage::{Stage, sink};
 
 const KINDS: [(Kind, SinkKind); 2] = [(Kind::Nats, SinkKind::Nats), (Kind::Redis, SinkKind::Redis)];
 

@@ -83,6 +83,11 @@ const REQUEST: &str = "INSERT INTO resend_requests (source_id, first_seq, last_s
          SELECT FROM resend_requests r WHERE r.source_id = m.source_id AND r.first_seq <= m.first_seq \
          AND r.last_seq >= m.last_seq) ORDER BY m.source_id, m.first_seq";
 
+const OPEN: &str = "SELECT r.id, o.source, lower(gap), upper(gap) - 1 \
+     FROM resend_requests r JOIN sources o ON o.id = r.source_id \
+     CROSS JOIN LATERAL unnest(int8multirange(int8range(r.first_seq, r.last_seq, '[]')) - o.received) AS gap \
+     ORDER BY r.id, gap LIMIT 1000";
+
 impl Completeness {
     /// Whether nothing is missing, silent or in quarantine.
     pub fn is_clean(&self) -> bool {
@@ -135,15 +140,14 @@ impl FleetLedger {
         Ok(self.client.execute(REQUEST, &[]).await?)
     }
 
-    /// The requests whose numbers are not all stored yet.
+    /// What of the requests is not stored yet, the oldest first: so many runs of numbers at most.
     pub async fn open_requests(&mut self) -> Result<Vec<Resend>, FleetError> {
-        let open = "SELECT id, source, first_seq, last_seq FROM open_resend_requests ORDER BY id";
         let resend = |row: &tokio_postgres::Row| Resend {
             id: row.get(0),
             source: row.get(1),
             first_seq: row.get(2),
             last_seq: row.get(3),
         };
-        Ok(self.client.query(open, &[]).await?.iter().map(resend).collect())
+        Ok(self.client.query(OPEN, &[]).await?.iter().map(resend).collect())
     }
 }
