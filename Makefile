@@ -12,7 +12,7 @@ SECONDS ?= 600
 GUEST := target/guest/initrd.cpio.gz
 QEMU72 := target/qemu-7.2/qemu-system-x86_64
 
-.PHONY: help deps guest qemu72 build demo test soak lint fmt doc bench fuzz check-http check-clients deb check-deb clean
+.PHONY: help deps guest qemu72 build demo demo-fleet test soak lint fmt doc bench fuzz check-http check-clients deb check-deb clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,11 @@ demo: deps guest ## Run a real guest through its whole life, and show the bill
 	@$(CARGO) build -p dormouse
 	@$(CARGO) build -p dormouse-tests --bin demo
 	@$(CARGO) run --quiet -p dormouse-tests --bin demo -- $(DEMO_FLAGS)
+
+demo-fleet: deps guest ## Run two hosts with one ledger for both, and break each part once
+	@$(CARGO) build -p dormouse
+	@$(CARGO) build -p dormouse-tests --bin demo
+	@$(CARGO) run --quiet -p dormouse-tests --bin demo -- --fleet --folder target/demo-fleet $(DEMO_FLAGS)
 
 test: deps guest qemu72 ## Run every test, those on real QEMU included
 	$(CARGO) build -p dormouse

@@ -7,17 +7,21 @@
 //! - [`stage`] is what it happens on: the folder, the agent, the guest. It leaves no process behind.
 //! - [`page`] says how to see it in a browser, and serves it if that is asked for.
 //! - [`story`] tells it as it happens; [`report`] sums it up, for people and for programs.
+//! - [`fleet`] is the other demo, `make demo-fleet`. [`folder`] and [`verdict`] serve both.
 //! - [`claims`] holds what must be so; [`ledger`] judges the slices, and knows nothing of all the rest.
 
 mod claims;
 mod crash;
 mod failure;
+mod fleet;
+mod folder;
 mod ledger;
 mod life;
 mod page;
 mod report;
 mod stage;
 mod story;
+mod verdict;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -26,6 +30,7 @@ use clap::Parser;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use failure::{Failure, Result};
+use fleet::FleetDemo;
 use life::Demo;
 
 /// Runs a real guest through its whole life under a real agent, and checks the bill
@@ -35,6 +40,10 @@ struct Args {
     /// Print one JSON document on standard output, for programs
     #[arg(long)]
     json: bool,
+
+    /// Run two hosts with one ledger for both, and break each part of it once
+    #[arg(long)]
+    fleet: bool,
 
     /// Where everything is put, and what is left behind. What an earlier demo left there is deleted
     #[arg(long, value_name = "PATH", default_value = "target/demo")]
@@ -70,14 +79,28 @@ async fn run(args: &Args) -> Result<bool> {
     let mut interrupts = listen(SignalKind::interrupt())?;
     let mut terminations = listen(SignalKind::terminate())?;
     let mut hangups = listen(SignalKind::hangup())?;
+    let interrupted = async {
+        tokio::select! {
+            () = received(&mut interrupts) => Failure::Interrupted("SIGINT", 2),
+            () = received(&mut terminations) => Failure::Interrupted("SIGTERM", 15),
+            () = received(&mut hangups) => Failure::Interrupted("SIGHUP", 1),
+        }
+    };
+    // Whatever has happened: no process is left behind.
+    if args.fleet {
+        let mut demo = FleetDemo::new(&args.folder, args.json)?;
+        let ended = tokio::select! {
+            ended = demo.run() => ended,
+            failure = interrupted => Err(failure),
+        };
+        demo.stage.clear().await;
+        return demo.report(ended);
+    }
     let mut demo = Demo::new(&args.folder, args.json)?;
     let ended = tokio::select! {
         ended = demo.run() => ended,
-        () = received(&mut interrupts) => Err(Failure::Interrupted("SIGINT", 2)),
-        () = received(&mut terminations) => Err(Failure::Interrupted("SIGTERM", 15)),
-        () = received(&mut hangups) => Err(Failure::Interrupted("SIGHUP", 1)),
+        failure = interrupted => Err(failure),
     };
-    // Whatever has happened: no process is left behind.
     demo.stage.clear().await;
     let holds = demo.report(ended)?;
     if args.serve && holds {

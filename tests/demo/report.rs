@@ -1,20 +1,17 @@
 //! The end: judges what is left to judge, and sums up, for people and for programs.
 
 use std::fmt::Display;
-use std::fs;
-use std::io::Write;
 
 use console::style;
 use dormouse::cli::timeline;
 use dormouse_ledger::SliceRow;
 use dormouse_metering::{GbSeconds, VcpuSeconds};
-use dormouse_tests::Error;
 use serde_json::{Value, json};
 
 use crate::failure::{Failure, Result};
 use crate::ledger::{self, Bill, Bracket};
 use crate::life::{Demo, slices_of, text};
-use crate::{page, story};
+use crate::{page, story, verdict};
 
 /// Of the guest's sandbox, which nobody has given another.
 const ORG: &str = "default";
@@ -130,70 +127,33 @@ impl Demo {
         }
         let holds = ended.is_ok() && self.claims.broken().next().is_none();
         let document = self.document(holds, ended.as_ref().err());
-        let path = self.stage.folder().join("demo.json");
-        fs::write(&path, format!("{document:#}\n")).map_err(Error::io("writing", &path))?;
-        if self.json {
-            // A reader who has gone knows what was to be known from the exit code.
-            let _ = writeln!(std::io::stdout(), "{document:#}");
-        } else if ended.is_ok() {
+        if ended.is_ok() && !self.json {
             self.tell_evidence();
         }
-        self.tell_claims(ended.is_ok());
+        verdict::tell(&self.story, &self.claims, &document, self.stage.folder(), self.json)?;
+        if ended.is_ok() && !self.json {
+            self.story.tell(format_args!("\n{}", page::invitation(&self.evidence.serve, &self.evidence.token)));
+        }
         ended.map(|()| holds)
     }
 
     fn tell_evidence(&self) {
         let Evidence { slices, usage, sums, filled_mib, base_mib, .. } = &self.evidence;
-        self.heading("Timeline");
+        self.story.heading("Timeline");
         self.story.tell(timeline::render(slices, story::columns()).trim_end());
-        self.heading("Bill, in which 1 GB is 2^30 bytes");
+        self.story.heading("Bill, in which 1 GB is 2^30 bytes");
         let (memory, vcpu, disk) = quantities(&usage["total"]);
         let exact = |amount: &dyn Display| style(format!("exactly {amount}")).dim().to_string();
         let (memory_exact, vcpu_exact, disk_exact) = (exact(&memory), exact(&vcpu), exact(&disk));
         self.story.tell(format_args!("memory  {memory:>9.3} GB-seconds    {memory_exact}"));
         self.story.tell(format_args!("vCPU    {vcpu:>9.3} vCPU-seconds  {vcpu_exact}"));
         self.story.tell(format_args!("disk    {disk:>9.3} GB-seconds    {disk_exact}"));
-        self.heading("Memory");
+        self.story.heading("Memory");
         self.story
             .tell(format_args!("{filled_mib} MiB of random data in a guest that booted with {base_mib} MiB"));
         for (when, sum) in sums {
             self.story.tell(format_args!("{sum}  {when}"));
         }
-    }
-
-    fn tell_claims(&self, ended_well: bool) {
-        let folder = self.stage.folder().display();
-        if self.json || !ended_well {
-            for claim in self.claims.broken() {
-                eprintln!("demo: it is not so: {}: {}", claim.text, claim.found);
-            }
-            eprintln!("demo: the ledger, agent.log and demo.json are in {folder}");
-            return;
-        }
-        self.heading("Verdict");
-        let (all, broken) = (self.claims.all(), self.claims.broken().count());
-        for claim in all.iter().filter(|claim| claim.is_headline || !claim.holds) {
-            let mark = if claim.holds { style("✓").green() } else { style("✗").red() };
-            self.story.tell(format_args!("{mark} {}: {}", claim.text, style(&claim.found).dim()));
-        }
-        let others = all.iter().filter(|claim| !claim.is_headline && claim.holds).count();
-        let mark = style("✓").green();
-        self.story
-            .tell(format_args!("{mark} {others} answers on the way were as asked, and as QEMU itself says"));
-        let said = if broken == 0 {
-            style("All of it is so".to_owned()).green().bold()
-        } else {
-            style(format!("{broken} of {} are not so", all.len())).red().bold()
-        };
-        let elapsed = self.story.elapsed().as_secs_f32();
-        self.story.tell(format_args!(
-            "\n{said}, after {elapsed:.0} s. The ledger, agent.log and demo.json are in {folder}\n"
-        ));
-        self.story.tell(page::invitation(&self.evidence.serve, &self.evidence.token));
-    }
-
-    fn heading(&self, text: &str) {
-        self.story.tell(format_args!("\n{}", style(text).bold()));
     }
 
     fn document(&self, holds: bool, error: Option<&Failure>) -> Value {

@@ -70,6 +70,11 @@ impl Story {
         }
     }
 
+    /// Writes a heading, for people.
+    pub(crate) fn heading(&self, text: &str) {
+        self.tell(format_args!("\n{}", style(text).bold()));
+    }
+
     /// Every step so far.
     pub(crate) fn steps(&self) -> &[Step] {
         &self.steps

@@ -38,6 +38,28 @@ async fn the_demo_holds_what_it_claims_and_leaves_nothing_but_its_folder() {
 }
 
 #[tokio::test]
+async fn the_fleet_demo_breaks_each_part_once_and_its_sums_are_equal_and_nothing_runs_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = demo(folder.path()).arg("--fleet").output().await.unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}: {said}", output.status);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["holds"], true, "{report:#}");
+    assert_eq!(report["check"]["missing"], serde_json::json!([]));
+    let titles: Vec<&str> =
+        report["steps"].as_array().unwrap().iter().filter_map(|step| step["title"].as_str()).collect();
+    for part in ["the agent of host-a", "NATS", "PostgreSQL", "the ingest"] {
+        assert!(titles.contains(&&*format!("kill -9 of {part}")), "{part} is not in {titles:?}");
+    }
+    for (host, guest) in [("host-a", "sb-1"), ("host-b", "sb-2")] {
+        let root = folder.path().join(host);
+        assert_eq!(processes_with(&root, guest), []);
+        assert!(root.join("state/ledger.sqlite").exists());
+        assert!(!root.join("guest").exists());
+    }
+}
+
+#[tokio::test]
 async fn a_demo_refuses_a_folder_that_no_demo_has_made() {
     let folder = tempfile::tempdir().unwrap();
     let precious = folder.path().join("precious");
@@ -99,7 +121,12 @@ fn demo(folder: &Path) -> Command {
 
 /// The agent and the QEMU of a demo in `folder`.
 fn processes_of(folder: &Path) -> Vec<Pid> {
-    let config = folder.join("dormouse.toml").display().to_string();
-    let qmp = format!("unix:{},server=on,wait=off", folder.join("run/sb-1.qmp").display());
+    processes_with(folder, "sb-1")
+}
+
+/// The agent that has its configuration in a folder, and the QEMU of a guest in its watched folder.
+fn processes_with(root: &Path, guest: &str) -> Vec<Pid> {
+    let config = root.join("dormouse.toml").display().to_string();
+    let qmp = format!("unix:{},server=on,wait=off", root.join(format!("run/{guest}.qmp")).display());
     [config, qmp].iter().flat_map(|argument| process::with_argument(argument)).collect()
 }
