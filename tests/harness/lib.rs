@@ -11,6 +11,7 @@
 pub mod accel;
 pub mod agent;
 pub mod argv;
+pub mod authority;
 pub mod console;
 pub mod error;
 pub mod events;

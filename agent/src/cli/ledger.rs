@@ -15,7 +15,8 @@ use super::exit::Exit;
 use super::failure::Failure;
 use crate::config::Config;
 use crate::control::Questions;
-use crate::ingest::IngestError;
+use crate::database::{Database, OpenError};
+use crate::tls::ClientFiles;
 
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
@@ -23,8 +24,36 @@ pub(super) struct Args {
     #[arg(long, global = true, env = "DORMOUSE_DATABASE_URL", hide_env_values = true, value_name = "URL")]
     #[arg(default_value = "host=/run/postgresql dbname=dormouse")]
     database: String,
+    #[command(flatten)]
+    tls: TlsArgs,
     #[command(subcommand)]
     command: Command,
+}
+
+/// For PostgreSQL and the queue alike.
+#[derive(clap::Args, Debug)]
+struct TlsArgs {
+    /// The authorities that servers' certificates are checked against, in PEM [default: those of the system]
+    #[arg(long = "ca-file", global = true, env = "DORMOUSE_CA_FILE", value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// The certificate that servers are shown, with its chain, in PEM
+    #[arg(
+        long = "cert-file",
+        global = true,
+        env = "DORMOUSE_CERT_FILE",
+        value_name = "FILE",
+        requires = "key"
+    )]
+    cert: Option<PathBuf>,
+    /// Its key, in PEM
+    #[arg(
+        long = "key-file",
+        global = true,
+        env = "DORMOUSE_KEY_FILE",
+        value_name = "FILE",
+        requires = "cert"
+    )]
+    key: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -38,10 +67,13 @@ enum Command {
 }
 
 pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
+    let TlsArgs { ca, cert, key } = args.tls;
+    let files = ClientFiles { ca_file: ca, cert_file: cert, key_file: key };
+    let database = Database { url: args.database, login: None, files };
     match args.command {
-        Command::Migrate(migrate) => migrate::run(migrate, &args.database, context).await,
-        Command::Ingest(ingest) => ingest::run(ingest, args.database, context).await,
-        Command::Check(check) => check::run(check, &args.database, context).await,
+        Command::Migrate(migrate) => migrate::run(migrate, &database, context).await,
+        Command::Ingest(ingest) => ingest::run(ingest, database, context).await,
+        Command::Check(check) => check::run(check, &database, context).await,
     }
 }
 
@@ -51,11 +83,11 @@ impl From<FleetError> for Failure {
     }
 }
 
-impl From<IngestError> for Failure {
-    fn from(error: IngestError) -> Self {
+impl From<OpenError> for Failure {
+    fn from(error: OpenError) -> Self {
         match error {
-            IngestError::Ledger(error) => error.into(),
-            IngestError::Unreachable(_) => Self::with_reason("FLEET_DATABASE", error.to_string()),
+            OpenError::Ledger(error) => error.into(),
+            OpenError::Unreachable(_) => Self::with_reason("FLEET_DATABASE", error.to_string()),
         }
     }
 }

@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use async_nats::ServerAddr;
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
 use async_nats::jetstream::message::Acker;
 use async_nats::jetstream::{self, Context};
@@ -15,6 +16,7 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use super::{Queue, QueueError, Received};
+use crate::tls::ClientFiles;
 
 const STREAM: &str = "DORMOUSE";
 const SUBJECTS: &str = "dormouse.events.>";
@@ -48,9 +50,20 @@ fn failed(error: impl std::fmt::Display) -> QueueError {
 
 impl JetStream {
     /// Connects, now or whenever there is a server. The stream is the publishers' to make.
-    pub async fn connect(url: &str, durable: &str) -> Result<Self, QueueError> {
-        let options = async_nats::ConnectOptions::new().retry_on_initial_connect();
-        let client = options.connect(url).await.map_err(failed)?;
+    /// Credentials, a user and a password or a token, are in the URL. By TLS where that begins with `tls://`.
+    pub async fn connect(url: &str, files: &ClientFiles, durable: &str) -> Result<Self, QueueError> {
+        let mut options = async_nats::ConnectOptions::new().retry_on_initial_connect();
+        // The client takes none out of a URL by itself.
+        let server: ServerAddr = url.parse().map_err(failed)?;
+        options = match (server.username(), server.password()) {
+            (Some(user), Some(password)) => options.user_and_password(user.to_owned(), password.to_owned()),
+            (Some(token), None) => options.token(token.to_owned()),
+            (None, _) => options,
+        };
+        if url.starts_with("tls://") {
+            options = options.require_tls(true).tls_client_config(files.config().map_err(failed)?);
+        }
+        let client = options.connect(server).await.map_err(failed)?;
         let context = jetstream::new(client.clone());
         Ok(Self { client, context, durable: durable.to_owned(), consumer: None })
     }

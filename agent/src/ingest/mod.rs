@@ -19,9 +19,9 @@ mod redis;
 
 use std::time::Duration;
 
-use dormouse_ledger::fleet::{Batch, FleetError, FleetLedger, Ingested, Resend};
-use tokio_postgres::NoTls;
+use dormouse_ledger::fleet::{Batch, FleetLedger, Ingested, Resend};
 
+use crate::database::{Database, OpenError};
 use backoff::Backoff;
 pub use jetstream::JetStream;
 pub use redis::RedisStream;
@@ -33,17 +33,6 @@ const REMIND_EVERY: Duration = Duration::from_secs(15);
 #[derive(Debug, thiserror::Error)]
 #[error("the queue: {0}")]
 pub struct QueueError(String);
-
-/// Why storing ended.
-#[derive(Debug, thiserror::Error)]
-pub enum IngestError {
-    /// The database refuses, and would again.
-    #[error(transparent)]
-    Ledger(#[from] FleetError),
-    /// The database cannot be reached, at the start.
-    #[error("PostgreSQL cannot be reached: {0}")]
-    Unreachable(String),
-}
 
 /// Messages, each with what it is acknowledged by.
 pub type Received<R> = Result<Vec<(Vec<u8>, R)>, QueueError>;
@@ -70,31 +59,12 @@ pub trait Queue {
 /// How to go about it.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// How the database is found, as libpq writes it: a URL or `key=value`.
-    pub database: String,
+    /// How the database is reached.
+    pub database: Database,
     /// How many messages are stored in one transaction at most.
     pub batch_max: usize,
     /// Whether to end once the queue has been empty for a moment.
     pub drain: bool,
-}
-
-/// Opens the ledger by a connection of its own, which a task drives.
-pub async fn open(database: &str) -> Result<FleetLedger, IngestError> {
-    FleetLedger::open(connect(database).await?).await.map_err(IngestError::Ledger)
-}
-
-/// A connection, driven by a task of its own.
-pub async fn connect(database: &str) -> Result<tokio_postgres::Client, IngestError> {
-    let connected = tokio_postgres::connect(database, NoTls).await;
-    let (client, connection) =
-        connected.map_err(|error| IngestError::Unreachable(FleetError::from(error).to_string()))?;
-    tokio::spawn(async move {
-        // Whoever uses the client learns of it as well.
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "a connection to PostgreSQL ended");
-        }
-    });
-    Ok(client)
 }
 
 /// Stores what comes until `stop`, or, draining, until nothing comes any more; returns the sums.
@@ -102,8 +72,8 @@ pub async fn run<Q: Queue>(
     mut queue: Q,
     options: &Options,
     stop: impl Future<Output = ()>,
-) -> Result<Ingested, IngestError> {
-    let mut ledger = open(&options.database).await?;
+) -> Result<Ingested, OpenError> {
+    let mut ledger = options.database.open().await?;
     let (mut sums, mut backoff) = (Ingested::default(), Backoff::default());
     let mut remind = tokio::time::interval(REMIND_EVERY);
     let mut stop = std::pin::pin!(stop);
@@ -144,7 +114,11 @@ pub async fn run<Q: Queue>(
 }
 
 /// Stores a batch, however long the database is away. It is not stopped in between: it is stored, or it comes again.
-async fn store(ledger: &mut FleetLedger, database: &str, batch: &Batch<'_>) -> Result<Ingested, IngestError> {
+async fn store(
+    ledger: &mut FleetLedger,
+    database: &Database,
+    batch: &Batch<'_>,
+) -> Result<Ingested, OpenError> {
     let mut backoff = Backoff::default();
     loop {
         let error = match ledger.ingest(batch).await {
@@ -155,12 +129,12 @@ async fn store(ledger: &mut FleetLedger, database: &str, batch: &Batch<'_>) -> R
         tracing::warn!(%error, "the database is away; it is tried again");
         loop {
             backoff.wait().await;
-            match open(database).await {
+            match database.open().await {
                 Ok(reopened) => {
                     *ledger = reopened;
                     break;
                 }
-                Err(IngestError::Ledger(error)) if !error.is_disconnected() => return Err(error.into()),
+                Err(OpenError::Ledger(error)) if !error.is_disconnected() => return Err(error.into()),
                 Err(error) => tracing::debug!(%error, "still away"),
             }
         }

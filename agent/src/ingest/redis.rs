@@ -12,6 +12,7 @@ use redis::streams::{StreamAutoClaimReply, StreamId, StreamReadReply};
 use redis::{AsyncConnectionConfig, Client, FromRedisValue, RedisError, Value, cmd};
 
 use super::{Queue, QueueError, Received};
+use crate::tls::ClientFiles;
 
 const STREAM: &str = "dormouse:events";
 const FIELD: &str = "event";
@@ -39,9 +40,15 @@ impl From<RedisError> for QueueError {
 }
 
 impl RedisStream {
-    /// Prepares to connect. `consumer` must be no other running one's.
-    pub fn new(url: &str, group: &str, consumer: &str) -> Result<Self, QueueError> {
-        let client = Client::open(url)?;
+    /// Prepares to connect. Credentials are in the URL; by TLS where that begins with `rediss://`. `consumer` must be no
+    /// other running one's.
+    pub fn new(url: &str, files: &ClientFiles, group: &str, consumer: &str) -> Result<Self, QueueError> {
+        let client = if url.starts_with("rediss://") {
+            let certificates = files.redis().map_err(|error| QueueError(error.to_string()))?;
+            Client::build_with_tls(url, certificates)?
+        } else {
+            Client::open(url)?
+        };
         let (group, consumer) = (group.to_owned(), consumer.to_owned());
         Ok(Self { client, group, consumer, idle: IDLE, connection: None })
     }

@@ -61,7 +61,7 @@ impl Http {
 
     fn connector(&self) -> Result<Https, SinkError> {
         let https = HttpsConnectorBuilder::new()
-            .with_tls_config(access::tls(&self.config)?)
+            .with_tls_config(access::files(&self.config).config()?)
             .https_or_http()
             .enable_http1()
             .build();

@@ -179,7 +179,7 @@ pub(super) fn options(config: &config::Sink) -> Result<ConnectOptions, SinkError
         Credentials::Token(token) => options.token(token),
     };
     if config.url.starts_with("tls://") {
-        options = options.require_tls(true).tls_client_config(access::tls(config)?);
+        options = options.require_tls(true).tls_client_config(access::files(config).config()?);
     }
     Ok(options)
 }

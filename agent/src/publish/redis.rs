@@ -9,8 +9,7 @@ use std::time::Duration;
 use dormouse_ledger::OutboxRow;
 use redis::aio::MultiplexedConnection;
 use redis::{
-    AsyncConnectionConfig, Client, ClientTlsConfig, ErrorKind, IntoConnectionInfo, Pipeline, RedisError,
-    ServerErrorKind, TlsCertificates,
+    AsyncConnectionConfig, Client, ErrorKind, IntoConnectionInfo, Pipeline, RedisError, ServerErrorKind,
 };
 
 use super::access::{self, Credentials};
@@ -84,13 +83,7 @@ pub(super) fn client(config: &config::Sink) -> Result<Client, SinkError> {
     if !config.url.starts_with("rediss://") {
         return Client::open(address).map_err(wrong);
     }
-    let file = |path: &Option<std::path::PathBuf>| path.as_deref().map(access::file).transpose();
-    let client_tls = match (file(&config.cert_file)?, file(&config.key_file)?) {
-        (Some(client_cert), Some(client_key)) => Some(ClientTlsConfig { client_cert, client_key }),
-        _ => None,
-    };
-    let certificates = TlsCertificates { client_tls, root_cert: file(&config.ca_file)? };
-    Client::build_with_tls(address, certificates).map_err(wrong)
+    Client::build_with_tls(address, access::files(config).redis()?).map_err(wrong)
 }
 
 pub(super) fn failure(error: &RedisError) -> SinkError {

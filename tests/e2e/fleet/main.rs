@@ -13,3 +13,4 @@ mod references;
 mod resend;
 mod scene;
 mod sums;
+mod tls;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::stream::Config;
 use dormouse::ingest::{JetStream, Options, Queue, QueueError, RedisStream, run};
+use dormouse::tls::ClientFiles;
 use dormouse_ledger::fleet::{Ingested, Resend};
 use dormouse_tests::events::{BEGAN_NS, HOUR_NS, Host, Life, SECOND_NS};
 use dormouse_tests::servers::postgres::{Durability, Postgres};
@@ -46,7 +47,7 @@ async fn redis(server: &Server, messages: &[Vec<u8>]) {
 }
 
 fn options(scene: &Scene, batch_max: usize) -> Options {
-    Options { database: scene.server.url("postgres"), batch_max, drain: true }
+    Options { database: scene.database(), batch_max, drain: true }
 }
 
 async fn drain<Q: Queue>(queue: Q, options: &Options) -> Ingested {
@@ -57,11 +58,11 @@ async fn drain<Q: Queue>(queue: Q, options: &Options) -> Ingested {
 async fn what_is_in_jetstream_is_stored_acknowledged_and_not_delivered_again() {
     let (scene, server) = (Scene::new().await, Server::start(Kind::Nats).await.unwrap());
     jetstream(&server, &hour("h1", 50)).await;
-    let queue = async || JetStream::connect(&server.url(), "fleet").await.unwrap();
+    let queue = async || JetStream::connect(&server.url(), &ClientFiles::default(), "fleet").await.unwrap();
     assert_eq!(drain(queue().await, &options(&scene, 20)).await, stored(51, 50, 0, 0));
     assert_eq!(drain(queue().await, &options(&scene, 20)).await, Ingested::default());
     // Another group has all of it again, and the ledger has it once.
-    let other = JetStream::connect(&server.url(), "other").await.unwrap();
+    let other = JetStream::connect(&server.url(), &ClientFiles::default(), "other").await.unwrap();
     assert_eq!(drain(other, &options(&scene, 100)).await, stored(0, 0, 51, 0));
 }
 
@@ -69,7 +70,7 @@ async fn what_is_in_jetstream_is_stored_acknowledged_and_not_delivered_again() {
 async fn what_is_in_redis_is_stored_acknowledged_and_not_delivered_again() {
     let (scene, server) = (Scene::new().await, Server::start(Kind::Redis).await.unwrap());
     redis(&server, &hour("h1", 50)).await;
-    let queue = || RedisStream::new(&server.url(), "fleet", "one").unwrap();
+    let queue = || RedisStream::new(&server.url(), &ClientFiles::default(), "fleet", "one").unwrap();
     assert_eq!(drain(queue(), &options(&scene, 20)).await, stored(51, 50, 0, 0));
     let again = queue().taking_over_after(Duration::ZERO);
     assert_eq!(drain(again, &options(&scene, 20)).await, Ingested::default());
@@ -101,10 +102,12 @@ where
 async fn a_crash_between_commit_and_acknowledgement_is_harmless() {
     let (scene, server) = (Scene::new().await, Server::start(Kind::Redis).await.unwrap());
     redis(&server, &hour("h1", 50)).await;
-    let dying = Dying(RedisStream::new(&server.url(), "fleet", "dying").unwrap());
+    let dying = Dying(RedisStream::new(&server.url(), &ClientFiles::default(), "fleet", "dying").unwrap());
     assert_eq!(drain(dying, &options(&scene, 20)).await, stored(51, 50, 0, 0));
     let before = scene.everything().await;
-    let heir = RedisStream::new(&server.url(), "fleet", "heir").unwrap().taking_over_after(Duration::ZERO);
+    let heir = RedisStream::new(&server.url(), &ClientFiles::default(), "fleet", "heir")
+        .unwrap()
+        .taking_over_after(Duration::ZERO);
     assert_eq!(drain(heir, &options(&scene, 20)).await, stored(0, 0, 51, 0));
     assert_eq!(scene.everything().await, before);
 }
@@ -116,7 +119,7 @@ async fn an_entry_without_an_event_goes_to_quarantine() {
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
     let entry = ["dormouse:events", "*", "other", "x"];
     redis::cmd("XADD").arg(&entry).exec_async(&mut connection).await.unwrap();
-    let queue = RedisStream::new(&server.url(), "fleet", "one").unwrap();
+    let queue = RedisStream::new(&server.url(), &ClientFiles::default(), "fleet", "one").unwrap();
     assert_eq!(drain(queue, &options(&scene, 20)).await, stored(0, 0, 0, 1));
 }
 
@@ -126,7 +129,7 @@ async fn a_host_is_asked_on_its_own_subject_to_send_again_what_is_missing() {
     let mut messages = hour("h1", 9);
     let lost: Vec<_> = messages.drain(3..6).collect();
     jetstream(&server, &messages).await;
-    let queue = async || JetStream::connect(&server.url(), "fleet").await.unwrap();
+    let queue = async || JetStream::connect(&server.url(), &ClientFiles::default(), "fleet").await.unwrap();
     drain(queue().await, &options(&scene, 20)).await;
     let mut ledger = scene.ledger().await;
     ledger.request_missing().await.unwrap();

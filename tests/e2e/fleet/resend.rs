@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use dormouse::config::SinkKind;
 use dormouse::ingest::{JetStream, Options, Queue, RedisStream, run};
+use dormouse::tls::ClientFiles;
 use dormouse_ledger::fleet::Missing;
 use dormouse_tests::events::{BEGAN_NS, HOUR_NS};
 use dormouse_tests::servers::{Kind, Server};
@@ -36,7 +37,7 @@ async fn lose_the_fourth(server: &Server, kind: Kind) {
 
 /// Stores what comes until the hour is complete.
 async fn ingest_until_complete<Q: Queue>(scene: &Scene, queue: Q) {
-    let options = Options { database: scene.server.url("postgres"), batch_max: 100, drain: false };
+    let options = Options { database: scene.database(), batch_max: 100, drain: false };
     let mut ledger = scene.ledger().await;
     let (stop, stopped) = tokio::sync::oneshot::channel();
     let complete = async {
@@ -61,9 +62,10 @@ async fn a_message_that_was_dropped_is_sent_again_on_request_and_the_hour_closes
         stage.complete(BEGAN_NS + HOUR_NS);
         stage.acknowledged("fleet").await;
         lose_the_fourth(&server, kind).await;
-        let nats = async || JetStream::connect(&server.url(), "fleet").await.unwrap();
-        let redis = || RedisStream::new(&server.url(), "fleet", "one").unwrap();
-        let drain = Options { database: scene.server.url("postgres"), batch_max: 100, drain: true };
+        let nats =
+            async || JetStream::connect(&server.url(), &ClientFiles::default(), "fleet").await.unwrap();
+        let redis = || RedisStream::new(&server.url(), &ClientFiles::default(), "fleet", "one").unwrap();
+        let drain = Options { database: scene.database(), batch_max: 100, drain: true };
         let stored = match kind {
             Kind::Nats => run(nats().await, &drain, std::future::pending()).await,
             Kind::Redis => run(redis(), &drain, std::future::pending()).await,

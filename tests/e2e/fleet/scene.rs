@@ -1,5 +1,6 @@
 //! A PostgreSQL with the ledger's schema, and connections to it.
 
+use dormouse::database::Database;
 use dormouse_ledger::fleet::{Batch, FleetLedger, Ingested, VERSION, migrate};
 use dormouse_tests::servers::postgres::{Durability, Postgres};
 use tokio_postgres::Client;
@@ -22,6 +23,11 @@ impl Scene {
         let client = self.server.connect("postgres").await.unwrap();
         client.batch_execute("SET search_path TO dormouse, public").await.unwrap();
         client
+    }
+
+    /// How whoever stores events finds the database.
+    pub(crate) fn database(&self) -> Database {
+        Database { url: self.server.url("postgres"), ..Database::default() }
     }
 
     /// The ledger, by a connection of its own.

@@ -12,8 +12,8 @@ const MODULES: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "calendar", "clock", "config", "control", "host", "http", "ids", "ingest", "metering", "process",
-            "proto", "run", "sandbox", "size",
+            "calendar", "clock", "config", "control", "database", "host", "http", "ids", "ingest",
+            "metering", "process", "proto", "run", "sandbox", "size", "tls",
         ],
     ),
     (
@@ -25,8 +25,8 @@ const MODULES: &[(&str, &[&str])] = &[
     ),
     ("control", &["clock", "config", "host", "ids", "metering", "metrics", "proto", "sandbox", "size"]),
     ("http", &["calendar", "clock", "config", "size"]),
-    ("ingest", &[]),
-    ("publish", &["clock", "config", "host", "ids", "metering", "sandbox"]),
+    ("ingest", &["database", "tls"]),
+    ("publish", &["clock", "config", "database", "host", "ids", "metering", "sandbox", "tls"]),
     ("metrics", &["config", "sandbox"]),
     ("host", &["clock", "config", "host_memory", "ids", "metering", "process", "sandbox"]),
     ("config", &["ids", "sandbox", "size"]),
@@ -35,11 +35,13 @@ const MODULES: &[(&str, &[&str])] = &[
     ("process", &["clock"]),
     ("calendar", &[]),
     ("clock", &[]),
+    ("database", &["tls"]),
     ("failpoint", &[]),
     ("host_memory", &[]),
     ("ids", &[]),
     ("proto", &[]),
     ("size", &[]),
+    ("tls", &[]),
 ];
 
 /// Modules that only say what things are called: everyone may know them.

@@ -10,6 +10,7 @@ use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::{Pid, User, chown, geteuid};
 use tokio_postgres::{Client, NoTls};
 
+use crate::authority::Certificate;
 use crate::{Error, Result, process, wait};
 
 const START_DEADLINE: Duration = Duration::from_mins(1);
@@ -28,12 +29,23 @@ pub enum Durability {
 pub struct Postgres {
     folder: tempfile::TempDir,
     durability: Durability,
+    /// Where it listens beside its socket, by TLS alone.
+    port: Option<u16>,
     child: Child,
 }
 
 impl Postgres {
     /// Creates a database cluster under /tmp and starts a server on it; returns when it answers.
     pub async fn start(durability: Durability) -> Result<Self> {
+        Self::launch_in_a_folder(durability, None).await
+    }
+
+    /// The same, listening on a port of the loopback device as well, where it wants TLS and a password.
+    pub async fn start_with_tls(durability: Durability, certificate: &Certificate) -> Result<Self> {
+        Self::launch_in_a_folder(durability, Some(certificate)).await
+    }
+
+    async fn launch_in_a_folder(durability: Durability, certificate: Option<&Certificate>) -> Result<Self> {
         let parent = Path::new("/tmp");
         let folder = tempfile::tempdir_in(parent).map_err(Error::io("creating a folder in", parent))?;
         let path = folder.path();
@@ -53,15 +65,28 @@ impl Postgres {
             let how = format!("ended with {made}: {}", process::tail(&path.join("log")));
             return Err(Error::Ended { what: "initdb".to_owned(), how });
         }
-        let child = launch(path, durability)?;
-        let server = Self { folder, durability, child };
+        let port = match certificate {
+            Some(certificate) => {
+                keep_certificate(path, certificate)?;
+                Some(super::free_port()?)
+            }
+            None => None,
+        };
+        let child = launch(path, durability, port)?;
+        let server = Self { folder, durability, port, child };
         server.answers().await?;
         Ok(server)
     }
 
     /// How clients find a database on this server.
     pub fn url(&self, database: &str) -> String {
-        format!("host={} user=postgres dbname={database}", self.folder.path().display())
+        let port = self.port.map_or_else(String::new, |port| format!(" port={port}"));
+        format!("host={} user=postgres dbname={database}{port}", self.folder.path().display())
+    }
+
+    /// The port on which it speaks TLS; 0 where it does not.
+    pub fn port(&self) -> u16 {
+        self.port.unwrap_or_default()
     }
 
     /// A connection to a database, driven by a task of its own.
@@ -87,15 +112,23 @@ impl Postgres {
         Ok(())
     }
 
+    /// Sends a signal to every process of the server: SIGSTOP keeps connections open and answers nothing.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let group = i32::try_from(self.child.id()).map_err(std::io::Error::other);
+        group
+            .and_then(|group| killpg(Pid::from_raw(group), signal).map_err(Into::into))
+            .map_err(Error::io("signalling PostgreSQL in", self.folder.path()))
+    }
+
     /// Starts the server again on what the last one left; returns when it answers.
     pub async fn restart(&mut self) -> Result<()> {
-        self.child = launch(self.folder.path(), self.durability)?;
+        self.child = launch(self.folder.path(), self.durability, self.port)?;
         let answered = wait::until("a new PostgreSQL to answer", START_DEADLINE, async || -> Result<()> {
             let ended =
                 self.child.try_wait().map_err(Error::io("waiting for PostgreSQL in", self.folder.path()))?;
             if ended.is_some() {
                 // It has found a backend of the old one that was not gone yet.
-                self.child = launch(self.folder.path(), self.durability)?;
+                self.child = launch(self.folder.path(), self.durability, self.port)?;
             }
             self.connect("postgres").await.map(drop)
         });
@@ -138,10 +171,41 @@ fn refused(what: &str, error: &tokio_postgres::Error) -> Error {
     Error::Nonsense { from: format!("PostgreSQL, at {what},"), answer: said }
 }
 
-fn launch(folder: &Path, durability: Durability) -> Result<Child> {
+/// What a server by TLS needs, in its folder and its own: it accepts no key that others can read.
+fn keep_certificate(folder: &Path, certificate: &Certificate) -> Result<()> {
+    let hba = "local all all trust\nhostssl all all 127.0.0.1/32 scram-sha-256\n";
+    let read = |path: &Path| std::fs::read(path).map_err(Error::io("reading", path));
+    for (name, bytes) in [
+        ("server.pem", read(&certificate.cert_file)?),
+        ("server.key", read(&certificate.key_file)?),
+        ("hba.conf", hba.as_bytes().to_vec()),
+    ] {
+        let path = folder.join(name);
+        std::fs::write(&path, bytes).map_err(Error::io("writing", &path))?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))
+            .map_err(Error::io("closing", &path))?;
+        if let Some(user) = server_user()? {
+            chown(&path, Some(user.uid), Some(user.gid))
+                .map_err(|errno| Error::io("giving away", &path)(errno.into()))?;
+        }
+    }
+    Ok(())
+}
+
+fn launch(folder: &Path, durability: Durability, port: Option<u16>) -> Result<Child> {
     let mut server = program("postgres", folder)?;
     server.arg("-D").arg(folder.join("data")).arg("-k").arg(folder);
-    server.args(["-c", "listen_addresses=", "-c", "max_wal_size=4GB", "-c", "shared_buffers=256MB"]);
+    server.args(["-c", "max_wal_size=4GB", "-c", "shared_buffers=256MB"]);
+    if let Some(port) = port {
+        server.args(["-c", "listen_addresses=127.0.0.1", "-p", &port.to_string(), "-c", "ssl=on"]);
+        for (key, file) in
+            [("ssl_cert_file", "server.pem"), ("ssl_key_file", "server.key"), ("hba_file", "hba.conf")]
+        {
+            server.arg("-c").arg(format!("{key}={}", folder.join(file).display()));
+        }
+    } else {
+        server.args(["-c", "listen_addresses="]);
+    }
     if durability == Durability::Volatile {
         server.args(["-c", "fsync=off", "-c", "full_page_writes=off", "-c", "synchronous_commit=off"]);
     }

@@ -6,7 +6,7 @@ use crate::cli::context::Context;
 use crate::cli::exit::Exit;
 use crate::cli::failure::Failure;
 use crate::cli::{output, when};
-use crate::ingest;
+use crate::database::Database;
 
 const HOUR_NS: i64 = 3_600 * 1_000_000_000;
 
@@ -20,13 +20,13 @@ pub(super) struct Args {
     resend: bool,
 }
 
-pub(super) async fn run(args: Args, database: &str, context: &Context) -> Result<Exit, Failure> {
+pub(super) async fn run(args: Args, database: &Database, context: &Context) -> Result<Exit, Failure> {
     let now_ns = Context::now_unix_ns()?;
     let through_ns = match &args.through {
         Some(text) => when::parse(text, now_ns).map_err(Failure::usage)?,
         None => now_ns,
     };
-    let mut ledger = ingest::open(database).await?;
+    let mut ledger = database.open().await?;
     let found = ledger.check(through_ns - through_ns.rem_euclid(HOUR_NS)).await?;
     if args.resend {
         let requests = ledger.request_missing().await?;

@@ -11,6 +11,7 @@ use crate::cli::exit::Exit;
 use crate::cli::failure::Failure;
 use crate::cli::output;
 use crate::config::Config;
+use crate::database::Database;
 use crate::ingest::{self, JetStream, Options, RedisStream};
 use crate::run;
 
@@ -36,22 +37,23 @@ pub(super) struct Args {
 #[derive(clap::Args, Debug)]
 #[group(required = true, multiple = false)]
 struct QueueArgs {
-    #[arg(help = "NATS: nats://HOST:PORT")]
+    #[arg(help = "NATS: nats://[USER:PASSWORD@]HOST:PORT, or tls://")]
     #[arg(long, env = "DORMOUSE_NATS_URL", hide_env_values = true, value_name = "URL")]
     nats: Option<String>,
-    #[arg(help = "Redis: redis://HOST:PORT or redis+unix:///PATH")]
+    #[arg(help = "Redis: redis://[USER:PASSWORD@]HOST:PORT, rediss:// or redis+unix:///PATH")]
     #[arg(long, env = "DORMOUSE_REDIS_URL", hide_env_values = true, value_name = "URL")]
     redis: Option<String>,
 }
 
-pub(super) async fn run(args: Args, database: String, context: &Context) -> Result<Exit, Failure> {
+pub(super) async fn run(args: Args, database: Database, context: &Context) -> Result<Exit, Failure> {
     let config = Config::load_or_default(None)?;
     run::start_log(&config.log);
+    let files = database.files.clone();
     let options =
         Options { database, batch_max: usize::try_from(args.batch).unwrap_or(usize::MAX), drain: args.drain };
     let unusable = |error: ingest::QueueError| Failure::new(error.to_string());
     let ingested = if let Some(url) = &args.queue.nats {
-        let queue = JetStream::connect(url, &args.group).await.map_err(unusable)?;
+        let queue = JetStream::connect(url, &files, &args.group).await.map_err(unusable)?;
         ingest::run(queue, &options, told_to_stop()?).await?
     } else {
         let url = args.queue.redis.unwrap_or_default();
@@ -59,7 +61,7 @@ pub(super) async fn run(args: Args, database: String, context: &Context) -> Resu
             Some(instance) => instance,
             None => format!("{}-{}", config.host_name()?, process::id()),
         };
-        let queue = RedisStream::new(&url, &args.group, &instance).map_err(unusable)?;
+        let queue = RedisStream::new(&url, &files, &args.group, &instance).map_err(unusable)?;
         ingest::run(queue, &options, told_to_stop()?).await?
     };
     tell(ingested, context)?;

@@ -7,7 +7,7 @@ use crate::cli::context::Context;
 use crate::cli::exit::Exit;
 use crate::cli::failure::Failure;
 use crate::cli::output;
-use crate::ingest;
+use crate::database::Database;
 
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
@@ -16,9 +16,9 @@ pub(super) struct Args {
     to: Option<i32>,
 }
 
-pub(super) async fn run(args: Args, database: &str, context: &Context) -> Result<Exit, Failure> {
+pub(super) async fn run(args: Args, database: &Database, context: &Context) -> Result<Exit, Failure> {
     let to = args.to.unwrap_or(VERSION);
-    let before = migrate(&mut ingest::connect(database).await?, to).await?;
+    let before = migrate(&mut database.connect().await?, to).await?;
     if context.json {
         output::print_json(&json!({"from": before, "to": to}))?;
     } else if before == to {
