@@ -142,10 +142,14 @@ fn wrong_in_sink(sink: &Sink) -> Vec<String> {
             sink.url, schemes[0], schemes[1]
         )),
     }
-    if sink.user_env.is_some() != sink.password_env.is_some() && sink.kind != SinkKind::Redis {
+    if sink.user_env.is_some() != sink.password_env.is_some()
+        && !matches!(sink.kind, SinkKind::Redis | SinkKind::Postgres)
+    {
         wrong.push("user_env and password_env go together".to_owned());
     }
-    if sink.token_env.is_some() && (sink.user_env.is_some() || sink.kind == SinkKind::Redis) {
+    if sink.token_env.is_some()
+        && (sink.user_env.is_some() || matches!(sink.kind, SinkKind::Redis | SinkKind::Postgres))
+    {
         wrong.push("token_env is for nats and http, and without user_env".to_owned());
     }
     if sink.cert_file.is_some() != sink.key_file.is_some() {

@@ -22,10 +22,10 @@ section! {
     Sink {
         /// The sink's name, unique on this host. Its place in the outbox is kept under it.
         name: String = "fleet".to_owned(),
-        /// `nats` (JetStream), `redis` (a stream) or `http` (CloudEvents in batches).
+        /// `nats` (JetStream), `redis` (a stream), `http` (CloudEvents in batches) or `postgres` (the fleet's ledger itself).
         kind: SinkKind = SinkKind::Nats,
         /// Where it is, without credentials: nats://HOST:PORT, redis://HOST:PORT/DB or http://HOST/PATH; with TLS
-        /// tls://, rediss:// or https://.
+        /// tls://, rediss:// or https://. For PostgreSQL postgresql://HOST/DB?sslmode=verify-full.
         url: String = "nats://127.0.0.1:4222".to_owned(),
         /// The stream. Not set: `DORMOUSE` for nats, which is created where there is none, `dormouse:events` for redis.
         stream: Option<String> = None,
@@ -63,6 +63,8 @@ pub enum SinkKind {
     Redis,
     /// Batches of CloudEvents by HTTP.
     Http,
+    /// The fleet's ledger, without a queue between.
+    Postgres,
 }
 
 impl SinkKind {
@@ -72,6 +74,7 @@ impl SinkKind {
             Self::Nats => ["nats", "tls"],
             Self::Redis => ["redis", "rediss"],
             Self::Http => ["http", "https"],
+            Self::Postgres => ["postgresql", "postgres"],
         }
     }
 }

@@ -3,7 +3,7 @@
 //! ```text
 //!   ledger's writer ── commit ──▶ head ─┬─▶ worker ── batch ──▶ NATS JetStream
 //!                                       ├─▶ worker ── batch ──▶ Redis
-//!   ledger's readers ── events ─────────┴─▶ worker ── batch ──▶ HTTP
+//!   ledger's readers ── events ─────────┴─▶ worker ── batch ──▶ HTTP, PostgreSQL
 //!                                             │
 //!   ledger's writer ◀── what is acknowledged ─┘
 //! ```
@@ -11,7 +11,7 @@
 //! - [`cursor`] decides, and is pure: when a batch is sent, how long a failed sink is left alone, what is saved.
 //! - `worker` executes, one for each sink, each with a reader and a place in the outbox of its own: a sink that is down
 //!   delays no other, and costs the disk that its events take and nothing else.
-//! - `jetstream`, `redis` and `http` are the sinks; `access` reads their credentials and certificates. Another kind is
+//! - `jetstream`, `redis`, `postgres` and `http` are the sinks; `access` reads their credentials and certificates. Another kind is
 //!   another implementation of `sink::Sink`, and a line in `start`.
 //! - [`resend`] answers requests to send events again: by a connection of its own, and without any cursor moving.
 //! - `retention` lets go of events that every sink has.
@@ -24,6 +24,7 @@ pub mod cursor;
 mod http;
 mod jetstream;
 mod line;
+mod postgres;
 mod redis;
 pub mod resend;
 mod retention;
@@ -85,6 +86,9 @@ pub fn start(
                 let requests = resend::Stream::new(sink.clone(), host);
                 tasks.spawn(resend::run(requests, common.answering(redis::RedisStream::new(sink.clone()))?));
                 tasks.spawn(common.worker(redis::RedisStream::new(sink.clone()))?.run(saved))
+            }
+            SinkKind::Postgres => {
+                tasks.spawn(common.worker(postgres::Postgres::new(sink.clone()))?.run(saved))
             }
             SinkKind::Http => tasks.spawn(common.worker(http::Http::new(sink.clone()))?.run(saved)),
         };
