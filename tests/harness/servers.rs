@@ -3,9 +3,10 @@
 //!
 //! Dropping a server kills it and removes its folder.
 
+pub mod network;
 pub mod postgres;
 
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -18,6 +19,7 @@ use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
 use crate::{Error, Result, process, wait};
+use network::Network;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -38,14 +40,16 @@ impl Kind {
         }
     }
 
-    fn arguments(self, port: u16, folder: &Path) -> Vec<String> {
+    fn arguments(self, address: Ipv4Addr, port: u16, folder: &Path) -> Vec<String> {
         let folder = folder.display().to_string();
-        let port = port.to_string();
+        let (address, port) = (address.to_string(), port.to_string());
         let arguments: &[&str] = match self {
-            Self::Nats => &["--addr", "127.0.0.1", "--port", &port, "--jetstream", "--store_dir", &folder],
+            Self::Nats => &["--addr", &address, "--port", &port, "--jetstream", "--store_dir", &folder],
             Self::Redis => &[
                 "--bind",
-                "127.0.0.1",
+                &address,
+                "--protected-mode",
+                "no",
                 "--port",
                 &port,
                 "--dir",
@@ -85,6 +89,8 @@ pub struct Server {
     folder: TempDir,
     more: Vec<String>,
     child: Child,
+    /// Its own, or the loopback device. After the child: what is in it goes first.
+    network: Option<Network>,
 }
 
 impl Server {
@@ -95,19 +101,37 @@ impl Server {
 
     /// The same, with more arguments.
     pub async fn start_with(kind: Kind, more: &[&str]) -> Result<Self> {
+        Self::launch(kind, more, None).await
+    }
+
+    /// Starts a server in a network of its own, which can be cut.
+    pub async fn start_in(kind: Kind, network: Network) -> Result<Self> {
+        Self::launch(kind, &[], Some(network)).await
+    }
+
+    async fn launch(kind: Kind, more: &[&str], network: Option<Network>) -> Result<Self> {
         let folder =
             tempfile::tempdir().map_err(Error::io("making a folder for", Path::new(kind.program())))?;
         let port = free_port()?;
         let more: Vec<String> = more.iter().map(|&argument| argument.to_owned()).collect();
-        let child = spawn(kind, port, &folder, &more)?;
-        let server = Self { kind, port, folder, more, child };
+        let child = spawn(kind, network.as_ref(), port, &folder, &more)?;
+        let server = Self { kind, port, folder, more, child, network };
         server.serves().await?;
         Ok(server)
     }
 
     /// Where it listens: `nats://127.0.0.1:PORT`.
     pub fn url(&self) -> String {
-        format!("{}://127.0.0.1:{}", self.kind.scheme(), self.port)
+        format!("{}://{}:{}", self.kind.scheme(), self.address(), self.port)
+    }
+
+    /// Its own network, if it has one.
+    pub const fn network(&self) -> Option<&Network> {
+        self.network.as_ref()
+    }
+
+    fn address(&self) -> Ipv4Addr {
+        address(self.network.as_ref())
     }
 
     /// Its port.
@@ -142,7 +166,7 @@ impl Server {
 
     /// Starts it again on what it left, on the same port; returns when it serves.
     pub async fn restart(&mut self) -> Result<()> {
-        self.child = spawn(self.kind, self.port, &self.folder, &self.more)?;
+        self.child = spawn(self.kind, self.network.as_ref(), self.port, &self.folder, &self.more)?;
         self.serves().await
     }
 
@@ -156,7 +180,7 @@ impl Server {
 
     async fn greets(&self) -> std::io::Result<()> {
         let (said, expected) = self.kind.greeting();
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
+        let mut stream = TcpStream::connect((self.address(), self.port)).await?;
         stream.write_all(said).await?;
         let mut answer = vec![0; expected.len()];
         stream.read_exact(&mut answer).await?;
@@ -180,12 +204,23 @@ pub fn free_port() -> Result<u16> {
     port().map_err(Error::io("finding a free port on", Path::new("127.0.0.1")))
 }
 
-fn spawn(kind: Kind, port: u16, folder: &TempDir, more: &[String]) -> Result<Child> {
+fn address(network: Option<&Network>) -> Ipv4Addr {
+    network.map_or(Ipv4Addr::LOCALHOST, Network::address)
+}
+
+fn spawn(
+    kind: Kind,
+    network: Option<&Network>,
+    port: u16,
+    folder: &TempDir,
+    more: &[String],
+) -> Result<Child> {
     // Debian keeps servers where only root looks for programs.
     let path = format!("{}:/usr/sbin", std::env::var("PATH").unwrap_or_default());
     let log = std::fs::File::create(log_path(folder)).map_err(Error::io("creating", &log_path(folder)))?;
     let mut command = Command::new("/usr/bin/env");
-    command.env("PATH", path).arg(kind.program()).args(kind.arguments(port, folder.path())).args(more);
+    command.env("PATH", path).args(network.into_iter().flat_map(Network::prefix)).arg(kind.program());
+    command.args(kind.arguments(address(network), port, folder.path())).args(more);
     command
         .stdin(Stdio::null())
         .stderr(log.try_clone().map_err(Error::io("opening", &log_path(folder)))?)

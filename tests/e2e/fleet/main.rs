@@ -7,6 +7,7 @@ mod credit;
 mod ingest;
 mod keys;
 mod migrations;
+mod misfortunes;
 mod quarantine;
 mod queues;
 mod references;
