@@ -13,5 +13,6 @@ mod queues;
 mod references;
 mod resend;
 mod scene;
+mod straight;
 mod sums;
 mod tls;
