@@ -11,7 +11,6 @@
 pub mod accel;
 pub mod agent;
 pub mod argv;
-pub mod authority;
 pub mod console;
 pub mod error;
 pub mod events;

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
 
+mod authority;
 mod completeness;
 mod credit;
 mod ingest;

@@ -5,10 +5,11 @@ use dormouse::database::Database;
 use dormouse::ingest::{JetStream, Options, Queue, RedisStream, run};
 use dormouse::tls::ClientFiles;
 use dormouse_ledger::fleet::{VERSION, migrate};
-use dormouse_tests::authority::Authority;
 use dormouse_tests::servers::postgres::{Durability, Postgres};
 use dormouse_tests::servers::{Kind, Server, free_port};
 use dormouse_tests::stage::{Stage, sink};
+
+use crate::authority::Authority;
 
 /// Variables that are set while tests run, and whose values are known.
 const USER: &str = env!("CARGO_PKG_NAME");
@@ -20,8 +21,8 @@ fn files(authority: &Authority) -> ClientFiles {
 
 #[tokio::test]
 async fn postgresql_is_spoken_to_by_tls_and_must_be_who_its_certificate_says() {
-    let (authority, stranger) = (Authority::new().unwrap(), Authority::new().unwrap());
-    let certificate = authority.signs_for_localhost().unwrap();
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let certificate = authority.signs_for_localhost();
     let server = Postgres::start_with_tls(Durability::Volatile, &certificate).await.unwrap();
     let set = format!("ALTER ROLE postgres PASSWORD '{PASSWORD}'");
     server.connect("postgres").await.unwrap().batch_execute(&set).await.unwrap();
@@ -68,8 +69,8 @@ fn credentials(kind: SinkKind, url: String) -> Sink {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nats_is_published_to_and_read_from_by_tls_with_credentials() {
-    let (authority, stranger) = (Authority::new().unwrap(), Authority::new().unwrap());
-    let certificate = authority.signs_for_localhost().unwrap();
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let certificate = authority.signs_for_localhost();
     let (cert, key) = (certificate.cert_file.display(), certificate.key_file.display());
     let arguments = [
         "--user",
@@ -92,8 +93,8 @@ async fn nats_is_published_to_and_read_from_by_tls_with_credentials() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_is_published_to_and_read_from_by_tls_with_credentials() {
-    let (authority, stranger) = (Authority::new().unwrap(), Authority::new().unwrap());
-    let certificate = authority.signs_for_localhost().unwrap();
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let certificate = authority.signs_for_localhost();
     let (cert, key) = (certificate.cert_file.display(), certificate.key_file.display());
     let port = free_port().unwrap();
     let arguments = [

@@ -10,7 +10,6 @@ use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::{Pid, User, chown, geteuid};
 use tokio_postgres::{Client, NoTls};
 
-use crate::authority::Certificate;
 use crate::{Error, Result, process, wait};
 
 const START_DEADLINE: Duration = Duration::from_mins(1);
@@ -22,6 +21,15 @@ pub enum Durability {
     Durable,
     /// Faster, for tests in which nothing crashes.
     Volatile,
+}
+
+/// What a server shows who it is with, as files in PEM.
+#[derive(Clone, Debug)]
+pub struct Certificate {
+    /// The certificate.
+    pub cert_file: PathBuf,
+    /// Its key.
+    pub key_file: PathBuf,
 }
 
 /// A server. Dropping it ends the server and removes its folder.
