@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use async_nats::jetstream;
 use dormouse_ledger::OutboxRow;
 use dormouse_tests::servers::{Kind, Server};
-use redis::AsyncCommands;
+use dormouse_tests::stage::DEADLINE;
 use redis::streams::StreamRangeReply;
+use redis::{AsyncCommands, AsyncConnectionConfig};
 use serde_json::Value;
 
 /// The events that a server holds, in the order in which it stored them.
@@ -35,7 +36,9 @@ async fn from_stream(url: &str) -> Vec<Vec<u8>> {
 
 async fn from_redis(url: &str) -> Vec<Vec<u8>> {
     let client = redis::Client::open(url).unwrap();
-    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    // All of a stream takes longer on a busy machine than the client would wait.
+    let patient = AsyncConnectionConfig::new().set_response_timeout(Some(DEADLINE));
+    let mut connection = client.get_multiplexed_async_connection_with_config(&patient).await.unwrap();
     let range: StreamRangeReply = connection.xrange_all("dormouse:events").await.unwrap();
     range.ids.iter().map(|entry| entry.get("event").unwrap()).collect()
 }
