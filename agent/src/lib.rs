@@ -4,6 +4,7 @@
 //! supervises sandboxes, `sandbox` decides and carries out, `metering` cuts the slices, and the crate
 //! `dormouse-ledger` keeps them.
 
+pub mod address;
 pub mod calendar;
 pub mod cli;
 pub mod clock;

@@ -26,6 +26,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use crate::address::LedgerAddress;
 use crate::config::{Config, ConfigError, Log, LogFormat};
 use crate::control::{self, Entrance, EntranceError, Serving};
 use crate::host::{self, HostHandle, StartError};
@@ -115,7 +116,12 @@ pub async fn agent(config: Config) -> Result<(), RunError> {
     };
     let mut service = tokio::spawn(control::serve(entrance, serving, shutdown));
     let http = http.map(|listener| {
-        let site = Site::new(config.ledger_path(), &config, host.clock.clone(), OpenUntil::Now);
+        let site = Site::new(
+            LedgerAddress::Sqlite(config.ledger_path()),
+            &config,
+            host.clock.clone(),
+            OpenUntil::Now,
+        );
         tokio::spawn(async move {
             if let Err(error) = http::serve(listener, site, std::future::pending()).await {
                 tracing::error!(%error, reason = error.reason(), "HTTP is not served");

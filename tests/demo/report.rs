@@ -132,7 +132,8 @@ impl Demo {
         }
         verdict::tell(&self.story, &self.claims, &document, self.stage.folder(), self.json)?;
         if ended.is_ok() && !self.json {
-            self.story.tell(format_args!("\n{}", page::invitation(&self.evidence.serve, &self.evidence.token)));
+            self.story
+                .tell(format_args!("\n{}", page::invitation(&self.evidence.serve, &self.evidence.token)));
         }
         ended.map(|()| holds)
     }

@@ -6,6 +6,7 @@ use rusqlite::ErrorCode;
 use thiserror::Error;
 
 use crate::SandboxKey;
+use crate::fleet::FleetError;
 
 /// Why the ledger could not do what it was asked. [`LedgerError::reason`] is its stable code.
 #[derive(Debug, Error)]
@@ -149,6 +150,9 @@ pub enum LedgerError {
     /// `QUERY_CANCELLED`: the question was cancelled before it was answered.
     #[error("the question was cancelled before it was answered")]
     Cancelled,
+    /// The reason of the fleet's ledger, in PostgreSQL: it could not do what it was asked.
+    #[error(transparent)]
+    Fleet(#[from] FleetError),
     /// `LEDGER_OVERFLOW`: a sum is too large.
     #[error("the sum of {what} overflows")]
     Overflow {
@@ -181,6 +185,7 @@ impl LedgerError {
             Self::QueueFull { .. } => "LEDGER_BUSY",
             Self::Closed => "LEDGER_CLOSED",
             Self::Cancelled => "QUERY_CANCELLED",
+            Self::Fleet(error) => error.reason(),
             Self::Overflow { .. } => "LEDGER_OVERFLOW",
         }
     }

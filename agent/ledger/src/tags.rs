@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::LedgerError;
+use crate::{LedgerError, TagsNow};
 
 const TAGS_MAX: usize = 50;
 const KEY_CHARS_MAX: usize = 128;
@@ -38,6 +38,37 @@ fn broken_rule(key: &str, value: &str) -> Option<&'static str> {
         Some("a value has no NUL character")
     } else {
         None
+    }
+}
+
+/// What replacing a sandbox's tags changes.
+pub(crate) struct TagChanges<'a> {
+    /// When, in nanoseconds since the Unix epoch.
+    pub(crate) at_unix_ns: i64,
+    /// The keys whose values end.
+    pub(crate) ended: Vec<&'a String>,
+    /// What begins.
+    pub(crate) begun: Vec<(&'a String, &'a String)>,
+}
+
+impl<'a> TagChanges<'a> {
+    /// `None` if the tags are as they were: then nothing changes, not even the time of the last change.
+    pub(crate) fn between(
+        was: &'a TagsNow,
+        wanted: &'a BTreeMap<String, String>,
+        at_unix_ns: i64,
+    ) -> Option<Self> {
+        if was.tags == *wanted {
+            return None;
+        }
+        let ended = was.tags.iter().filter(|(key, value)| wanted.get(*key) != Some(*value));
+        let begun = wanted.iter().filter(|(key, value)| was.tags.get(*key) != Some(*value));
+        Some(Self {
+            // A wall clock that was set back must not end a tag before it began.
+            at_unix_ns: was.updated_unix_ns.map_or(at_unix_ns, |last| last.max(at_unix_ns)),
+            ended: ended.map(|(key, _)| key).collect(),
+            begun: begun.collect(),
+        })
     }
 }
 

@@ -70,6 +70,43 @@ fn random_hex<const BYTES: usize>() -> Result<String, LedgerError> {
     Ok(bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect())
 }
 
+/// A token before it is stored: its id, what its text is, and the hash of the secret in it.
+pub(crate) struct Minted {
+    pub(crate) id: String,
+    pub(crate) text: String,
+    pub(crate) secret_hash: [u8; 32],
+}
+
+impl Minted {
+    pub(crate) fn new() -> Result<Self, LedgerError> {
+        let (id, secret) = (random_hex::<ID_BYTES>()?, random_hex::<SECRET_BYTES>()?);
+        let secret_hash = *blake3::hash(secret.as_bytes()).as_bytes();
+        Ok(Self { text: format!("{PREFIX}{id}_{secret}"), id, secret_hash })
+    }
+}
+
+/// The text of a token, as it was presented.
+pub(crate) struct Presented<'a> {
+    pub(crate) id: &'a str,
+    secret: &'a str,
+}
+
+impl<'a> Presented<'a> {
+    /// `None` if it is not written as tokens are.
+    pub(crate) fn parse(text: &'a str) -> Option<Self> {
+        let (id, secret) = text.strip_prefix(PREFIX)?.split_once('_')?;
+        Some(Self { id, secret })
+    }
+
+    /// The token that is known by the id, with its hash, if this is it and it was not revoked.
+    pub(crate) fn is(&self, known: Option<(Token, [u8; 32])>) -> Option<Token> {
+        let stored = known.as_ref().map_or([0; 32], |(_, hash)| *hash);
+        // This comparison of hashes is in constant time.
+        let is_it = blake3::hash(self.secret.as_bytes()) == blake3::Hash::from_bytes(stored);
+        known.map(|(token, _)| token).filter(|token| is_it && token.revoked_unix_ns.is_none())
+    }
+}
+
 impl Editor {
     /// Creates a token for an org as of `at_unix_ns`. The text, with the secret in it, is told this once.
     pub fn create_token(
@@ -78,11 +115,9 @@ impl Editor {
         role: Role,
         at_unix_ns: i64,
     ) -> Result<(Token, String), LedgerError> {
-        let (id, secret) = (random_hex::<ID_BYTES>()?, random_hex::<SECRET_BYTES>()?);
-        let hash = *blake3::hash(secret.as_bytes()).as_bytes();
+        let Minted { id, text, secret_hash } = Minted::new()?;
         self.change(|conn| {
-            conn.prepare_cached(CREATE)?.execute((&id, org, role.as_str(), hash, at_unix_ns))?;
-            let text = format!("{PREFIX}{id}_{secret}");
+            conn.prepare_cached(CREATE)?.execute((&id, org, role.as_str(), secret_hash, at_unix_ns))?;
             Ok((conn.query_row(TOKEN, [&id], token)?, text))
         })
     }
@@ -95,7 +130,7 @@ impl Editor {
 
 impl Reader {
     /// Every token that there ever was, by org and age.
-    pub fn tokens(&self) -> Result<Vec<Token>, LedgerError> {
+    pub(crate) fn all_tokens(&self) -> Result<Vec<Token>, LedgerError> {
         self.answer(|conn| {
             let mut statement = conn.prepare_cached(TOKENS)?;
             Ok(statement.query_map([], token)?.collect::<Result<_, _>>()?)
@@ -110,18 +145,13 @@ impl Reader {
         })
     }
 
-    /// Whose token this text is; `None` if it is nobody's, or revoked. Takes as long whatever is wrong with the secret.
-    pub fn bearer(&self, presented: &str) -> Result<Option<Token>, LedgerError> {
-        let Some((id, secret)) = presented.strip_prefix(PREFIX).and_then(|rest| rest.split_once('_')) else {
-            return Ok(None);
-        };
+    /// Whose token a text is.
+    pub(crate) fn token_of(&self, presented: &str) -> Result<Option<Token>, LedgerError> {
+        let Some(presented) = Presented::parse(presented) else { return Ok(None) };
         self.answer(|conn| {
             let mut find = conn.prepare_cached(TOKEN)?;
-            let known = find.query_row([id], |row| Ok((token(row)?, row.get(5)?))).optional()?;
-            let stored = known.as_ref().map_or([0; 32], |(_, hash)| *hash);
-            // This comparison of hashes is in constant time.
-            let is_it = blake3::hash(secret.as_bytes()) == blake3::Hash::from_bytes(stored);
-            Ok(known.map(|(token, _)| token).filter(|token| is_it && token.revoked_unix_ns.is_none()))
+            let known = find.query_row([presented.id], |row| Ok((token(row)?, row.get(5)?))).optional()?;
+            Ok(presented.is(known))
         })
     }
 }

@@ -195,7 +195,7 @@ async fn dispatch(command: Command, socket: Option<PathBuf>, json: bool) -> Resu
         Command::Slices(args) => slices::run(args, &context).await,
         Command::Usage(args) => usage::run(args, &context).await,
         Command::Serve(args) => serve::run(args).await,
-        Command::Token(args) => token::run(args, &context),
+        Command::Token(args) => token::run(args, &context).await,
         Command::Audit(args) => audit::run(args, &context).await,
         Command::Doctor(args) => doctor::run(&args, socket, json).await,
         Command::Outbox(args) => outbox::run(args, &context).await,

@@ -8,17 +8,19 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::exit::Exit;
 use super::failure::Failure;
+use crate::address::LedgerAddress;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::http::{self, OpenUntil, Site};
 
-const SQLITE: &str = "sqlite:";
-
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
-    /// The ledger: sqlite:PATH. An agent may be writing it
-    #[arg(long, value_name = "LEDGER", value_parser = parse_ledger)]
-    ledger: PathBuf,
+    #[arg(
+        help = "The ledger: sqlite:PATH, of a host, which an agent may be writing; or postgres://..., of a fleet"
+    )]
+    #[arg(long, value_name = "LEDGER", value_parser = LedgerAddress::parse)]
+    #[arg(env = "DORMOUSE_DATABASE_URL", hide_env_values = true)]
+    ledger: LedgerAddress,
 
     /// The address and port to listen on [default: http.listen of the configuration, or 127.0.0.1:7474]
     #[arg(long, value_name = "ADDRESS")]
@@ -29,13 +31,6 @@ pub(super) struct Args {
     config: Option<PathBuf>,
 }
 
-fn parse_ledger(text: &str) -> Result<PathBuf, String> {
-    match text.strip_prefix(SQLITE) {
-        Some(path) if !path.is_empty() => Ok(PathBuf::from(path)),
-        _ => Err("a ledger is written sqlite:PATH".to_owned()),
-    }
-}
-
 pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     let config = Config::load_or_default(args.config.as_deref())?;
     let address = args.listen.or(config.http.listen).unwrap_or(SocketAddr::from(([127, 0, 0, 1], 7474)));
@@ -43,7 +38,7 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     let cannot = |error: std::io::Error| Failure::new(format!("{address} cannot be listened on: {error}"));
     let listener = TcpListener::bind(address).await.map_err(cannot)?;
     let listens_on = listener.local_addr().map_err(cannot)?;
-    let site = Site::new(args.ledger, &config, clock, OpenUntil::ProofOfLife);
+    let site = Site::new(args.ledger, &config, clock, OpenUntil::Known);
     let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
     let (Ok(mut terminate), Ok(mut interrupt)) = signals else {
         return Err(Failure::new("signals cannot be waited for"));

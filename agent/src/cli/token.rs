@@ -1,8 +1,6 @@
 //! `dormouse token`: creates, lists and revokes the tokens that HTTP asks for.
 
-use std::path::PathBuf;
-
-use dormouse_ledger::{Editor, Reader, Role, Token};
+use dormouse_ledger::{Role, Token};
 use serde_json::json;
 
 use super::context::Context;
@@ -11,6 +9,7 @@ use super::failure::Failure;
 use super::output;
 use super::table::{Column, render, terminal_width};
 use super::when::rfc3339;
+use crate::address::LedgerAddress;
 use crate::config::Config;
 use crate::ids::check_id;
 
@@ -19,9 +18,11 @@ pub(super) struct Args {
     #[command(subcommand)]
     action: Action,
 
-    /// The ledger that keeps the tokens [default: the configured agent's]
-    #[arg(long, global = true, value_name = "FILE")]
-    ledger: Option<PathBuf>,
+    #[arg(
+        help = "The ledger that keeps the tokens: a file, sqlite:PATH or postgres://... [default: the configured agent's]"
+    )]
+    #[arg(long, global = true, value_name = "LEDGER", value_parser = LedgerAddress::parse_or_file)]
+    ledger: Option<LedgerAddress>,
 }
 
 #[derive(clap::Subcommand, Debug)]
@@ -50,16 +51,17 @@ fn parse_role(text: &str) -> Result<Role, String> {
     Role::parse(text).ok_or_else(|| "a role is read or write".to_owned())
 }
 
-pub(super) fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
+pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
     let ledger = match args.ledger {
-        Some(path) => path,
-        None => Config::load_or_default(None)?.ledger_path(),
+        Some(ledger) => ledger,
+        None => LedgerAddress::Sqlite(Config::load_or_default(None)?.ledger_path()),
     };
     let now_unix_ns = Context::now_unix_ns()?;
     match args.action {
         Action::Create { org, role } => {
             check_id(&org).map_err(|why| Failure::usage(format!("the org {org:?} {why}")))?;
-            let (token, text) = Editor::open(&ledger)?.create_token(&org, role, now_unix_ns)?;
+            let (token, text) =
+                ledger.ask(move |ledger| ledger.create_token(&org, role, now_unix_ns)).await?;
             if context.json {
                 let mut told = described(&token);
                 told["token"] = json!(text);
@@ -69,7 +71,7 @@ pub(super) fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
             }
         }
         Action::List => {
-            let tokens = Reader::open(&ledger)?.tokens()?;
+            let tokens = ledger.ask(|ledger| ledger.tokens()).await?;
             if context.json {
                 output::print_json(&tokens.iter().map(described).collect())?;
             } else {
@@ -79,7 +81,8 @@ pub(super) fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
             }
         }
         Action::Revoke { id } => {
-            if !Editor::open(&ledger)?.revoke_token(&id, now_unix_ns)? {
+            let wanted = id.clone();
+            if !ledger.ask(move |ledger| ledger.revoke_token(&wanted, now_unix_ns)).await? {
                 return Err(Failure::new(format!(
                     "there is no token {id} to revoke: `dormouse token list` shows them"
                 )));

@@ -139,7 +139,7 @@ fn line(item: UsageItem) -> proto::UsageLine {
 }
 
 /// Tags.
-pub(super) fn tags(now: TagsNow) -> proto::Tags {
+pub(crate) fn tags(now: TagsNow) -> proto::Tags {
     proto::Tags { tags: now.tags.into_iter().collect(), updated_unix_ns: now.updated_unix_ns }
 }
 

@@ -37,7 +37,7 @@ use tonic::transport::Server;
 
 pub use access::AccessError;
 pub use client::{channel, client};
-pub(crate) use convert::{audit, slice_row, usage};
+pub(crate) use convert::{audit, slice_row, tags, usage};
 pub use entrance::{Entrance, EntranceError};
 pub use host::Host;
 pub(crate) use outbox::outbox;

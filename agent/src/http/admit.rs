@@ -25,7 +25,7 @@ pub(super) async fn admit(State(shared): State<Arc<Shared>>, request: Request, n
 
 async fn answer(shared: Arc<Shared>, request: Request, next: Next) -> Result<Response, Problem> {
     let presented = bearer(request.headers())?.to_owned();
-    let token = shared.readers.ask(move |reader, _| reader.bearer(&presented)).await?;
+    let token = shared.readers.ask(move |ledger, _| ledger.bearer(&presented)).await?;
     let Some(token) = token else { return Err(unauthenticated("the token is not known, or was revoked")) };
     with_token(&shared, token, request, next).await
 }

@@ -168,7 +168,8 @@ pub(super) struct Sandbox {
     /// When it was first seen, or seen again after its end, in nanoseconds since the Unix epoch.
     #[schema(pattern = "^[0-9]+$")]
     pub(super) generation: String,
-    pub(super) plan: String,
+    /// Null where it is not known: a fleet's ledger has no plans.
+    pub(super) plan: Option<String>,
     /// Where its life stands: running, paused, hibernated ...
     pub(super) lifecycle: String,
     #[schema(format = DateTime)]

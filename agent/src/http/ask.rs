@@ -1,22 +1,22 @@
-//! Asking the ledger: on a thread that may block, with a reader of its own, and no longer than somebody waits.
+//! Asking the ledger: on a thread that may block, with a connection of its own, and no longer than somebody waits.
 
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use dormouse_ledger::usage::Cancel;
-use dormouse_ledger::{LedgerError, Reader};
+use dormouse_ledger::LedgerError;
+use dormouse_ledger::usage::{Cancel, UsageLedger};
 use tokio::sync::Semaphore;
 
 use super::problem::{Problem, Reason};
+use crate::address::LedgerAddress;
 
 /// Questions that are worked on at once; the others wait.
 const AT_ONCE: usize = 8;
 
-/// Readers of one ledger, kept open between questions.
+/// Connections to one ledger, kept open between questions.
 pub(super) struct Readers {
-    ledger: PathBuf,
+    ledger: LedgerAddress,
     seats: Arc<Semaphore>,
-    idle: Arc<Mutex<Vec<Reader>>>,
+    idle: Arc<Mutex<Vec<Box<dyn UsageLedger>>>>,
 }
 
 /// Cancels a question when nobody waits for it any longer.
@@ -29,14 +29,14 @@ impl Drop for WhenGone {
 }
 
 impl Readers {
-    pub(super) fn new(ledger: PathBuf) -> Self {
+    pub(super) fn new(ledger: LedgerAddress) -> Self {
         Self { ledger, seats: Arc::new(Semaphore::new(AT_ONCE)), idle: Arc::default() }
     }
 
     /// Asks something. Dropping the future cancels the question within the ledger.
     pub(super) async fn ask<T: Send + 'static>(
         &self,
-        question: impl FnOnce(&mut Reader, &Cancel) -> Result<T, LedgerError> + Send + 'static,
+        question: impl FnOnce(&mut dyn UsageLedger, &Cancel) -> Result<T, LedgerError> + Send + 'static,
     ) -> Result<T, Problem> {
         let lost = |what: String| Problem::new(Reason::Bug, format!("the question was lost: {what}"));
         let seat = Arc::clone(&self.seats).acquire_owned().await.map_err(|error| lost(error.to_string()))?;
@@ -45,12 +45,20 @@ impl Readers {
         let answer = tokio::task::spawn_blocking(move || {
             // The seat is taken until the question has really ended.
             let _seat = seat;
-            let reader = idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-            let mut reader = reader.map_or_else(|| Reader::open(&ledger), Ok)?;
-            let answer = question(&mut reader, &cancel);
-            idle.lock().unwrap_or_else(PoisonError::into_inner).push(reader);
+            let mut asked = match idle_of(&idle).pop().filter(|ledger| !ledger.is_spent()) {
+                Some(ledger) => ledger,
+                None => ledger.open()?,
+            };
+            let answer = question(asked.as_mut(), &cancel);
+            if !asked.is_spent() {
+                idle_of(&idle).push(asked);
+            }
             answer
         });
         Ok(answer.await.map_err(|error| lost(error.to_string()))??)
     }
+}
+
+fn idle_of(idle: &Mutex<Vec<Box<dyn UsageLedger>>>) -> MutexGuard<'_, Vec<Box<dyn UsageLedger>>> {
+    idle.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -24,17 +24,17 @@ mod traffic;
 mod usage;
 
 use std::future::Future;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::DefaultBodyLimit;
 use axum::routing::get;
 use axum::{Router, middleware};
+use dormouse_ledger::LedgerError;
 use dormouse_ledger::usage::{CursorKey, Rules};
-use dormouse_ledger::{LedgerError, Reader};
 use tokio::net::TcpListener;
 
+use crate::address::LedgerAddress;
 use crate::clock::Clock;
 use crate::config::Config;
 
@@ -55,8 +55,9 @@ pub const DEADLINE: Duration = Duration::from_secs(10);
 pub enum OpenUntil {
     /// Until this moment: whoever serves is the agent itself.
     Now,
-    /// Until the agent last proved that the guests exist: whoever serves only reads its ledger.
-    ProofOfLife,
+    /// Until the ledger knows of them: a host's, until the agent last proved that the guests exist. A fleet's knows of
+    /// none that is open.
+    Known,
 }
 
 /// What a token may ask for.
@@ -74,7 +75,7 @@ pub struct Limits {
 #[derive(Clone, Debug)]
 pub struct Site {
     /// The ledger.
-    pub ledger: PathBuf,
+    pub ledger: LedgerAddress,
     /// What is billed, and how, where a request does not say.
     pub rules: Rules,
     /// The clock.
@@ -87,7 +88,7 @@ pub struct Site {
 
 impl Site {
     /// What a configuration says of a ledger.
-    pub fn new(ledger: PathBuf, config: &Config, clock: Clock, open_until: OpenUntil) -> Self {
+    pub fn new(ledger: LedgerAddress, config: &Config, clock: Clock, open_until: OpenUntil) -> Self {
         let (billing, http) = (&config.billing, &config.http);
         Self {
             ledger,
@@ -123,7 +124,7 @@ pub async fn serve(
     site: Site,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), LedgerError> {
-    let cursor_key = Reader::open(&site.ledger)?.cursor_key()?;
+    let cursor_key = site.ledger.ask(|ledger| ledger.cursor_key()).await?;
     let readers = Readers::new(site.ledger.clone());
     let shared = Arc::new(Shared { site, cursor_key, readers, traffic: Traffic::default() });
     connections::serve(listener, routes(shared), shutdown).await;

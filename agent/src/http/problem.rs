@@ -122,7 +122,9 @@ impl From<LedgerError> for Problem {
             LedgerError::UnknownSandbox(key) => return Self::no_sandbox(&key.sandbox),
             LedgerError::Cancelled => return Self::deadline(),
             LedgerError::Unwritable { .. } => Reason::LedgerUnwritable,
-            LedgerError::Unreadable { .. } | LedgerError::Missing { .. } => Reason::LedgerUnreadable,
+            LedgerError::Unreadable { .. } | LedgerError::Missing { .. } | LedgerError::Fleet(_) => {
+                Reason::LedgerUnreadable
+            }
             _ => Reason::Bug,
         };
         if reason == Reason::InvalidTag {

@@ -190,7 +190,7 @@ impl Shared {
         let now = self.site.clock.now();
         let open_until = match self.site.open_until {
             OpenUntil::Now => Some(now),
-            OpenUntil::ProofOfLife => self.readers.ask(|reader, _| reader.proof_of_life()).await?,
+            OpenUntil::Known => self.readers.ask(|ledger, _| ledger.open_until()).await?,
         };
         let wall_ns = open_until.map_or(now.wall_ns, |until| until.wall_ns);
         Ok((Moment { open_until, tags_unix_ns: now.wall_ns }, wall_ns))

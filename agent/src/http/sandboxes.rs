@@ -5,8 +5,8 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{Extension, FromRequestParts, Path, RawQuery, State};
 use axum::http::request::Parts;
-use dormouse_ledger::usage::SandboxEntry;
-use dormouse_ledger::{SandboxFilter, SandboxKey, SliceCursor, SliceQuery, Token};
+use dormouse_ledger::Token;
+use dormouse_ledger::usage::{SandboxEntry, SlicePlace, SlicesOf};
 use serde::{Deserialize, Serialize};
 
 use super::Shared;
@@ -60,12 +60,12 @@ pub(super) async fn list(
     let (limit, after) = (params.limit()?, shared.place::<Behind>(&params)?);
     let (items, next) = shared
         .readers
-        .ask(move |reader, cancel| {
+        .ask(move |ledger, cancel| {
             let after = after.map_or_else(String::new, |behind| behind.0);
-            let mut entries = reader.sandbox_entries(&token.org, &after, limit + 1, cancel)?;
+            let mut entries = ledger.sandbox_entries(&token.org, &after, limit + 1, cancel)?;
             let next = Behind::page(&mut entries, limit, |entry| &entry.sandbox);
             let with_tags = |entry: SandboxEntry| {
-                reader.tags(&token.org, &entry.sandbox).map(|tags| Sandbox::new(entry, tags))
+                ledger.tags(&token.org, &entry.sandbox).map(|tags| Sandbox::new(entry, tags))
             };
             Ok((entries.into_iter().map(with_tags).collect::<Result<_, _>>()?, next))
         })
@@ -90,9 +90,9 @@ pub(super) async fn one(
     let wanted = id.clone();
     let found = shared
         .readers
-        .ask(move |reader, _| {
-            let entry = reader.sandbox_entry(&token.org, &wanted)?;
-            entry.map(|entry| Ok(Sandbox::new(entry, reader.tags(&token.org, &wanted)?))).transpose()
+        .ask(move |ledger, _| {
+            let entry = ledger.sandbox_entry(&token.org, &wanted)?;
+            entry.map(|entry| Ok(Sandbox::new(entry, ledger.tags(&token.org, &wanted)?))).transpose()
         })
         .await?;
     found.map(Json).ok_or_else(|| Problem::no_sandbox(&id))
@@ -119,30 +119,17 @@ pub(super) async fn slices(
 ) -> Result<Json<Slices>, Problem> {
     let path = format!("/api/sandboxes/slices\0{id}");
     let params = Params::read(&path, &token, query.as_deref(), &["from", "to", "limit", "cursor"])?;
-    let (limit, after) = (params.limit()?, shared.place::<(i64, u64)>(&params)?);
+    let (limit, after) = (params.limit()?, shared.place::<SlicePlace>(&params)?);
     let (moment, now_unix_ns) = shared.moment().await?;
     let has_window = params.get("from").or(params.get("to")).is_some();
     let window = if has_window { Some(params.window(now_unix_ns)?) } else { None };
-    let wanted = id.clone();
-    let page = shared
-        .readers
-        .ask(move |reader, cancel| {
-            reader.until(cancel, |reader| {
-                if reader.sandbox_entry(&token.org, &wanted)?.is_none() {
-                    return Ok(None);
-                }
-                let key =
-                    |generation| SandboxKey { org: token.org.clone(), sandbox: wanted.clone(), generation };
-                let after = after.map(|(generation, seq)| SliceCursor { key: key(generation), seq });
-                let (org, sandbox) = (Some(token.org.clone()), Some(wanted.clone()));
-                let sandboxes = SandboxFilter { org, sandbox, ..SandboxFilter::default() };
-                let query = SliceQuery { sandboxes, window, after, limit, now: moment.open_until };
-                reader.slices(&query).map(Some)
-            })
-        })
-        .await?;
-    let Some(page) = page else { return Err(Problem::no_sandbox(&id)) };
-    let next = page.next.map(|place| (place.key.generation, place.seq));
-    let items = page.rows.into_iter().map(Into::into).collect();
+    let open_until = moment.open_until;
+    let asked = SlicesOf { org: token.org, sandbox: id.clone(), window, after, limit: limit + 1, open_until };
+    let rows = shared.readers.ask(move |ledger, cancel| ledger.slices_of(&asked, cancel)).await?;
+    let Some(mut rows) = rows else { return Err(Problem::no_sandbox(&id)) };
+    let has_more = rows.len() > limit;
+    rows.truncate(limit);
+    let next = rows.last().filter(|_| has_more).map(SlicePlace::behind);
+    let items = rows.into_iter().map(Into::into).collect();
     Ok(Json(Slices { items, next_cursor: shared.cursor(&params, next)? }))
 }

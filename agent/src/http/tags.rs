@@ -9,7 +9,7 @@ use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{Extension, RawQuery, State};
 use axum::http::StatusCode;
-use dormouse_ledger::{Editor, TagSet, Token};
+use dormouse_ledger::{TagSet, Token};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
 
@@ -39,9 +39,9 @@ pub(super) async fn keys(
     let (limit, after) = (params.limit()?, shared.place::<Behind>(&params)?);
     let mut keys = shared
         .readers
-        .ask(move |reader, cancel| {
+        .ask(move |ledger, cancel| {
             let after = after.map_or_else(String::new, |behind| behind.0);
-            reader.tag_keys(&token.org, &after, limit + 1, cancel)
+            ledger.tag_keys(&token.org, &after, limit + 1, cancel)
         })
         .await?;
     let next = Behind::page(&mut keys, limit, |key| &key.key);
@@ -66,9 +66,9 @@ pub(super) async fn of_sandbox(
     let wanted = id.clone();
     let found = shared
         .readers
-        .ask(move |reader, _| {
-            let known = reader.sandbox_entry(&token.org, &wanted)?;
-            known.map(|_| reader.tags(&token.org, &wanted)).transpose()
+        .ask(move |ledger, _| {
+            let known = ledger.sandbox_entry(&token.org, &wanted)?;
+            known.map(|_| ledger.tags(&token.org, &wanted)).transpose()
         })
         .await?;
     found.map(|tags| Json(tags.into())).ok_or_else(|| Problem::no_sandbox(&id))
@@ -99,10 +99,8 @@ pub(super) async fn replace(
     })?;
     let TagMap(tags) = serde_json::from_slice(&body).map_err(|error| invalid_body(&error.to_string()))?;
     let set = TagSet { org: token.org, sandbox: id, tags, at_unix_ns: shared.site.clock.now().wall_ns };
-    let ledger = shared.site.ledger.clone();
     // A change is not given up half-way: it ends by itself, and soon.
-    let changed = tokio::task::spawn_blocking(move || Editor::open(&ledger)?.set_tags(&set));
-    let tags = changed.await.map_err(|error| Problem::new(Reason::Bug, error.to_string()))??;
+    let tags = shared.readers.ask(move |ledger, _| ledger.set_tags(&set)).await?;
     Ok(Json(tags.into()))
 }
 

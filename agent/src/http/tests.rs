@@ -132,7 +132,7 @@ impl Server {
         let address = listener.local_addr().expect("an address");
         let (clock, _) = Clock::simulated(BOOT, BEGAN + 10 * HOUR);
         let rules = Rules { policy: Policy::default(), basis: Basis::Plugged, free_disk_bytes: 20 * GIB };
-        let site = Site { ledger: path, rules, clock, open_until: OpenUntil::ProofOfLife, limits };
+        let site = Site { ledger: path, rules, clock, open_until: OpenUntil::Known, limits };
         tokio::spawn(async move {
             super::serve(listener, site, std::future::pending()).await.expect("a ledger");
         });

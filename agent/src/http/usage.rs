@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Extension, RawQuery, State};
-use dormouse_ledger::usage::{BreakdownQuery, DrilldownQuery, GroupBy};
-use dormouse_ledger::{LedgerError, Reader, TagsNow, Token, rfc3339};
+use dormouse_ledger::usage::{BreakdownQuery, DrilldownQuery, GroupBy, UsageLedger};
+use dormouse_ledger::{LedgerError, TagsNow, Token, rfc3339};
 
 use super::Shared;
 use super::answers::{self, SandboxUsage, Usage, UsageItem};
@@ -73,9 +73,9 @@ pub(super) async fn usage(
     };
     let (answer, tags) = shared
         .readers
-        .ask(move |reader, cancel| {
-            let answer = reader.breakdown(&question, cancel)?;
-            let tags = tags_of(reader, &question, answer.items.iter().map(|item| item.key.as_str()))?;
+        .ask(move |ledger, cancel| {
+            let answer = ledger.breakdown(&question, cancel)?;
+            let tags = tags_of(ledger, &question, answer.items.iter().map(|item| item.key.as_str()))?;
             Ok((answer, tags))
         })
         .await?;
@@ -99,12 +99,12 @@ pub(super) async fn usage(
 
 /// The tags of the sandboxes of a page; by tag there are none.
 fn tags_of<'a>(
-    reader: &Reader,
+    ledger: &mut dyn UsageLedger,
     question: &BreakdownQuery,
     keys: impl Iterator<Item = &'a str>,
 ) -> Result<Vec<Option<TagsNow>>, LedgerError> {
     keys.map(|key| match question.group_by {
-        GroupBy::Sandbox => reader.tags(&question.org, key).map(Some),
+        GroupBy::Sandbox => ledger.tags(&question.org, key).map(Some),
         GroupBy::Tag(_) => Ok(None),
     })
     .collect()
@@ -145,9 +145,9 @@ pub(super) async fn of_sandbox(
     };
     let answer = shared
         .readers
-        .ask(move |reader, cancel| {
-            let answer = reader.drilldown(&question, cancel)?;
-            answer.map(|answer| Ok((answer, reader.tags(&question.org, &question.sandbox)?))).transpose()
+        .ask(move |ledger, cancel| {
+            let answer = ledger.drilldown(&question, cancel)?;
+            answer.map(|answer| Ok((answer, ledger.tags(&question.org, &question.sandbox)?))).transpose()
         })
         .await?;
     let Some((answer, tags)) = answer else { return Err(Problem::no_sandbox(&id)) };

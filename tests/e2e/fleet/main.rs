@@ -17,3 +17,10 @@ mod scene;
 mod straight;
 mod sums;
 mod tls;
+mod usage;
+
+#[allow(dead_code, reason = "a host's ledger as that crate's tests have it, of which not all is needed here")]
+#[path = "../../../agent/ledger/tests/ledger/support.rs"]
+mod support;
+#[path = "../../../agent/ledger/tests/ledger/usage_suite.rs"]
+mod usage_suite;

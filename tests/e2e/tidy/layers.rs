@@ -12,19 +12,19 @@ const MODULES: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "calendar", "clock", "config", "control", "database", "host", "http", "ids", "ingest",
+            "address", "calendar", "clock", "config", "control", "database", "host", "http", "ids", "ingest",
             "metering", "process", "proto", "run", "sandbox", "size", "tls",
         ],
     ),
     (
         "run",
         &[
-            "clock", "config", "control", "host", "http", "ids", "metering", "metrics", "process", "publish",
-            "sandbox",
+            "address", "clock", "config", "control", "host", "http", "ids", "metering", "metrics", "process",
+            "publish", "sandbox",
         ],
     ),
     ("control", &["clock", "config", "host", "ids", "metering", "metrics", "proto", "sandbox", "size"]),
-    ("http", &["calendar", "clock", "config", "size"]),
+    ("http", &["address", "calendar", "clock", "config", "size"]),
     ("ingest", &["database", "tls"]),
     ("publish", &["clock", "config", "database", "host", "ids", "metering", "sandbox", "tls"]),
     ("metrics", &["config", "sandbox"]),
@@ -33,6 +33,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("sandbox", &["clock", "failpoint", "host_memory", "ids", "metering", "process", "size"]),
     ("metering", &["clock", "failpoint", "ids", "sandbox::command", "sandbox::refusal"]),
     ("process", &["clock"]),
+    ("address", &["database"]),
     ("calendar", &[]),
     ("clock", &[]),
     ("database", &["tls"]),

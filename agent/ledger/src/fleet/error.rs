@@ -9,6 +9,12 @@ pub enum FleetError {
     /// `FLEET_DATABASE`: PostgreSQL refused or failed, or the connection broke. Nothing was stored.
     #[error("PostgreSQL: {}", described(.0))]
     Database(#[from] tokio_postgres::Error),
+    /// `FLEET_DATABASE`: PostgreSQL cannot be reached.
+    #[error("PostgreSQL cannot be reached: {why}")]
+    Unreachable {
+        /// Why.
+        why: String,
+    },
     /// `FLEET_NEWER`: a newer version of Dormouse has migrated the database.
     #[error(
         "the fleet's ledger has schema version {found}, this version knows {known}: install a newer dormouse"
@@ -47,7 +53,7 @@ impl FleetError {
     /// The stable code of this kind of error.
     pub const fn reason(&self) -> &'static str {
         match self {
-            Self::Database(_) => "FLEET_DATABASE",
+            Self::Database(_) | Self::Unreachable { .. } => "FLEET_DATABASE",
             Self::Newer { .. } => "FLEET_NEWER",
             Self::Older { .. } => "FLEET_OLDER",
             Self::MigrationChanged { .. } => "FLEET_MIGRATION_CHANGED",

@@ -17,6 +17,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Transaction};
 
 use super::remedy::{Failure, Reference, Remedy, Tried};
+use super::rollup::Rollup;
 use super::sources::{Sources, Staged};
 use super::{Batch, Event, FleetError, Told, keys, migrations, quarantine, sift, sql, staging};
 
@@ -28,6 +29,7 @@ pub struct FleetLedger {
     pub(super) client: Client,
     sources: Sources,
     statements: sql::Statements,
+    rollup: Rollup,
 }
 
 /// What became of a batch.
@@ -71,7 +73,8 @@ impl FleetLedger {
         client.batch_execute(sql::SETTINGS).await?;
         client.batch_execute(staging::CREATE).await?;
         let statements = sql::Statements::prepare(&client).await?;
-        Ok(Self { client, sources: Sources::default(), statements })
+        let rollup = Rollup::prepare(&client).await?;
+        Ok(Self { client, sources: Sources::default(), statements, rollup })
     }
 
     /// Stores what messages hold, in one transaction. Once this returns, the messages may be acknowledged; after an
@@ -141,6 +144,7 @@ impl FleetLedger {
                 Some(Remedy::Forget(Reference::Host)) => hosts.forget_what_is_gone(&tx).await?,
             }
         };
+        self.rollup.add(&tx).await?;
         let kept = || batch.events.iter().filter(|(place, _)| !sifted.contains(*place));
         tell_the_rest(&tx, &self.statements, &staged, kept()).await?;
         let quarantined = quarantine::keep(&tx, batch, &sifted).await?;

@@ -3,6 +3,7 @@
 //! - [`migrate`] brings a database to a version of the schema, up or down.
 //! - [`Batch`] is the pure part: bytes become events, or a reason why they do not.
 //! - [`FleetLedger::ingest`] stores a batch in one transaction; once it returns, the batch may be acknowledged.
+//! - [`FleetReader`] answers who used what, as a host's ledger does.
 //! - [`FleetLedger::check`] says which numbers of which hosts hold an hour open.
 //!
 //! What cannot be stored without a lie is kept in the table `quarantine`, byte for byte, and its number counts as
@@ -24,10 +25,12 @@ mod keys;
 mod migrations;
 mod quarantine;
 mod remedy;
+mod rollup;
 mod sift;
 mod sources;
 mod sql;
 mod staging;
+mod usage;
 
 pub use batch::Batch;
 pub use check::{Completeness, Missing, Quarantined, Resend, Silent};
@@ -35,3 +38,4 @@ pub use error::FleetError;
 pub use event::{Event, Lifecycle, Rejection, Told, Watermark, WhyNot};
 pub use ingest::{FleetLedger, Ingested};
 pub use migrations::{VERSION, migrate};
+pub use usage::FleetReader;

@@ -14,7 +14,7 @@ const SINKS: &str =
 const EVENT_AT: &str = "SELECT event_unix_ns FROM outbox WHERE host_seq = ?1";
 
 /// The outbox and its sinks at one moment.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct OutboxStanding {
     /// The last event that is no longer kept; 0 while all are.
     pub retained_after_seq: u64,

@@ -47,10 +47,14 @@ fn spans(conn: &Connection, org: &str, sandbox: &str) -> Result<Vec<TagSpan>, Le
 
 /// The tags of a sandbox as they are.
 pub(crate) fn tags_now(conn: &Connection, org: &str, sandbox: &str) -> Result<TagsNow, LedgerError> {
-    let spans = spans(conn, org, sandbox)?;
+    Ok(tags_of(spans(conn, org, sandbox)?))
+}
+
+/// The tags that a sandbox has, by all that it ever had.
+pub(crate) fn tags_of(spans: Vec<TagSpan>) -> TagsNow {
     let updated_unix_ns = spans.iter().map(|span| span.to_unix_ns.unwrap_or(span.from_unix_ns)).max();
     let now = spans.into_iter().filter(|span| span.to_unix_ns.is_none());
-    Ok(TagsNow { tags: now.map(|span| (span.key, span.value)).collect(), updated_unix_ns })
+    TagsNow { tags: now.map(|span| (span.key, span.value)).collect(), updated_unix_ns }
 }
 
 impl Reader {

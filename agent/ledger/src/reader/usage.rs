@@ -80,7 +80,7 @@ pub(crate) fn first_ending_from(conn: &Connection, pk: i64, unix_ns: i64) -> Res
 }
 
 /// Calls `each` with every closed slice of a sandbox that the window may touch, in order.
-fn each_in_window(
+pub(crate) fn each_in_window(
     conn: &Connection,
     pk: i64,
     window: &Range<i64>,

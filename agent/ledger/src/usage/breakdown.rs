@@ -4,12 +4,10 @@ use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::ops::Range;
 
-use rusqlite::Connection;
-
-use super::lives::{Life, lives};
+use super::figures::{Asked, Figures, Terms, each_amounts};
 use super::tagged::Tagged;
 use super::{Amount, Attribution, Cancel, GroupBy, Interval, Moment, Rules, TagFilter};
-use crate::{LedgerError, Reader};
+use crate::LedgerError;
 
 /// By what items are sorted, the greatest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,25 +127,27 @@ impl Sums {
         }
     }
 
-    /// Adds a life, segment by segment: each is in one point, and in one item or in none.
-    fn add(
-        &mut self,
-        conn: &Connection,
-        query: &BreakdownQuery,
-        tagged: &Tagged<'_>,
-        life: &Life,
-    ) -> Result<(), LedgerError> {
-        let sandbox = life.key.sandbox.as_str();
+    /// The instants at which something about a sandbox's life is asked; none where no time of it counts.
+    fn instants(&self, query: &BreakdownQuery, tagged: &Tagged<'_>, sandbox: &str) -> Vec<i64> {
         let mut cuts = tagged.cuts(sandbox, &query.window);
         if cuts.is_empty() && !tagged.counts(sandbox, query.window.start) {
-            return Ok(());
+            return Vec::new();
         }
         cuts.extend(self.points.iter().map(|point| point.window.start));
         cuts.extend([query.window.start, query.window.end]);
-        let cuts: Vec<i64> = cuts.into_iter().collect();
-        let amounts = life.amounts(conn, &cuts, query.moment.open_until, &query.rules)?;
+        cuts.into_iter().collect()
+    }
+
+    /// Adds a life, segment by segment: each is in one point, and in one item or in none.
+    fn add(
+        &mut self,
+        tagged: &Tagged<'_>,
+        (life, instants): &Asked<'_>,
+        amounts: Vec<Amount>,
+    ) -> Result<(), LedgerError> {
+        let sandbox = life.sandbox.as_str();
         let mut point = 0;
-        for (from_unix_ns, amount) in cuts.into_iter().zip(amounts) {
+        for (from_unix_ns, amount) in instants.iter().copied().zip(amounts) {
             if amount.duration_ns == 0 || !tagged.counts(sandbox, from_unix_ns) {
                 continue;
             }
@@ -186,23 +186,25 @@ impl Sums {
     }
 }
 
-impl Reader {
-    /// What an org used in a window, broken down. Everything is clipped to the window, and nothing is rounded.
-    pub fn breakdown(&mut self, query: &BreakdownQuery, cancel: &Cancel) -> Result<Breakdown, LedgerError> {
-        self.until(cancel, |reader| {
-            reader.answer(|conn| {
-                let mut sums = Sums::new(query);
-                if query.window.is_empty() {
-                    return Ok(sums.answer(query));
-                }
-                let about = (query.filters.as_slice(), &query.group_by);
-                let tagged = Tagged::read(conn, &query.org, about, (query.attribution, query.moment))?;
-                for life in lives(conn, &query.org, None, query.window.start)? {
-                    cancel.check()?;
-                    sums.add(conn, query, &tagged, &life)?;
-                }
-                Ok(sums.answer(query))
-            })
-        })
+/// What an org used in a window, broken down. Everything is clipped to the window, and nothing is rounded.
+pub(crate) fn breakdown(
+    figures: &dyn Figures,
+    query: &BreakdownQuery,
+    cancel: &Cancel,
+) -> Result<Breakdown, LedgerError> {
+    let mut sums = Sums::new(query);
+    if query.window.is_empty() {
+        return Ok(sums.answer(query));
     }
+    let about = (query.filters.as_slice(), &query.group_by);
+    let tagged = Tagged::read(figures, &query.org, about, (query.attribution, query.moment))?;
+    let lives = figures.lives(&query.org, None, query.window.start)?;
+    let asked: Vec<Asked<'_>> = lives
+        .iter()
+        .map(|life| (life, sums.instants(query, &tagged, &life.sandbox)))
+        .filter(|(_, instants)| !instants.is_empty())
+        .collect();
+    let terms = Terms { org: &query.org, until: query.moment.open_until, rules: &query.rules, cancel };
+    each_amounts(figures, &terms, asked.into_iter(), |asked, amounts| sums.add(&tagged, asked, amounts))?;
+    Ok(sums.answer(query))
 }

@@ -1,7 +1,6 @@
 //! Ending a question before its answer.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::{LedgerError, Reader};
 
@@ -9,18 +8,54 @@ use crate::{LedgerError, Reader};
 const INSTRUCTIONS: i32 = 2_000;
 
 /// Cancels the questions that were asked with it, from any thread and for good.
-#[derive(Clone, Debug, Default)]
-pub struct Cancel(Arc<AtomicBool>);
+#[derive(Clone, Default)]
+pub struct Cancel(Arc<Mutex<Standing>>);
+
+/// What ends the question that is being answered elsewhere.
+type End = Box<dyn FnOnce() + Send>;
+
+#[derive(Default)]
+struct Standing {
+    cancelled: bool,
+    end: Option<End>,
+}
 
 impl Cancel {
     /// Ends the questions: they fail with [`LedgerError::Cancelled`].
     pub fn cancel(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        let end = {
+            let mut standing = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            standing.cancelled = true;
+            standing.end.take()
+        };
+        if let Some(end) = end {
+            end();
+        }
     }
 
     /// Fails once it was cancelled. Between short statements SQLite itself would not notice.
     pub(crate) fn check(&self) -> Result<(), LedgerError> {
-        if self.0.load(Ordering::Relaxed) { Err(LedgerError::Cancelled) } else { Ok(()) }
+        let cancelled = self.0.lock().unwrap_or_else(PoisonError::into_inner).cancelled;
+        if cancelled { Err(LedgerError::Cancelled) } else { Ok(()) }
+    }
+
+    /// Asks something that is answered elsewhere, where `end` ends it. Beside the answer: whether `end` was called. It
+    /// may take its effect even after the answer is here, but it is never called once this has returned.
+    pub(crate) fn ending<T>(
+        &self,
+        end: impl FnOnce() + Send + 'static,
+        question: impl FnOnce() -> Result<T, LedgerError>,
+    ) -> (Result<T, LedgerError>, bool) {
+        {
+            let mut standing = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            if standing.cancelled {
+                return (Err(LedgerError::Cancelled), false);
+            }
+            standing.end = Some(Box::new(end));
+        }
+        let answer = question();
+        let left = self.0.lock().unwrap_or_else(PoisonError::into_inner).end.take();
+        (answer, left.is_none())
     }
 }
 

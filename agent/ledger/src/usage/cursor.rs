@@ -5,14 +5,13 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::{LedgerError, Reader};
+use crate::LedgerError;
 
 const MAC_BYTES: usize = 32;
-const KEY: &str = "SELECT key FROM cursor_key";
 
 /// What cursors are signed with: kept in the ledger, so that they hold after a restart.
 #[derive(Clone)]
-pub struct CursorKey([u8; 32]);
+pub struct CursorKey(pub(crate) [u8; 32]);
 
 impl CursorKey {
     /// Writes a place down for the question that it belongs to.
@@ -37,13 +36,6 @@ impl CursorKey {
         hasher.update(blake3::hash(question.as_bytes()).as_bytes());
         hasher.update(place);
         hasher.finalize()
-    }
-}
-
-impl Reader {
-    /// What cursors over this ledger are signed with.
-    pub fn cursor_key(&self) -> Result<CursorKey, LedgerError> {
-        self.answer(|conn| Ok(CursorKey(conn.query_row(KEY, [], |row| row.get(0))?)))
     }
 }
 

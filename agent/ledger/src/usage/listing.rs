@@ -1,8 +1,7 @@
 //! What an org has: sandboxes and tag keys, page by page.
 
-use rusqlite::{OptionalExtension, Row};
+use rusqlite::{Connection, OptionalExtension, Row};
 
-use super::Cancel;
 use crate::encode::row_limit;
 use crate::{LedgerError, Reader};
 
@@ -13,8 +12,8 @@ pub struct SandboxEntry {
     pub sandbox: String,
     /// The latest generation.
     pub generation: i64,
-    /// The org's plan.
-    pub plan: String,
+    /// The org's plan; `None` where it is not known: no event tells a fleet.
+    pub plan: Option<String>,
     /// Where its life stands.
     pub lifecycle: String,
     /// When the ledger first saw this generation, in nanoseconds since the Unix epoch.
@@ -55,49 +54,39 @@ fn entry(row: &Row<'_>) -> rusqlite::Result<SandboxEntry> {
     })
 }
 
-impl Reader {
-    /// At most `limit` sandboxes of an org with ids after `after`, in order.
-    pub fn sandbox_entries(
-        &mut self,
-        org: &str,
-        after: &str,
-        limit: usize,
-        cancel: &Cancel,
-    ) -> Result<Vec<SandboxEntry>, LedgerError> {
-        self.until(cancel, |reader| {
-            reader.answer(|conn| {
-                let mut statement = conn.prepare_cached(SANDBOXES)?;
-                let rows = statement.query_map((org, after, row_limit(limit)), entry)?;
-                Ok(rows.collect::<Result<_, _>>()?)
-            })
-        })
-    }
+/// At most `limit` sandboxes of an org with ids after `after`, in order.
+pub(super) fn sandbox_entries(
+    conn: &Connection,
+    org: &str,
+    after: &str,
+    limit: usize,
+) -> Result<Vec<SandboxEntry>, LedgerError> {
+    let mut statement = conn.prepare_cached(SANDBOXES)?;
+    let rows = statement.query_map((org, after, row_limit(limit)), entry)?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
 
+/// At most `limit` keys of an org's tags after `after`, in order.
+pub(super) fn tag_keys(
+    conn: &Connection,
+    org: &str,
+    after: &str,
+    limit: usize,
+) -> Result<Vec<TagKey>, LedgerError> {
+    let mut statement = conn.prepare_cached(TAG_KEYS)?;
+    let rows = statement.query_map((org, after, row_limit(limit)), |row| {
+        Ok(TagKey {
+            key: row.get(0)?,
+            sandbox_count: crate::encode::uint(row, 1)?,
+            value_count: crate::encode::uint(row, 2)?,
+        })
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+impl Reader {
     /// One sandbox; `None` if the org has none of this id.
     pub fn sandbox_entry(&self, org: &str, sandbox: &str) -> Result<Option<SandboxEntry>, LedgerError> {
         self.answer(|conn| Ok(conn.prepare_cached(SANDBOX)?.query_row((org, sandbox), entry).optional()?))
-    }
-
-    /// At most `limit` keys of an org's tags after `after`, in order.
-    pub fn tag_keys(
-        &mut self,
-        org: &str,
-        after: &str,
-        limit: usize,
-        cancel: &Cancel,
-    ) -> Result<Vec<TagKey>, LedgerError> {
-        self.until(cancel, |reader| {
-            reader.answer(|conn| {
-                let mut statement = conn.prepare_cached(TAG_KEYS)?;
-                let rows = statement.query_map((org, after, row_limit(limit)), |row| {
-                    Ok(TagKey {
-                        key: row.get(0)?,
-                        sandbox_count: crate::encode::uint(row, 1)?,
-                        value_count: crate::encode::uint(row, 2)?,
-                    })
-                })?;
-                Ok(rows.collect::<Result<_, _>>()?)
-            })
-        })
     }
 }

@@ -7,18 +7,24 @@
 //!     each segment is in the total, in one point, and in one item or in `untagged`              (breakdown)
 //! ```
 //!
+//! [`UsageLedger`] is what is asked, of a host's ledger or of a fleet's. They differ in their `figures` alone: the rows
+//! that sums are made of, as of one moment. What is cut, clipped, added, sorted and paged is the same code for both.
+//!
 //! Every sum is of the same exact integers, so every sum agrees with every other (L2). Nothing here reads a clock:
 //! the moment of a question is part of it, and stays with its cursors, so that pages tell of one moment while rows
 //! arrive. Every question names the org, and no row of another is looked at.
 
-mod breakdown;
+pub(crate) mod breakdown;
 mod cancel;
 mod cursor;
-mod drilldown;
+pub(crate) mod drilldown;
+pub(crate) mod figures;
+mod host;
 pub(crate) mod hours;
-mod listing;
-mod lives;
-mod tagged;
+mod ledger;
+pub(crate) mod listing;
+mod reader;
+pub(crate) mod tagged;
 pub(crate) mod totals;
 
 use std::ops::Range;
@@ -31,6 +37,7 @@ pub use breakdown::{Breakdown, BreakdownQuery, Item, Place, Point, Sort};
 pub use cancel::Cancel;
 pub use cursor::CursorKey;
 pub use drilldown::{Drilldown, DrilldownQuery};
+pub use ledger::{SlicePlace, SlicesIn, SlicesOf, UsageLedger};
 pub use listing::{SandboxEntry, TagKey};
 pub use tagged::{Attribution, GroupBy, TagFilter};
 
@@ -120,12 +127,12 @@ impl Amount {
         }
     }
 
-    fn add(&mut self, other: Self) -> Result<(), LedgerError> {
+    pub(crate) fn add(&mut self, other: Self) -> Result<(), LedgerError> {
         *self = self.checked_add(other).ok_or_else(Self::overflow)?;
         Ok(())
     }
 
-    fn overflow() -> LedgerError {
+    pub(crate) fn overflow() -> LedgerError {
         LedgerError::Overflow { what: "usage".to_owned() }
     }
 }

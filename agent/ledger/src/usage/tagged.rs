@@ -3,9 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 
-use rusqlite::Connection;
-
 use super::Moment;
+use super::figures::Figures;
 use crate::LedgerError;
 
 /// What the items of an answer are.
@@ -35,14 +34,11 @@ pub enum Attribution {
     AsOf,
 }
 
-const SPANS: &str = "SELECT sandbox, value, from_unix_ns, to_unix_ns FROM tags WHERE org = ?1 AND key = ?2 \
-     ORDER BY sandbox, from_unix_ns, id";
-
 /// A value and when it was.
-struct Span {
-    value: String,
-    from_unix_ns: i64,
-    to_unix_ns: Option<i64>,
+pub(crate) struct Span {
+    pub(crate) value: String,
+    pub(crate) from_unix_ns: i64,
+    pub(crate) to_unix_ns: Option<i64>,
 }
 
 impl Span {
@@ -51,8 +47,8 @@ impl Span {
     }
 }
 
-/// The spans of one key, by sandbox.
-type Spans = HashMap<String, Vec<Span>>;
+/// The values of one key on one sandbox.
+pub(crate) type Spans = Vec<Span>;
 
 /// The tags that a question is about.
 pub(super) struct Tagged<'a> {
@@ -60,12 +56,13 @@ pub(super) struct Tagged<'a> {
     group_by: &'a GroupBy,
     /// The moment at which tags are looked at; `None`: when the time passed.
     at_unix_ns: Option<i64>,
-    spans: BTreeMap<String, Spans>,
+    /// By key and sandbox.
+    spans: BTreeMap<String, HashMap<String, Spans>>,
 }
 
 impl<'a> Tagged<'a> {
     pub(super) fn read(
-        conn: &Connection,
+        figures: &dyn Figures,
         org: &str,
         (filters, group_by): (&'a [TagFilter], &'a GroupBy),
         (attribution, moment): (Attribution, Moment),
@@ -77,7 +74,7 @@ impl<'a> Tagged<'a> {
         let mut spans = BTreeMap::new();
         for key in filters.iter().map(|filter| &filter.key).chain(grouped) {
             if !spans.contains_key(key) {
-                spans.insert(key.clone(), read_spans(conn, org, key)?);
+                spans.insert(key.clone(), figures.tag_spans(org, key)?);
             }
         }
         let at_unix_ns = (attribution == Attribution::Live).then_some(moment.tags_unix_ns);
@@ -121,15 +118,4 @@ impl<'a> Tagged<'a> {
         let spans = self.spans.get(key)?.get(sandbox)?;
         spans.iter().find(|span| span.holds_at(at)).map(|span| span.value.as_str())
     }
-}
-
-fn read_spans(conn: &Connection, org: &str, key: &str) -> Result<Spans, LedgerError> {
-    let mut statement = conn.prepare_cached(SPANS)?;
-    let mut rows = statement.query((org, key))?;
-    let mut spans = Spans::new();
-    while let Some(row) = rows.next()? {
-        let span = Span { value: row.get(1)?, from_unix_ns: row.get(2)?, to_unix_ns: row.get(3)? };
-        spans.entry(row.get(0)?).or_default().push(span);
-    }
-    Ok(spans)
 }

@@ -43,7 +43,8 @@ macro_rules! piece_columns {
 }
 pub(crate) use piece_columns;
 
-fn number_of(state_name: &str) -> Option<u8> {
+/// The number of a state, by its name.
+pub(crate) fn number_of(state_name: &str) -> Option<u8> {
     STATES.iter().position(|state| state.name() == state_name).and_then(|at| u8::try_from(at).ok())
 }
 
@@ -62,6 +63,11 @@ impl Piece {
             duration_ns: uint(row, 6)?,
             place: row.get(7)?..row.get(8)?,
         })
+    }
+
+    /// What counts of a slice; `None` if there is no such state.
+    pub(crate) fn new(state: &str, shape: Shape, duration_ns: u64, place: Range<i64>) -> Option<Self> {
+        Some(Self { state: number_of(state)?, shape, duration_ns, place })
     }
 
     /// What counts of a slice.
@@ -95,16 +101,16 @@ impl Piece {
 
 /// The time spent in one state with one size of disk, and what was held meanwhile.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Held {
-    state: u8,
-    disk_bytes: u64,
-    duration_ns: u128,
-    vcpu_milli_ns: u128,
-    base_byte_ns: u128,
-    plugged_byte_ns: u128,
-    requested_byte_ns: u128,
+pub(crate) struct Held {
+    pub(crate) state: u8,
+    pub(crate) disk_bytes: u64,
+    pub(crate) duration_ns: u128,
+    pub(crate) vcpu_milli_ns: u128,
+    pub(crate) base_byte_ns: u128,
+    pub(crate) plugged_byte_ns: u128,
+    pub(crate) requested_byte_ns: u128,
     /// Of the greater of plugged and requested, at each instant. The lesser is the sum of the two less this.
-    greater_byte_ns: u128,
+    pub(crate) greater_byte_ns: u128,
 }
 
 /// What slices amount to.
@@ -195,7 +201,8 @@ impl Totals {
 }
 
 impl Held {
-    fn amount(&self, rules: &Rules) -> Option<Amount> {
+    /// What it amounts to by some rules. `None` where 128 bits cannot hold it.
+    pub(crate) fn amount(&self, rules: &Rules) -> Option<Amount> {
         use dormouse_metering::Basis;
         let billed = rules.policy.billed(STATES[usize::from(self.state)]);
         let (plugged, requested, greater) =

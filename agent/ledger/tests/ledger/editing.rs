@@ -1,5 +1,6 @@
 //! What is changed beside the agent.
 
+use dormouse_ledger::usage::UsageLedger as _;
 use dormouse_ledger::{Editor, Role, TagSet};
 
 use crate::support::{BEGAN, Life, Place, SECOND, facts, key, written};
@@ -77,7 +78,7 @@ fn a_token_is_its_orgs_until_it_is_revoked_and_only_its_hash_is_kept() {
     let mut editor = Editor::open(&place.path()).unwrap();
     let (token, text) = editor.create_token("org", Role::Read, BEGAN).unwrap();
     let (other, _) = editor.create_token("other", Role::Write, BEGAN).unwrap();
-    let reader = place.reader();
+    let mut reader = place.reader();
     assert_eq!(reader.bearer(&text).unwrap(), Some(token.clone()));
     let secret = text.rsplit('_').next().unwrap();
     let wrong = format!("dormouse_{}_{secret}", other.id);

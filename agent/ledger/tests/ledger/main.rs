@@ -14,6 +14,7 @@ mod support;
 mod units;
 mod unwritable;
 mod usage_answers;
+mod usage_suite;
 mod usage_sums;
 mod using;
 mod watermarks;

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use dormouse_ledger::usage::{
     Attribution, BreakdownQuery, Cancel, GroupBy, Interval, Item, Moment, Place as Spot, Rules, Sort,
+    UsageLedger as _,
 };
 use dormouse_ledger::{Record, TagSet};
 use dormouse_metering::{Basis, Cause, Policy};

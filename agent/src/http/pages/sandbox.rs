@@ -115,7 +115,7 @@ fn summary(life: &Life) -> Markup {
             }
             div { dt { "Since" } dd { (words::moment(&sandbox.created_at)) } }
             @if let Some(ended) = &sandbox.ended_at { div { dt { "Ended" } dd { (words::moment(ended)) } } }
-            div { dt { "Plan" } dd { (sandbox.plan) } }
+            div { dt { "Plan" } dd { (sandbox.plan.as_deref().unwrap_or("not known here")) } }
         }
     }
 }

@@ -1,0 +1,97 @@
+//! A transaction, asked from a thread that may block.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use futures_executor::block_on;
+use futures_util::{StreamExt, pin_mut};
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, IsolationLevel, Row, Statement, Transaction};
+
+use crate::LedgerError;
+use crate::fleet::FleetError;
+
+/// The statements that a connection has prepared, by their text.
+#[derive(Default)]
+pub(super) struct Statements(Mutex<HashMap<&'static str, Statement>>);
+
+/// The values of a statement's parameters.
+pub(super) type Values<'a> = &'a [&'a (dyn ToSql + Sync)];
+
+/// A transaction. Dropping it without `commit` rolls it back.
+pub(super) struct Session<'a> {
+    tx: Transaction<'a>,
+    statements: &'a Statements,
+}
+
+/// What PostgreSQL said, as questions about usage tell it.
+pub(super) fn failed(error: tokio_postgres::Error) -> LedgerError {
+    if error.code() == Some(&SqlState::QUERY_CANCELED) {
+        return LedgerError::Cancelled;
+    }
+    LedgerError::Fleet(FleetError::Database(error))
+}
+
+impl<'a> Session<'a> {
+    /// Everything that is read is as of one moment.
+    pub(super) fn reading(client: &'a mut Client, statements: &'a Statements) -> Result<Self, LedgerError> {
+        let begin =
+            client.build_transaction().read_only(true).isolation_level(IsolationLevel::RepeatableRead);
+        Ok(Self { tx: block_on(begin.start()).map_err(failed)?, statements })
+    }
+
+    pub(super) fn writing(client: &'a mut Client, statements: &'a Statements) -> Result<Self, LedgerError> {
+        Ok(Self { tx: block_on(client.transaction()).map_err(failed)?, statements })
+    }
+
+    pub(super) fn commit(self) -> Result<(), LedgerError> {
+        block_on(self.tx.commit()).map_err(failed)
+    }
+
+    fn prepared(&self, sql: &'static str) -> Result<Statement, LedgerError> {
+        let mut known = self.statements.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(statement) = known.get(sql) {
+            return Ok(statement.clone());
+        }
+        let statement = block_on(self.tx.prepare(sql)).map_err(failed)?;
+        known.insert(sql, statement.clone());
+        Ok(statement)
+    }
+
+    pub(super) fn query(&self, sql: &'static str, values: Values<'_>) -> Result<Vec<Row>, LedgerError> {
+        let statement = self.prepared(sql)?;
+        block_on(self.tx.query(&statement, values)).map_err(failed)
+    }
+
+    pub(super) fn execute(&self, sql: &'static str, values: Values<'_>) -> Result<u64, LedgerError> {
+        let statement = self.prepared(sql)?;
+        block_on(self.tx.execute(&statement, values)).map_err(failed)
+    }
+
+    /// Calls `each` with the rows of an answer as they come, so many at a time, however many there are.
+    pub(super) fn each(
+        &self,
+        sql: &'static str,
+        values: Values<'_>,
+        rows_at_once: i32,
+        mut each: impl FnMut(&Row) -> Result<(), LedgerError>,
+    ) -> Result<(), LedgerError> {
+        let statement = self.prepared(sql)?;
+        let portal = block_on(self.tx.bind(&statement, values)).map_err(failed)?;
+        block_on(async {
+            loop {
+                let rows = self.tx.query_portal_raw(&portal, rows_at_once).await.map_err(failed)?;
+                pin_mut!(rows);
+                let mut count = 0;
+                while let Some(row) = rows.next().await {
+                    each(&row.map_err(failed)?)?;
+                    count += 1;
+                }
+                if count < rows_at_once {
+                    return Ok(());
+                }
+            }
+        })
+    }
+}
