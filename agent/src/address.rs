@@ -78,7 +78,7 @@ mod tests {
             assert!(matches!(address, LedgerAddress::Postgres(_)), "{url}");
             assert!(!format!("{address:?}").contains("secret"), "{url}");
         }
-        for wrong in ["", "sqlite:", "/var/lib/x", "mysql://h/d", "postgres://h:port/d", "host= x=y"] {
+        for wrong in ["", "sqlite:", "/var/lib/x", "mysql://h/d", "postgres://h:port/d", "host=x unknown=y"] {
             assert!(LedgerAddress::parse(wrong).is_err(), "{wrong}");
         }
         assert!(matches!(LedgerAddress::parse_or_file("x.sqlite"), Ok(LedgerAddress::Sqlite(_))));

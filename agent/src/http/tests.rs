@@ -4,18 +4,21 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use dormouse_ledger::fleet::{Batch, FleetLedger, VERSION, migrate};
 use dormouse_ledger::usage::Rules;
 use dormouse_ledger::{
-    Class, Editor, HostName, Ledger, Record, Role, SandboxKey, SandboxSeen, SliceBatch, TagSet,
+    Class, HostName, Ledger, Record, Role, SandboxKey, SandboxSeen, SliceBatch, SliceRow, TagSet,
 };
 use dormouse_metering::{
     Basis, BillingState, BootId, Boundary, Cause, OpenSlice, Policy, Shape, Slice, Stamp,
 };
+use dormouse_tests::servers::postgres::{Durability, Postgres};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::{Limits, OpenUntil, Site};
+use crate::address::LedgerAddress;
 use crate::clock::Clock;
 
 const SECOND: i64 = 1_000_000_000;
@@ -25,13 +28,23 @@ pub(super) const BEGAN: i64 = 1_772_323_200 * SECOND;
 const BOOT: BootId = BootId([7; 16]);
 const GIB: u64 = 1 << 30;
 
+/// Which ledger is behind the server.
+#[derive(Clone, Copy)]
+pub(super) enum Store {
+    /// A host's, in a file.
+    Host,
+    /// A fleet's, in PostgreSQL.
+    Fleet,
+}
+
 pub(super) struct Server {
     pub(super) address: SocketAddr,
     pub(super) read: String,
     pub(super) write: String,
     pub(super) other: String,
-    pub(super) ledger: Ledger,
-    pub(super) folder: tempfile::TempDir,
+    ledger: LedgerAddress,
+    pub(super) writer: Option<Ledger>,
+    _kept: Box<dyn std::any::Any + Send>,
 }
 
 struct Answer {
@@ -57,86 +70,130 @@ impl Answer {
     }
 }
 
-/// A life of `hours` closed slices, in generation `number`, that then is open.
-fn live(ledger: &Ledger, org: &str, sandbox: &str, number: i64, hours: u64) {
-    let key = SandboxKey { org: org.to_owned(), sandbox: sandbox.to_owned(), generation: BEGAN + number };
-    let shape =
-        Shape { memory_base_bytes: GIB, disk_bytes: 30 * GIB, vcpus_milli: 2_000, ..Shape::default() };
-    let boundary = |hour: u64, cause| Boundary {
-        unix_ns: BEGAN + hour.cast_signed() * HOUR,
-        uncertainty_ns: 0,
-        cause,
-        command: None,
-    };
-    let cause = |hour| if hour == 0 { Cause::Attach } else { Cause::Hour };
-    let slices = (0..hours).map(|hour| Slice {
+/// The sandboxes, each with the hours of which it has closed slices: `sb-0` ... of org `a`, and `sb-0` of org `b`.
+const SANDBOXES: [(&str, &str, u64); 5] =
+    [("a", "sb-0", 2), ("a", "sb-1", 3), ("a", "sb-2", 4), ("a", "sb-3", 5), ("b", "sb-0", 7)];
+
+/// Of the sandbox with this number.
+fn key(number: usize) -> SandboxKey {
+    let (org, sandbox, _) = SANDBOXES[number];
+    SandboxKey {
+        org: org.to_owned(),
+        sandbox: sandbox.to_owned(),
+        generation: BEGAN + i64::try_from(number).expect("few"),
+    }
+}
+
+fn shape() -> Shape {
+    Shape { memory_base_bytes: GIB, disk_bytes: 30 * GIB, vcpus_milli: 2_000, ..Shape::default() }
+}
+
+fn boundary(hour: u64) -> Boundary {
+    let cause = if hour == 0 { Cause::Attach } else { Cause::Hour };
+    Boundary { unix_ns: BEGAN + hour.cast_signed() * HOUR, uncertainty_ns: 0, cause, command: None }
+}
+
+/// So many closed slices of an hour each.
+fn slices(hours: u64) -> impl Iterator<Item = Slice> {
+    (0..hours).map(|hour| Slice {
         seq: hour + 1,
         state: BillingState::Running,
-        shape,
+        shape: shape(),
         duration_ns: HOUR.cast_unsigned(),
-        start: boundary(hour, cause(hour)),
-        end: boundary(hour + 1, Cause::Hour),
-    });
-    let open = OpenSlice {
-        beneath: None,
-        seq: hours + 1,
-        state: BillingState::Running,
-        shape,
-        start: boundary(hours, cause(hours)),
-        boot: BOOT,
-        start_boottime_ns: hours * HOUR.cast_unsigned(),
-    };
-    let batch = SliceBatch {
-        key: key.clone(),
-        slices: slices.collect(),
-        open: Some(open),
-        pending: Vec::new(),
-        ended: false,
-    };
-    let seen = SandboxSeen {
-        key,
-        plan: "pro".to_owned(),
-        attachment: Value::Null,
-        lifecycle: "running".to_owned(),
-        created_unix_ns: BEGAN,
-    };
-    let records = vec![Record::SandboxSeen(seen), Record::Slices(batch)];
-    ledger.writer().write(Class::Fact, records).expect("a ledger");
+        start: boundary(hour),
+        end: boundary(hour + 1),
+    })
+}
+
+/// A host's ledger: behind the closed slices of each sandbox one is open.
+fn host_ledger(folder: &std::path::Path) -> Ledger {
+    let host = HostName { cell: "c".to_owned(), host: "h".to_owned() };
+    let ledger = Ledger::open(&folder.join("ledger.sqlite"), &host).expect("a ledger");
+    for (number, (_, _, hours)) in SANDBOXES.into_iter().enumerate() {
+        let key = key(number);
+        let seen = SandboxSeen {
+            key: key.clone(),
+            plan: "pro".to_owned(),
+            attachment: Value::Null,
+            lifecycle: "running".to_owned(),
+            created_unix_ns: BEGAN,
+        };
+        let open = OpenSlice {
+            beneath: None,
+            seq: hours + 1,
+            state: BillingState::Running,
+            shape: shape(),
+            start: boundary(hours),
+            boot: BOOT,
+            start_boottime_ns: hours * HOUR.cast_unsigned(),
+        };
+        let slices = slices(hours).collect();
+        let batch = SliceBatch { key, slices, open: Some(open), pending: Vec::new(), ended: false };
+        let records = vec![Record::SandboxSeen(seen), Record::Slices(batch)];
+        ledger.writer().write(Class::Fact, records).expect("a ledger");
+    }
+    let (boottime_ns, wall_ns) = (10 * HOUR.cast_unsigned(), BEGAN + 10 * HOUR);
+    let at = Stamp { boot: BOOT, boottime_ns, wall_ns, uncertainty_ns: 0 };
+    ledger.writer().write(Class::Fact, vec![Record::ProofOfLife(at)]).expect("a ledger");
+    ledger
+}
+
+/// A fleet's ledger, to which the same time was told: in it everything is final.
+async fn fleet_ledger() -> Postgres {
+    let server = Postgres::start(Durability::Volatile).await.expect("PostgreSQL");
+    let mut client = server.connect("postgres").await.expect("a database");
+    migrate(&mut client, VERSION).await.expect("a schema");
+    let mut ledger = FleetLedger::open(client).await.expect("a ledger");
+    let mut host = dormouse_tests::events::Host::new("h");
+    let mut messages = Vec::new();
+    for number in 0..SANDBOXES.len() {
+        let rows = slices(10).map(|slice| SliceRow::closed(&key(number), &slice, true));
+        messages.extend(rows.map(|row| host.slice(&row)));
+    }
+    let stored = ledger.ingest(&Batch::decode(&messages)).await.expect("a ledger");
+    assert_eq!(stored.slices, 50);
+    server
 }
 
 impl Server {
-    /// Serves at `BEGAN` and 10 h: sandboxes `sb-0` ... of org `a`, one of them tagged, and `sb-0` of org `b`.
-    pub(super) async fn start(limits: Limits) -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("ledger.sqlite");
-        let host = HostName { cell: "c".to_owned(), host: "h".to_owned() };
-        let ledger = Ledger::open(&path, &host).expect("a ledger");
-        for number in 0..4 {
-            live(&ledger, "a", &format!("sb-{number}"), number, 2 + number.cast_unsigned());
-        }
-        live(&ledger, "b", "sb-0", 4, 7);
-        let mut editor = Editor::open(&path).expect("a ledger");
-        let mut token = |org: &str, role| editor.create_token(org, role, BEGAN).expect("a token").1;
-        let (read, write, other) = (token("a", Role::Read), token("a", Role::Write), token("b", Role::Write));
-        let tags = BTreeMap::from([("team".to_owned(), "red".to_owned())]);
-        let set = TagSet { org: "a".to_owned(), sandbox: "sb-1".to_owned(), tags, at_unix_ns: BEGAN + HOUR };
-        editor.set_tags(&set).expect("a sandbox");
-        let at = Stamp {
-            boot: BOOT,
-            boottime_ns: 10 * HOUR.cast_unsigned(),
-            wall_ns: BEGAN + 10 * HOUR,
-            uncertainty_ns: 0,
+    /// Where the file of a host's ledger is.
+    pub(super) fn path(&self) -> &std::path::Path {
+        let LedgerAddress::Sqlite(path) = &self.ledger else { panic!("a fleet's ledger is no file") };
+        path
+    }
+
+    /// Serves at `BEGAN` and 10 h. One of the sandboxes is tagged.
+    pub(super) async fn start(store: Store, limits: Limits) -> Self {
+        let (ledger, writer, kept): (_, _, Box<dyn std::any::Any + Send>) = match store {
+            Store::Host => {
+                let folder = tempfile::tempdir().expect("a folder");
+                let ledger = host_ledger(folder.path());
+                let address = LedgerAddress::Sqlite(folder.path().join("ledger.sqlite"));
+                (address, Some(ledger), Box::new(folder))
+            }
+            Store::Fleet => {
+                let server = fleet_ledger().await;
+                let address = LedgerAddress::parse(&server.url("postgres")).expect("an address");
+                (address, None, Box::new(server))
+            }
         };
-        ledger.writer().write(Class::Fact, vec![Record::ProofOfLife(at)]).expect("a ledger");
+        let tokens = ledger.ask(|ledger| {
+            let tags = BTreeMap::from([("team".to_owned(), "red".to_owned())]);
+            let (org, sandbox) = ("a".to_owned(), "sb-1".to_owned());
+            ledger.set_tags(&TagSet { org, sandbox, tags, at_unix_ns: BEGAN + HOUR })?;
+            let mut token = |org, role| ledger.create_token(org, role, BEGAN).map(|token| token.1);
+            Ok((token("a", Role::Read)?, token("a", Role::Write)?, token("b", Role::Write)?))
+        });
+        let (read, write, other) = tokens.await.expect("tokens");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let (clock, _) = Clock::simulated(BOOT, BEGAN + 10 * HOUR);
         let rules = Rules { policy: Policy::default(), basis: Basis::Plugged, free_disk_bytes: 20 * GIB };
-        let site = Site { ledger: path, rules, clock, open_until: OpenUntil::Known, limits };
+        let site = Site { ledger: ledger.clone(), rules, clock, open_until: OpenUntil::Known, limits };
         tokio::spawn(async move {
             super::serve(listener, site, std::future::pending()).await.expect("a ledger");
         });
-        Self { address, read, write, other, ledger, folder }
+        Self { address, read, write, other, ledger, writer, _kept: kept }
     }
 
     async fn raw(&self, request: &[u8]) -> Answer {
@@ -170,9 +227,8 @@ pub(super) fn limits() -> Limits {
     Limits { requests_per_second: 10_000, requests_at_once: 100, deadline: Duration::from_secs(10) }
 }
 
-#[tokio::test]
-async fn usage_is_told_as_numbers_and_as_exact_integers() {
-    let server = Server::start(limits()).await;
+async fn usage_is_told_as_numbers_and_as_exact_integers(store: Store) {
+    let server = Server::start(store, limits()).await;
     let answer = server.get("/api/usage?from=2026-03-01&interval=1h").await;
     assert_eq!(answer.status, 200, "{}", answer.body);
     assert!(answer.head.contains("cache-control: no-store"));
@@ -201,9 +257,8 @@ async fn usage_is_told_as_numbers_and_as_exact_integers() {
     assert_eq!(sum, exact);
 }
 
-#[tokio::test]
-async fn usage_by_tag_tells_what_is_untagged_beside_the_items() {
-    let server = Server::start(limits()).await;
+async fn usage_by_tag_tells_what_is_untagged_beside_the_items(store: Store) {
+    let server = Server::start(store, limits()).await;
     let seconds = |value: &Value| value["memoryGbSeconds"].as_f64().expect("a number") / 3_600.0;
     for (attribution, red, untagged) in [("live", 10.0, 30.0), ("asof", 9.0, 31.0)] {
         let target = format!("/api/usage?from=2026-03-01&groupBy=tag:team&attribution={attribution}");
@@ -225,9 +280,8 @@ async fn usage_by_tag_tells_what_is_untagged_beside_the_items() {
     }
 }
 
-#[tokio::test]
-async fn pages_go_on_by_cursors_that_nobody_can_forge() {
-    let server = Server::start(limits()).await;
+async fn pages_go_on_by_cursors_that_nobody_can_forge(store: Store) {
+    let server = Server::start(store, limits()).await;
     let question = "/api/usage?from=2026-03-01&limit=1";
     let (mut ids, mut target) = (Vec::new(), question.to_owned());
     let mut cursor = String::new();
@@ -263,9 +317,8 @@ async fn pages_go_on_by_cursors_that_nobody_can_forge() {
     }
 }
 
-#[tokio::test]
-async fn one_sandbox_is_told_with_the_ends_of_its_time_in_the_window() {
-    let server = Server::start(limits()).await;
+async fn one_sandbox_is_told_with_the_ends_of_its_time_in_the_window(store: Store) {
+    let server = Server::start(store, limits()).await;
     let target = "/api/sandboxes/sb-0/usage?from=2026-03-01T00:30:00Z&to=2026-03-01T02:00:00Z&interval=1d";
     let usage = server.get(target).await.json();
     assert_eq!(usage["firstStartedAt"], "2026-03-01T00:30:00.000000000Z");
@@ -281,9 +334,8 @@ async fn one_sandbox_is_told_with_the_ends_of_its_time_in_the_window() {
     assert_eq!(keys["items"], json!([{"key": "team", "sandboxCount": 1, "valueCount": 1}]));
 }
 
-#[tokio::test]
-async fn another_orgs_sandbox_is_404_whether_it_exists_or_not() {
-    let server = Server::start(limits()).await;
+async fn another_orgs_sandbox_is_404_whether_it_exists_or_not(store: Store) {
+    let server = Server::start(store, limits()).await;
     for path in ["", "/usage", "/slices", "/tags"] {
         for id in ["sb-1", "nobody", "%00", "a%2Fb"] {
             let answer = server.ask("GET", &format!("/api/sandboxes/{id}{path}"), &server.other, "").await;
@@ -297,9 +349,8 @@ async fn another_orgs_sandbox_is_404_whether_it_exists_or_not() {
     assert_eq!(theirs["total"]["memoryGbSeconds"], json!(36_000.0));
 }
 
-#[tokio::test]
-async fn without_a_valid_token_nothing_is_told_and_with_a_readers_nothing_is_changed() {
-    let server = Server::start(limits()).await;
+async fn without_a_valid_token_nothing_is_told_and_with_a_readers_nothing_is_changed(store: Store) {
+    let server = Server::start(store, limits()).await;
     let write = server.write.clone();
     for token in ["", "x", "dormouse_", &write[..write.len() - 1], &format!("{write}0")] {
         let answer = server.ask("GET", "/api/usage", token, "").await;
@@ -309,14 +360,14 @@ async fn without_a_valid_token_nothing_is_told_and_with_a_readers_nothing_is_cha
     let answer = server.ask("PUT", "/api/sandboxes/sb-0/tags", &server.read, "{}").await;
     assert_eq!((answer.status, answer.reason().as_str()), (403, "PERMISSION_DENIED"));
     let id = write.split('_').nth(1).expect("an id");
-    let path = server.folder.path().join("ledger.sqlite");
-    assert!(Editor::open(&path).expect("a ledger").revoke_token(id, BEGAN).expect("a ledger"));
+    let id = id.to_owned();
+    let revoked = server.ledger.ask(move |ledger| ledger.revoke_token(&id, BEGAN)).await;
+    assert!(revoked.expect("a ledger"));
     assert_eq!(server.ask("GET", "/api/usage", &write, "").await.reason(), "UNAUTHENTICATED");
 }
 
-#[tokio::test]
-async fn tags_are_put_as_a_whole_and_a_no_op_changes_no_timestamp() {
-    let server = Server::start(limits()).await;
+async fn tags_are_put_as_a_whole_and_a_no_op_changes_no_timestamp(store: Store) {
+    let server = Server::start(store, limits()).await;
     let put = async |body: &str| server.ask("PUT", "/api/sandboxes/sb-0/tags", &server.write, body).await;
     let first = put(r#"{"team": "blue", "a:b": "ü"}"#).await.json();
     assert_eq!(first["tags"], json!({"team": "blue", "a:b": "ü"}));
@@ -359,7 +410,7 @@ async fn tags_are_put_as_a_whole_and_a_no_op_changes_no_timestamp() {
 
 #[tokio::test]
 async fn what_is_wrong_with_a_question_is_named() {
-    let server = Server::start(limits()).await;
+    let server = Server::start(Store::Host, limits()).await;
     for (query, reason) in [
         ("limit=1&limit=2", "REPEATED_PARAMETER"),
         ("filter[tag:a]=x&filter[tag:a]=y", "REPEATED_PARAMETER"),
@@ -398,9 +449,8 @@ async fn what_is_wrong_with_a_question_is_named() {
     assert_eq!((answer.status, answer.reason().as_str()), (405, "METHOD_NOT_ALLOWED"));
 }
 
-#[tokio::test]
-async fn a_question_past_its_deadline_is_given_up_and_cancelled_in_the_ledger() {
-    let server = Server::start(Limits { deadline: Duration::ZERO, ..limits() }).await;
+async fn a_question_past_its_deadline_is_given_up_and_cancelled_in_the_ledger(store: Store) {
+    let server = Server::start(store, Limits { deadline: Duration::ZERO, ..limits() }).await;
     // A timer is a millisecond late at the most: an answer that is there by then is still given.
     let mut answer = server.get("/api/usage").await;
     for _ in 0..1_000 {
@@ -410,15 +460,14 @@ async fn a_question_past_its_deadline_is_given_up_and_cancelled_in_the_ledger() 
         answer = server.get("/api/usage").await;
     }
     assert_eq!((answer.status, answer.reason().as_str()), (504, "DEADLINE_EXCEEDED"));
-    let path = server.folder.path().join("ledger.sqlite");
-    let readers = super::ask::Readers::new(path);
+    let readers = super::ask::Readers::new(server.ledger.clone());
     let (started, has_started) = tokio::sync::oneshot::channel();
     let (ended, has_ended) = tokio::sync::oneshot::channel();
-    let asked = readers.ask(move |reader, cancel| {
+    let asked = readers.ask(move |ledger, cancel| {
         started.send(()).expect("a test");
         // As a long statement would, until it is cancelled.
         let cut_short = loop {
-            if let Err(error) = reader.tag_keys("a", "", 1, cancel) {
+            if let Err(error) = ledger.tag_keys("a", "", 1, cancel) {
                 break error;
             }
         };
@@ -435,7 +484,7 @@ async fn a_question_past_its_deadline_is_given_up_and_cancelled_in_the_ledger() 
 
 #[tokio::test]
 async fn a_token_that_asks_too_often_is_told_to_wait_and_no_other_suffers() {
-    let server = Server::start(Limits { requests_per_second: 3, ..limits() }).await;
+    let server = Server::start(Store::Host, Limits { requests_per_second: 3, ..limits() }).await;
     // The simulated clock stands still.
     for _ in 0..3 {
         assert_eq!(server.get("/api/tags").await.status, 200);
@@ -448,7 +497,7 @@ async fn a_token_that_asks_too_often_is_told_to_wait_and_no_other_suffers() {
 
 #[tokio::test]
 async fn heads_are_bounded_and_rubbish_is_refused() {
-    let server = Server::start(limits()).await;
+    let server = Server::start(Store::Host, limits()).await;
     let long = format!("GET /api/usage?x={} HTTP/1.1\r\nHost: x\r\n\r\n", "a".repeat(64 << 10));
     let status = server.raw(long.as_bytes()).await.status;
     assert!(status == 431 || status == 414, "{status}");
@@ -456,13 +505,37 @@ async fn heads_are_bounded_and_rubbish_is_refused() {
     assert_eq!(server.raw(many.as_bytes()).await.status, 431);
     assert_eq!(server.raw(b"rubbish\r\n\r\n").await.status, 400);
     assert_eq!(server.get("/api/tags").await.status, 200);
-    assert_eq!(server.ledger.writer().health(), dormouse_ledger::Health::Writable);
+    let ledger = server.writer.as_ref().expect("a host's ledger");
+    assert_eq!(ledger.writer().health(), dormouse_ledger::Health::Writable);
 }
 
 #[tokio::test]
 async fn the_specification_is_served_to_anyone() {
-    let server = Server::start(limits()).await;
+    let server = Server::start(Store::Host, limits()).await;
     let answer = server.ask("GET", "/api/openapi.json", "", "").await;
     assert_eq!(answer.json()["openapi"], "3.1.0");
     assert_eq!(answer.json(), serde_json::to_value(super::document()).expect("JSON"));
+}
+
+/// The same tests, with the same expected answers, on either ledger.
+macro_rules! on_both_ledgers {
+    ($($test:ident,)*) => {
+        mod of_a_host {
+            $(#[tokio::test] async fn $test() { super::$test(super::Store::Host).await })*
+        }
+        mod of_a_fleet {
+            $(#[tokio::test] async fn $test() { super::$test(super::Store::Fleet).await })*
+        }
+    };
+}
+
+on_both_ledgers! {
+    usage_is_told_as_numbers_and_as_exact_integers,
+    usage_by_tag_tells_what_is_untagged_beside_the_items,
+    pages_go_on_by_cursors_that_nobody_can_forge,
+    one_sandbox_is_told_with_the_ends_of_its_time_in_the_window,
+    another_orgs_sandbox_is_404_whether_it_exists_or_not,
+    without_a_valid_token_nothing_is_told_and_with_a_readers_nothing_is_changed,
+    tags_are_put_as_a_whole_and_a_no_op_changes_no_timestamp,
+    a_question_past_its_deadline_is_given_up_and_cancelled_in_the_ledger,
 }

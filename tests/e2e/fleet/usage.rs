@@ -1,16 +1,19 @@
 //! A fleet's usage is answered as a host's is: L2 on both, by the same questions.
 
+use std::time::{Duration, Instant};
+
 use dormouse::address::LedgerAddress;
 use dormouse_ledger::fleet::{VERSION, migrate};
-use dormouse_ledger::usage::UsageLedger;
+use dormouse_ledger::usage::{Cancel, UsageLedger};
 use dormouse_ledger::{LedgerError, Reader, SliceQuery};
 use dormouse_tests::events::Host;
 use dormouse_tests::servers::postgres::{Durability, Postgres};
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 use tokio::runtime::{Builder, Runtime};
 
-use crate::scene::store;
+use crate::scene::{Scene, store};
 use crate::support::Place;
 use crate::usage_suite::{World, check, instant, rules, tell, world};
 
@@ -92,4 +95,58 @@ fn l2_holds_in_a_fleets_ledger_by_the_same_questions_as_in_a_hosts() {
         Ok(())
     });
     held.unwrap();
+}
+
+#[test]
+fn a_question_that_nobody_waits_for_any_more_is_cancelled_in_postgresql() {
+    let runtime = runtime();
+    let _inside = runtime.enter();
+    let scene = runtime.block_on(Scene::new());
+    let mut ledger = LedgerAddress::parse(&scene.server.url("postgres")).unwrap().open().unwrap();
+    let blocker = runtime.block_on(scene.client());
+    runtime.block_on(blocker.batch_execute("BEGIN; LOCK TABLE tags IN ACCESS EXCLUSIVE MODE")).unwrap();
+    let asked =
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%FROM tags%'";
+    let cancel = Cancel::default();
+    let answer = std::thread::scope(|scope| {
+        let asking = scope.spawn(|| ledger.tag_keys("org", "", 1, &cancel));
+        runtime.block_on(until_says(&scene, asked, "1"));
+        cancel.cancel();
+        asking.join().unwrap()
+    });
+    assert!(matches!(answer, Err(LedgerError::Cancelled)), "{answer:?}");
+    assert!(ledger.is_spent(), "the cancellation may still be on its way to the next question");
+    runtime.block_on(until_says(&scene, asked, "0"));
+    runtime.block_on(blocker.batch_execute("ROLLBACK")).unwrap();
+}
+
+/// Waits until a query says so.
+async fn until_says(scene: &Scene, query: &str, what: &str) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while scene.says(query).await != what {
+        assert!(Instant::now() < deadline, "{query} never says {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[test]
+fn rollups_that_a_migration_makes_are_those_that_storing_would_have_made() {
+    let runtime = runtime();
+    runtime.block_on(async {
+        let scene = Scene::new().await;
+        let place = Place::new();
+        let mut runner = TestRunner::deterministic();
+        let world = world(true).new_tree(&mut runner).unwrap().current();
+        tell(&place, &world);
+        store(&mut scene.ledger().await, &events(&place.reader())).await;
+        let all = "SELECT string_agg(t::text, E'\\n' ORDER BY t::text) FROM (SELECT k.sandbox_id, k.state, \
+                   k.disk_bytes, h.hour_unix_ns, h.duration_ns, h.vcpu_milli_ns, h.base_byte_ns, h.plugged_byte_ns, \
+                   h.requested_byte_ns, h.greater_byte_ns FROM usage_hours h JOIN usage_kinds k ON k.id = h.kind_id) t";
+        let stored = scene.says(all).await;
+        assert!(stored.lines().count() > 10, "{stored}");
+        let mut client = scene.client().await;
+        migrate(&mut client, VERSION - 1).await.unwrap();
+        migrate(&mut client, VERSION).await.unwrap();
+        assert_eq!(scene.says(all).await, stored);
+    });
 }

@@ -6,7 +6,7 @@ use dormouse_ledger::{Class, Editor, Record, Role, SinkNames, TagSet};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::super::tests::{BEGAN, HOUR, Server, limits};
+use super::super::tests::{BEGAN, HOUR, Server, Store, limits};
 
 struct Answer {
     status: u16,
@@ -65,7 +65,7 @@ async fn get(server: &Server, target: &str, cookie: &str) -> Answer {
 
 #[tokio::test]
 async fn without_a_session_every_page_leads_to_signing_in_and_back() {
-    let server = Server::start(limits()).await;
+    let server = Server::start(Store::Host, limits()).await;
     for (target, next) in [("/", "%2F"), ("/usage?last=7d", "%2Fusage%3Flast%3D7d"), ("/outbox", "%2Foutbox")]
     {
         for cookie in ["", "Cookie: dormouse_session=x\r\n", "Cookie: dormouse_session=\r\n"] {
@@ -84,11 +84,11 @@ async fn without_a_session_every_page_leads_to_signing_in_and_back() {
 
 #[tokio::test]
 async fn a_session_ends_with_its_token_and_after_half_a_day() {
-    let server = Server::start(limits()).await;
+    let server = Server::start(Store::Host, limits()).await;
     let cookie = sign_in(&server, &server.write).await;
     get(&server, "/", &cookie).await;
     let id = server.write.split('_').nth(1).expect("an id");
-    let path = server.folder.path().join("ledger.sqlite");
+    let path = server.path().to_owned();
     assert!(Editor::open(&path).expect("a ledger").revoke_token(id, BEGAN).expect("a ledger"));
     assert_eq!(ask(&server, "GET /", &cookie, "").await.status, 303);
 
@@ -111,7 +111,7 @@ async fn a_session_ends_with_its_token_and_after_half_a_day() {
 
 #[tokio::test]
 async fn pages_show_the_orgs_sandboxes_and_no_other_orgs() {
-    let server = Server::start(limits()).await;
+    let server = Server::start(Store::Host, limits()).await;
     let cookie = sign_in(&server, &server.read).await;
     let home = get(&server, "/", &cookie).await;
     for text in
@@ -128,7 +128,7 @@ async fn pages_show_the_orgs_sandboxes_and_no_other_orgs() {
 
 #[tokio::test]
 async fn a_sandbox_is_shown_as_a_picture_and_as_a_table_with_reasons() {
-    let server = Server::start(limits()).await;
+    let server = Server::start(Store::Host, limits()).await;
     let cookie = sign_in(&server, &server.read).await;
     let page = get(&server, "/sandboxes/sb-1", &cookie).await;
     for text in [
@@ -152,7 +152,7 @@ async fn a_sandbox_is_shown_as_a_picture_and_as_a_table_with_reasons() {
 
 #[tokio::test]
 async fn only_a_form_of_this_site_and_a_token_for_writing_change_tags() {
-    let server = Server::start(limits()).await;
+    let server = Server::start(Store::Host, limits()).await;
     let target = "POST /sandboxes/sb-0/tags";
     let body = "key=team&value=blue&key=env&value=a+%26+b&key=&value=";
     let readers = sign_in(&server, &server.read).await;
@@ -180,7 +180,7 @@ async fn only_a_form_of_this_site_and_a_token_for_writing_change_tags() {
 
 #[tokio::test]
 async fn tags_that_are_refused_are_shown_again_with_the_reason() {
-    let server = Server::start(limits()).await;
+    let server = Server::start(Store::Host, limits()).await;
     let cookie = sign_in(&server, &server.write).await;
     for (body, why) in [
         ("key=a&value=1&key=a&value=typed", "is given twice"),
@@ -197,7 +197,7 @@ async fn tags_that_are_refused_are_shown_again_with_the_reason() {
 
 #[tokio::test]
 async fn usage_by_tag_is_the_api_s_to_the_last_digit() {
-    let server = Server::start(limits()).await;
+    let server = Server::start(Store::Host, limits()).await;
     let cookie = sign_in(&server, &server.write).await;
     let page = get(&server, "/usage", &cookie).await;
     // One sandbox of four is tagged; each has had 1 GiB for 10 hours.
@@ -220,8 +220,8 @@ async fn usage_by_tag_is_the_api_s_to_the_last_digit() {
 
 #[tokio::test]
 async fn a_page_of_usage_goes_on_where_the_one_before_it_ended() {
-    let server = Server::start(limits()).await;
-    let mut editor = Editor::open(&server.folder.path().join("ledger.sqlite")).expect("a ledger");
+    let server = Server::start(Store::Host, limits()).await;
+    let mut editor = Editor::open(server.path()).expect("a ledger");
     for (id, value) in [("sb-0", "a,b"), ("sb-2", "")] {
         let tags = BTreeMap::from([("team".to_owned(), value.to_owned())]);
         let set = TagSet { org: "a".to_owned(), sandbox: id.to_owned(), tags, at_unix_ns: BEGAN };
@@ -240,18 +240,18 @@ async fn a_page_of_usage_goes_on_where_the_one_before_it_ended() {
 
 #[tokio::test]
 async fn the_outbox_shows_lag_and_nothing_of_what_failed_or_where() {
-    let server = Server::start(limits()).await;
+    let server = Server::start(Store::Host, limits()).await;
     let cookie = sign_in(&server, &server.other).await;
     get(&server, "/outbox", &cookie).await.has("No sink is configured");
     let names = SinkNames { names: vec!["fleet".to_owned()], at_unix_ns: BEGAN };
-    server.ledger.writer().write(Class::Fact, vec![Record::Sinks(names)]).expect("a ledger");
+    server.writer.as_ref().expect("a host's").writer().write(Class::Fact, vec![Record::Sinks(names)]).expect("a ledger");
     let page = get(&server, "/outbox", &cookie).await;
     page.has("fleet").has("behind").has("9h 00m old").lacks("sb-1");
 }
 
 #[tokio::test]
 async fn pages_allow_no_script_and_no_other_site_and_are_nobody_elses() {
-    let server = Server::start(limits()).await;
+    let server = Server::start(Store::Host, limits()).await;
     let cookie = sign_in(&server, &server.read).await;
     for target in ["/", "/sign-in", "/usage", "/sandboxes/sb-1", "/sandboxes/none", "/outbox", "/style.css"] {
         let answer = ask(&server, &format!("GET {target}"), &cookie, "").await;
@@ -270,8 +270,8 @@ async fn pages_allow_no_script_and_no_other_site_and_are_nobody_elses() {
 
 #[tokio::test]
 async fn what_an_org_calls_things_is_text_on_every_page() {
-    let server = Server::start(limits()).await;
-    let path = server.folder.path().join("ledger.sqlite");
+    let server = Server::start(Store::Host, limits()).await;
+    let path = server.path().to_owned();
     let mut editor = Editor::open(&path).expect("a ledger");
     let evil = "\"><script>alert(1)</script>";
     let tags = BTreeMap::from([("team".to_owned(), evil.to_owned())]);
@@ -286,7 +286,7 @@ async fn what_an_org_calls_things_is_text_on_every_page() {
 
 #[tokio::test]
 async fn a_session_asks_no_more_than_its_token_may() {
-    let server = Server::start(super::super::Limits { requests_per_second: 2, ..limits() }).await;
+    let server = Server::start(Store::Host, super::super::Limits { requests_per_second: 2, ..limits() }).await;
     let cookie = sign_in(&server, &server.read).await;
     for _ in 0..2 {
         get(&server, "/outbox", &cookie).await;
