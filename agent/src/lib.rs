@@ -11,6 +11,7 @@ pub mod clock;
 pub mod config;
 pub mod control;
 pub mod database;
+pub mod export;
 pub mod failpoint;
 pub mod host;
 pub mod host_memory;

@@ -20,6 +20,19 @@ pub enum Basis {
 }
 
 impl Basis {
+    /// Every basis.
+    pub const ALL: [Self; 4] = [Self::Plugged, Self::Requested, Self::Greater, Self::Lesser];
+
+    /// The stable name of the basis.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Plugged => "plugged",
+            Self::Requested => "requested",
+            Self::Greater => "greater",
+            Self::Lesser => "lesser",
+        }
+    }
+
     /// The memory that is billed of a shape, base memory included, in bytes.
     pub fn memory_bytes(self, shape: &Shape) -> u128 {
         let (plugged, requested) = (shape.memory_plugged_bytes, shape.memory_requested_bytes);

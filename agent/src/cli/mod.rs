@@ -16,6 +16,7 @@ mod detach;
 mod doctor;
 mod duration;
 mod exit;
+mod export;
 mod failure;
 mod hibernate;
 mod json;
@@ -118,6 +119,8 @@ enum Command {
     Usage(usage::Args),
     /// Serve usage and tags over HTTP, from a ledger
     Serve(serve::Args),
+    /// Export slices and usage for other programs: CSV, Parquet, FOCUS
+    Export(export::Args),
     /// Create, list and revoke the tokens that HTTP asks for
     Token(token::Args),
     /// Check the ledger's invariants
@@ -195,6 +198,7 @@ async fn dispatch(command: Command, socket: Option<PathBuf>, json: bool) -> Resu
         Command::Slices(args) => slices::run(args, &context).await,
         Command::Usage(args) => usage::run(args, &context).await,
         Command::Serve(args) => serve::run(args).await,
+        Command::Export(args) => export::run(args).await,
         Command::Token(args) => token::run(args, &context).await,
         Command::Audit(args) => audit::run(args, &context).await,
         Command::Doctor(args) => doctor::run(&args, socket, json).await,

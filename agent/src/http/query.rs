@@ -90,7 +90,7 @@ impl Params {
 
     /// The rules, with the basis that is asked for.
     pub(super) fn rules(&self, rules: &Rules) -> Result<Rules, Problem> {
-        let words = BASES.map(|basis| (basis_name(basis), basis));
+        let words = Basis::ALL.map(|basis| (basis.name(), basis));
         Ok(Rules { basis: self.word("basis", &words, rules.basis)?, ..rules.clone() })
     }
 
@@ -170,18 +170,6 @@ fn filtered_key(name: &str) -> Option<&str> {
 
 pub(super) fn invalid(name: &str, why: &str) -> Problem {
     Problem::new(Reason::InvalidParameter, format!("parameter {name:?} {why}"))
-}
-
-const BASES: [Basis; 4] = [Basis::Plugged, Basis::Requested, Basis::Greater, Basis::Lesser];
-
-/// How a basis is written.
-pub(super) const fn basis_name(basis: Basis) -> &'static str {
-    match basis {
-        Basis::Plugged => "plugged",
-        Basis::Requested => "requested",
-        Basis::Greater => "greater",
-        Basis::Lesser => "lesser",
-    }
 }
 
 impl Shared {

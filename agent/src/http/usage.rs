@@ -11,7 +11,7 @@ use super::Shared;
 use super::answers::{self, SandboxUsage, Usage, UsageItem};
 use super::cursors::UsagePlace;
 use super::problem::Problem;
-use super::query::{Params, basis_name};
+use super::query::Params;
 use super::sandboxes::SandboxId;
 
 const OF_ORG: [&str; 10] =
@@ -53,7 +53,7 @@ pub(super) async fn usage(
         }
     };
     let rules = params.rules(&shared.site.rules)?;
-    let basis = basis_name(rules.basis);
+    let basis = rules.basis.name();
     let question = BreakdownQuery {
         org: token.org,
         window: window.clone(),
@@ -134,7 +134,7 @@ pub(super) async fn of_sandbox(
     let (moment, now_unix_ns) = shared.moment().await?;
     let window = params.window(now_unix_ns)?;
     let rules = params.rules(&shared.site.rules)?;
-    let basis = basis_name(rules.basis);
+    let basis = rules.basis.name();
     let question = DrilldownQuery {
         org: token.org,
         sandbox: id.clone(),

@@ -12,8 +12,8 @@ const MODULES: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "address", "calendar", "clock", "config", "control", "database", "host", "http", "ids", "ingest",
-            "metering", "process", "proto", "run", "sandbox", "size", "tls",
+            "address", "calendar", "clock", "config", "control", "database", "export", "host", "http", "ids",
+            "ingest", "metering", "process", "proto", "run", "sandbox", "size", "tls",
         ],
     ),
     (
@@ -25,6 +25,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ),
     ("control", &["clock", "config", "host", "ids", "metering", "metrics", "proto", "sandbox", "size"]),
     ("http", &["address", "calendar", "clock", "config", "size"]),
+    ("export", &[]),
     ("ingest", &["database", "tls"]),
     ("publish", &["clock", "config", "database", "host", "ids", "metering", "sandbox", "tls"]),
     ("metrics", &["config", "sandbox"]),

@@ -244,7 +244,13 @@ async fn the_outbox_shows_lag_and_nothing_of_what_failed_or_where() {
     let cookie = sign_in(&server, &server.other).await;
     get(&server, "/outbox", &cookie).await.has("No sink is configured");
     let names = SinkNames { names: vec!["fleet".to_owned()], at_unix_ns: BEGAN };
-    server.writer.as_ref().expect("a host's").writer().write(Class::Fact, vec![Record::Sinks(names)]).expect("a ledger");
+    server
+        .writer
+        .as_ref()
+        .expect("a host's")
+        .writer()
+        .write(Class::Fact, vec![Record::Sinks(names)])
+        .expect("a ledger");
     let page = get(&server, "/outbox", &cookie).await;
     page.has("fleet").has("behind").has("9h 00m old").lacks("sb-1");
 }
@@ -286,7 +292,8 @@ async fn what_an_org_calls_things_is_text_on_every_page() {
 
 #[tokio::test]
 async fn a_session_asks_no_more_than_its_token_may() {
-    let server = Server::start(Store::Host, super::super::Limits { requests_per_second: 2, ..limits() }).await;
+    let server =
+        Server::start(Store::Host, super::super::Limits { requests_per_second: 2, ..limits() }).await;
     let cookie = sign_in(&server, &server.read).await;
     for _ in 0..2 {
         get(&server, "/outbox", &cookie).await;

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use futures_executor::block_on;
-use futures_util::{StreamExt, pin_mut};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, IsolationLevel, Row, Statement, Transaction};
@@ -79,19 +78,12 @@ impl<'a> Session<'a> {
     ) -> Result<(), LedgerError> {
         let statement = self.prepared(sql)?;
         let portal = block_on(self.tx.bind(&statement, values)).map_err(failed)?;
-        block_on(async {
-            loop {
-                let rows = self.tx.query_portal_raw(&portal, rows_at_once).await.map_err(failed)?;
-                pin_mut!(rows);
-                let mut count = 0;
-                while let Some(row) = rows.next().await {
-                    each(&row.map_err(failed)?)?;
-                    count += 1;
-                }
-                if count < rows_at_once {
-                    return Ok(());
-                }
+        loop {
+            let rows = block_on(self.tx.query_portal(&portal, rows_at_once)).map_err(failed)?;
+            rows.iter().try_for_each(&mut each)?;
+            if i32::try_from(rows.len()).is_ok_and(|count| count < rows_at_once) {
+                return Ok(());
             }
-        })
+        }
     }
 }
