@@ -1,4 +1,4 @@
-//! Where a ledger is: a host's in a SQLite file, a fleet's in PostgreSQL; and how it is reached.
+//! Where a ledger is: a host's in a file, a fleet's in PostgreSQL; and how it is reached.
 
 use std::path::PathBuf;
 

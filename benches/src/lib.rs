@@ -10,6 +10,7 @@ pub mod audit;
 pub mod command;
 pub mod crowd;
 pub mod fleet;
+pub mod fleet_usage;
 pub mod ledger;
 pub mod life;
 pub mod meter;
@@ -52,7 +53,7 @@ impl Size {
 pub type Bench = (&'static str, fn(Size) -> Result<Vec<Row>, Error>);
 
 /// Every bench, in the order of the table.
-pub const BENCHES: [Bench; 10] = [
+pub const BENCHES: [Bench; 11] = [
     ("meter", meter::run),
     ("ledger", ledger::run),
     ("qmp", qmp::run),
@@ -63,6 +64,7 @@ pub const BENCHES: [Bench; 10] = [
     ("usage", usage::run),
     ("publish", publish::run),
     ("fleet", fleet::run),
+    ("fleet_usage", fleet_usage::run),
 ];
 
 /// A folder on the disk that the workspace is on, gone when it is dropped.

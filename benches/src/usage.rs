@@ -4,7 +4,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use dormouse_ledger::usage::{Attribution, BreakdownQuery, Cancel, GroupBy, Interval, Moment, Rules, Sort};
+use dormouse_ledger::usage::{
+    Attribution, BreakdownQuery, Cancel, GroupBy, Interval, Moment, Rules, Sort, UsageLedger as _,
+};
 use dormouse_ledger::{Class, Ledger, Reader};
 use dormouse_metering::{Basis, Policy};
 use rusqlite::Connection;

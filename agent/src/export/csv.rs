@@ -37,7 +37,9 @@ pub(super) struct Csv<W: Write>(Lines<W>);
 impl<W: Write> Csv<W> {
     pub(super) fn begin(out: W) -> io::Result<Self> {
         let mut lines = Lines::new(out);
-        COLUMNS.iter().for_each(|name| lines.text(name));
+        for name in COLUMNS {
+            lines.text(name);
+        }
         lines.end_line()?;
         Ok(Self(lines))
     }

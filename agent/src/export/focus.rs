@@ -1,4 +1,4 @@
-//! Usage in the columns of FOCUS 1.2, the FinOps Open Cost and Usage Specification, as CSV.
+//! Usage in the columns of FOCUS 1.2, the open specification of cost and usage, as CSV.
 //!
 //! A line tells what a sandbox used of one thing in one hour: memory, vCPUs, or disk above the free allowance. What
 //! was not billed is not told. Columns that only a price can fill are empty, so this is no billing yet: a file conforms
@@ -114,7 +114,9 @@ pub(super) struct Focus<'a, W: Write> {
 impl<'a, W: Write> Focus<'a, W> {
     pub(super) fn begin(out: W, export: &Export, tags_of: TagsOf<'a>) -> io::Result<Self> {
         let mut lines = Lines::new(out);
-        COLUMNS.iter().for_each(|(name, _)| lines.text(name));
+        for (name, _) in &COLUMNS {
+            lines.text(name);
+        }
         lines.end_line()?;
         Ok(Self {
             lines,

@@ -1,6 +1,6 @@
 //! A fleet's usage is answered as a host's is: L2 on both, by the same questions.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use dormouse::address::LedgerAddress;
 use dormouse_ledger::fleet::{VERSION, migrate};
@@ -8,6 +8,7 @@ use dormouse_ledger::usage::{Cancel, UsageLedger};
 use dormouse_ledger::{LedgerError, Reader, SliceQuery};
 use dormouse_tests::events::Host;
 use dormouse_tests::servers::postgres::{Durability, Postgres};
+use dormouse_tests::wait;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
@@ -122,11 +123,11 @@ fn a_question_that_nobody_waits_for_any_more_is_cancelled_in_postgresql() {
 
 /// Waits until a query says so.
 async fn until_says(scene: &Scene, query: &str, what: &str) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while scene.says(query).await != what {
-        assert!(Instant::now() < deadline, "{query} never says {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let says = async || {
+        let said = scene.says(query).await;
+        wait::unless(said == what, || said.clone())
+    };
+    wait::until(query, Duration::from_mins(1), says).await.unwrap();
 }
 
 #[test]
