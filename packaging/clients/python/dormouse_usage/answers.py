@@ -150,7 +150,7 @@ class Sandbox:
 
     sandbox_id: str
     generation: int
-    plan: str
+    plan: Optional[str]
     lifecycle: str
     created_at: str
     ended_at: Optional[str]

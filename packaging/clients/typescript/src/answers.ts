@@ -58,7 +58,7 @@ export interface SandboxUsage extends Amounts, Tags {
 export interface Sandbox extends Tags {
     readonly sandboxId: string;
     readonly generation: bigint;
-    readonly plan: string;
+    readonly plan: string | null;
     readonly lifecycle: string;
     readonly createdAt: string;
     readonly endedAt: string | null;
