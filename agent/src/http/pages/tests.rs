@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use dormouse_ledger::usage::UsageLedger as _;
 use dormouse_ledger::{Class, Editor, Record, Role, SinkNames, TagSet};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -92,7 +93,7 @@ async fn a_session_ends_with_its_token_and_after_half_a_day() {
     assert!(Editor::open(&path).expect("a ledger").revoke_token(id, BEGAN).expect("a ledger"));
     assert_eq!(ask(&server, "GET /", &cookie, "").await.status, 303);
 
-    let reader = dormouse_ledger::Reader::open(&path).expect("a ledger");
+    let mut reader = dormouse_ledger::Reader::open(&path).expect("a ledger");
     let key = reader.cursor_key().expect("a key");
     let id = server.read.split('_').nth(1).expect("an id");
     for (until_unix_ns, status) in [(BEGAN + 10 * HOUR + 1, 200), (BEGAN + 10 * HOUR, 303)] {
