@@ -45,7 +45,7 @@ demo-fleet: deps guest ## Run two hosts with one ledger for both, and break each
 
 test: deps guest qemu72 ## Run every test, those on real QEMU included
 	$(CARGO) build -p dormouse
-	$(CARGO) test --workspace --all-targets
+	SIM_SECONDS=60 $(CARGO) test --workspace --all-targets
 	$(CARGO) test --workspace --doc
 	$(MAKE) check-deb
 

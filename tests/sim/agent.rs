@@ -31,8 +31,8 @@ pub(crate) struct Agent {
 pub(crate) struct Seat {
     pub(crate) machine: Sandbox,
     pub(crate) link: Option<Link>,
-    pub(crate) links: u64,
     pub(crate) attempt: u64,
+    pub(crate) number: u64,
     pub(crate) held: Option<ProcessIdentity>,
     pub(crate) draft: Option<u64>,
     /// Commands that the machine has taken, and when.
@@ -55,8 +55,9 @@ impl Agent {
 }
 
 impl Seat {
-    pub(crate) fn new(machine: Sandbox) -> Self {
-        Self { machine, link: None, links: 0, attempt: 0, held: None, draft: None, taken: Vec::new() }
+    /// `number` is like no other seat's.
+    pub(crate) fn new(machine: Sandbox, number: u64) -> Self {
+        Self { machine, link: None, attempt: number, number, held: None, draft: None, taken: Vec::new() }
     }
 }
 
@@ -99,8 +100,14 @@ impl World {
     }
 
     pub(crate) fn answer(&mut self, seat: usize, after_ns: u64, token: Token, answer: Answer) {
+        let of = self.seat(seat).map_or(0, |seat| seat.number);
+        self.answer_to((seat, of), after_ns, token, answer);
+    }
+
+    /// An answer to one machine, whoever has its seat by then.
+    fn answer_to(&mut self, (seat, of): (usize, u64), after_ns: u64, token: Token, answer: Answer) {
         let epoch = self.epoch;
-        self.after(after_ns, Event::Answer { epoch, seat, token, answer });
+        self.after(after_ns, Event::Answer { epoch, seat, of, token, answer });
     }
 
     fn act(&mut self, number: usize, action: Action) {
@@ -153,7 +160,8 @@ impl World {
 
     fn announce(&mut self, number: usize, token: Token, announcement: Announcement) {
         let key = self.ledger_key(number);
-        let durable = Waiter::Durable(number, token);
+        let of = self.seat(number).map_or(0, |seat| seat.number);
+        let durable = Waiter::Durable((number, of), token);
         match announcement {
             Announcement::Attached { command, process, at, shape, state, .. } => {
                 self.begin_life(number, token, &command, process, (at, shape, state));
@@ -207,7 +215,8 @@ impl World {
             vec![Entry::Intent(command.clone(), generation), Entry::Seen(key.clone(), process, state)];
         entries.extend(record.and_then(slices));
         entries.push(Entry::Outcome(command.clone(), Ok(outcome)));
-        self.submit(false, entries, Waiter::Recorded(number, token, key));
+        let of = self.seat(number).map_or(0, |seat| seat.number);
+        self.submit(false, entries, Waiter::Recorded((number, of), token, key));
     }
 
     fn observe(&mut self, number: usize, observation: &Observation) {
@@ -230,7 +239,8 @@ impl World {
     }
 
     pub(crate) fn submit(&mut self, is_fact: bool, entries: Vec<Entry>, waiter: Waiter) {
-        let unit = Unit { is_fact, entries, waiter };
+        self.units += 1;
+        let unit = Unit { is_fact, entries, waiter, number: self.units };
         if !is_fact && self.now < self.disk_fails_until {
             return self.refuse(unit);
         }
@@ -252,10 +262,10 @@ impl World {
     fn refuse(&mut self, unit: Unit) {
         let answer = || failed(Reason::LedgerUnwritable, "the disk takes nothing");
         match unit.waiter {
-            Waiter::Durable(seat, token) => self.answer(seat, 1_000, token, answer()),
+            Waiter::Durable(seat, token) => self.answer_to(seat, 1_000, token, answer()),
             Waiter::Recorded(seat, token, key) => {
                 self.forget(&key);
-                self.answer(seat, 1_000, token, answer());
+                self.answer_to(seat, 1_000, token, answer());
             }
             Waiter::Nobody | Waiter::Proof => {}
         }
@@ -303,7 +313,7 @@ impl World {
                     agent.proof_under_way = false;
                 }
             }
-            Waiter::Durable(seat, token) => self.answer(seat, 10_000, token, answer(Answer::Durable)),
+            Waiter::Durable(seat, token) => self.answer_to(seat, 10_000, token, answer(Answer::Durable)),
             Waiter::Recorded(seat, token, key) => {
                 let generation = key.generation;
                 let answer = answer(Answer::Recorded(generation));
@@ -311,7 +321,7 @@ impl World {
                     Some(agent) if matches!(answer, Answer::Recorded(_)) => agent.accounts.born(&key),
                     _ => self.forget(&key),
                 }
-                self.answer(seat, 10_000, token, answer);
+                self.answer_to(seat, 10_000, token, answer);
             }
         }
     }

@@ -4,6 +4,7 @@ use dormouse::process::ProcessIdentity;
 use dormouse::sandbox::machine::{Answer, QmpCommand, Token};
 use serde_json::Value;
 
+use crate::known::Of;
 use crate::qemu::Later;
 
 /// What happens at a moment.
@@ -13,6 +14,7 @@ pub(crate) enum Event {
     Answer {
         epoch: u64,
         seat: usize,
+        of: u64,
         token: Token,
         answer: Answer,
     },
@@ -24,6 +26,7 @@ pub(crate) enum Event {
         name: &'static str,
         stamp_ns: i64,
         detail: Value,
+        known: Option<(Of, u64)>,
     },
     /// Events were lost.
     Gap {
@@ -46,6 +49,7 @@ pub(crate) enum Event {
         link: u64,
         token: Token,
         answer: Answer,
+        known: Vec<(Of, u64)>,
     },
     /// The agent waits no longer for the reply.
     Overdue {
@@ -67,7 +71,7 @@ pub(crate) enum Event {
         seat: usize,
         attempt: u64,
         token: Token,
-        status: &'static str,
+        status: (&'static str, u64),
         link: Option<u64>,
     },
     /// The connection's end is seen.

@@ -33,8 +33,8 @@ pub(crate) enum Entry {
 pub(crate) enum Waiter {
     Nobody,
     Proof,
-    Durable(usize, Token),
-    Recorded(usize, Token, SandboxKey),
+    Durable((usize, u64), Token),
+    Recorded((usize, u64), Token, SandboxKey),
 }
 
 #[derive(Clone, Debug)]
@@ -42,6 +42,7 @@ pub(crate) struct Unit {
     pub(crate) is_fact: bool,
     pub(crate) entries: Vec<Entry>,
     pub(crate) waiter: Waiter,
+    pub(crate) number: u64,
 }
 
 /// What became of a unit.

@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 
 use dormouse::clock::Clock;
 use dormouse::metering::accounts::Accounts;
-use dormouse::sandbox::command::{Command, CommandResult, Method, MethodChoice, Outcome, Request, Scaling};
+use dormouse::sandbox::command::{Command, CommandResult, Outcome, Request, Scaling};
 use dormouse::sandbox::machine::{Core, Input, LastSign, Phase, Recovered, Sandbox, Settings};
 use dormouse::sandbox::refusal::{Reason, Refusal};
 use dormouse_ledger::SandboxKey;
 use dormouse_metering::{BillingState, Meter};
 
 use crate::agent::{Agent, Seat};
-use crate::ledger::{Entry, Row, Waiter};
-use crate::qemu::{BASE, Effects, MIB, MS, Qemu};
+use crate::ledger::{Entry, Row, Unit, Waiter};
+use crate::qemu::{BASE, MS, Qemu};
 use crate::world::{BOOT, Event, SECOND, Truth, World};
 
 const LATENESS_NS: u64 = 1_500 * MS;
@@ -89,10 +89,11 @@ impl World {
         let hibernated = matches!(state, BillingState::Hibernated | BillingState::Waking);
         core.phase = if hibernated { Phase::Hibernated } else { Phase::Attached };
         let alive = |qemu: &Qemu| qemu.identity == row.process;
-        let lives = !hibernated && self.guests[number].qemu.as_ref().is_some_and(alive);
-        if !hibernated {
-            core.process = Some(row.process);
-        }
+        // An unfinished wake has started it.
+        let wakes = unfinished.as_ref().is_some_and(|command| command.request == Request::Wake);
+        let there = !hibernated || wakes;
+        let lives = there && self.guests[number].qemu.as_ref().is_some_and(alive);
+        core.process = Some(row.process).filter(|_| lives || !hibernated);
         let saved = if hibernated {
             core.snapshot = manifest;
             None
@@ -104,7 +105,7 @@ impl World {
         let recovered = Recovered { core, unfinished, saved, ran, last_sign };
         let (machine, actions) = Sandbox::recover_from(recovered, self.clock.now(), lives);
         self.trace(|| format!("taken up: {:?} {:?}", machine.core().phase, machine.underway()));
-        let mut seat = Seat::new(machine);
+        let mut seat = Seat::new(machine, self.scheduled << 20);
         seat.held = lives.then_some(row.process);
         if let Some(agent) = self.agent.as_mut() {
             agent.seats[number] = Some(seat);
@@ -119,7 +120,7 @@ impl World {
         Core::new(key, "/run/dormouse/sb.qmp".into(), settings())
     }
 
-    fn kill_agent(&mut self) {
+    pub(crate) fn kill_agent(&mut self) {
         self.trace(|| "the agent is killed".to_owned());
         // A commit may have been through without the agent having been told.
         let through = if self.now < self.disk_fails_until {
@@ -128,15 +129,16 @@ impl World {
             self.random.index(self.ledger.waiting.len() + 1)
         };
         let waiting = std::mem::take(&mut self.ledger.waiting);
+        let bills = |unit: &&Unit| unit.entries.iter().any(|entry| matches!(entry, Entry::Slices(_)));
+        if let Some(lost) = waiting.iter().skip(through).find(bills) {
+            self.unlearn(lost.number);
+        }
         for unit in waiting.into_iter().take(through) {
             self.ledger.apply(&unit);
         }
         self.agent = None;
         self.epoch += 1;
         self.asked.clear();
-        for number in 0..self.guests.len() {
-            self.blind(number, 2 * SECOND);
-        }
         for guest in &mut self.guests {
             if let Some(qemu) = guest.qemu.as_mut() {
                 qemu.client = None;
@@ -170,10 +172,15 @@ impl World {
         if of != self.epoch || self.agent.is_none() {
             return;
         }
+        let Some(event) = self.not_too_early(event) else { return };
         match event {
-            Event::Answer { seat, token, answer, .. } => self.feed(seat, Input::Answer(token, answer)),
-            Event::Told { seat, link, name, stamp_ns, detail, .. } => {
-                self.told(seat, link, name, stamp_ns, detail);
+            Event::Answer { seat, of, token, answer, .. } => {
+                if self.seat(seat).is_some_and(|seat| seat.number == of) {
+                    self.feed(seat, Input::Answer(token, answer));
+                }
+            }
+            Event::Told { seat, link, name, stamp_ns, detail, known, .. } => {
+                self.told(seat, link, (name, stamp_ns, detail), known);
             }
             Event::Gap { seat, link, .. } => {
                 if self.seat(seat).and_then(|seat| seat.link.as_ref()).is_some_and(|open| open.number == link)
@@ -182,7 +189,9 @@ impl World {
                 }
             }
             Event::Takes { seat, link, token, ask, .. } => self.takes(seat, link, token, ask),
-            Event::Reply { seat, link, token, answer, .. } => self.reply_arrives(seat, link, token, answer),
+            Event::Reply { seat, link, token, answer, known, .. } => {
+                self.reply_arrives(seat, link, (token, answer), &known);
+            }
             Event::Overdue { seat, link, token, .. } => self.overdue(seat, link, token),
             Event::Connects { seat, attempt, token, .. } => self.connects(seat, attempt, token),
             Event::Surveys { seat, attempt, token, status, link, .. } => {
@@ -259,8 +268,10 @@ impl World {
             let lives = self.guests[number].qemu.as_ref().is_some_and(|qemu| !qemu.leaving);
             if nobody && lives {
                 let machine = Sandbox::new(self.core(number));
+                self.scheduled += 1;
+                let unlike = self.scheduled << 20;
                 if let Some(agent) = self.agent.as_mut() {
-                    agent.seats[number] = Some(Seat::new(machine));
+                    agent.seats[number] = Some(Seat::new(machine, unlike));
                 }
                 let request = Request::Attach {
                     qmp_path: "/run/dormouse/sb.qmp".into(),
@@ -272,7 +283,7 @@ impl World {
         }
     }
 
-    fn command(&mut self, number: usize, request: Request) {
+    pub(crate) fn command(&mut self, number: usize, request: Request) {
         let key = self.core(number).key;
         let attaches = matches!(request, Request::Attach { .. });
         let again = !attaches && self.random.chance(40) && !self.ids.is_empty();
@@ -293,133 +304,30 @@ impl World {
         } else {
             self.ids.push(command.clone());
         }
+        // As `HostHandle` does: what is stored is answered before a destroy could overtake anything.
+        let stored = self.ledger.commands.contains_key(&command.request_id);
+        if stored && command.request == Request::Destroy {
+            return;
+        }
         let now = self.now;
         let Some(seat) = self.seat(number) else { return };
         if !again {
             seat.taken.push((command.request_id.clone(), now));
         }
-        self.asked.insert(command.request_id.clone());
+        self.asked.insert((number, command.request_id.clone()));
         self.feed(number, Input::Command(command));
-    }
-
-    pub(crate) fn somebody_asks(&mut self) {
-        if self.now >= self.knobs.end {
-            return;
-        }
-        let every = self.knobs.asks_every;
-        let next = self.random.range(MS, every * 2);
-        self.after(next, Event::Ask);
-        let number = self.random.index(self.guests.len());
-        let sleeps = self.seat(number).is_some_and(|seat| seat.machine.core().phase == Phase::Hibernated);
-        let request = match self.random.range(0, 20) {
-            _ if sleeps && self.random.chance(600) => Request::Wake,
-            0..6 => Request::Scale(Scaling::of_memory(BASE + self.random.range(0, 5) * 256 * MIB)),
-            6..9 => Request::Pause { reclaim: false },
-            9..12 => Request::Resume { prefetch: false },
-            12..15 => {
-                let methods = [Method::Shared, Method::MappedRam, Method::Internal];
-                Request::Hibernate { method: MethodChoice::Named(methods[self.random.index(3)]) }
-            }
-            15 | 16 => Request::Wake,
-            17 => Request::Reboot,
-            18 => Request::Destroy,
-            _ => Request::Detach,
-        };
-        self.command(number, request);
-    }
-
-    /// Something goes wrong, of the kinds that this history has.
-    pub(crate) fn trouble(&mut self) {
-        if self.now >= self.knobs.end {
-            return;
-        }
-        let every = self.knobs.every;
-        let next = self.random.range(MS, every * 2);
-        self.after(next, Event::Trouble);
-        let kind = self.random.range(0, 16);
-        let number = self.random.index(self.guests.len());
-        let most = if self.random.chance(700) { 900 * MS } else { 8 * SECOND };
-        let while_ns = self.random.range(MS, most);
-        if self.guests[number].qemu.is_none() && self.agent.is_some() && self.random.chance(200) {
-            let vacant = self.seat(number).is_none();
-            if vacant {
-                self.start_qemu(number, "running");
-            }
-        }
-        if self.knobs.troubles & (1 << kind) == 0 {
-            return;
-        }
-        self.trace(|| format!("trouble {kind} for {number}"));
-        match kind {
-            0 | 1 if self.agent.is_some() => self.kill_agent(),
-            2 => self.disk_fails_until = self.now + while_ns,
-            3 => {
-                let by = self.random.range(20 * MS, 7_200 * SECOND).cast_signed();
-                let by = if self.random.chance(500) { by } else { -by };
-                self.step_wall(by);
-                let epoch = self.epoch;
-                let noticed = self.random.range(10_000, 5 * MS);
-                self.after(noticed, Event::NoticeStep { epoch });
-            }
-            _ => self.trouble_of_guest(number, kind, while_ns),
-        }
-    }
-
-    fn trouble_of_guest(&mut self, number: usize, kind: u64, while_ns: u64) {
-        let now = self.now;
-        let mut effects = Effects::default();
-        let guest = &mut self.guests[number];
-        let Some(qemu) = guest.qemu.as_mut() else { return };
-        let hangs = now < qemu.hangs_until;
-        match kind {
-            5 | 11.. if hangs => {}
-            4 => return self.qemu_exits(number),
-            5 => qemu.leave(1000, &mut self.random, &mut effects),
-            6 | 7 => {
-                // Another client takes the socket for a while; the guest may be changed meanwhile.
-                guest.busy_until = now + while_ns;
-                let client = qemu.client.take();
-                return self.lose_client(number, client);
-            }
-            8 => {
-                let client = qemu.client.take();
-                return self.lose_client(number, client);
-            }
-            9 => qemu.hangs_until = now + while_ns,
-            10 => qemu.loses = 1 + u32::from(self.random.chance(300)),
-            11 if qemu.runs() => {
-                guest.meddled = now;
-                qemu.stop("paused", &mut effects);
-            }
-            12 if qemu.status == "paused" => {
-                guest.meddled = now;
-                qemu.go_on(&mut effects);
-            }
-            13 => {
-                let fault = if self.random.chance(500) { "io-error" } else { "guest-panicked" };
-                guest.meddled = now;
-                qemu.stop(fault, &mut effects);
-            }
-            14 if qemu.leaving => {}
-            14 => qemu.reset(&mut self.random, &mut effects),
-            15 => {
-                // Somebody else asks for another size.
-                let device = self.random.index(qemu.memory.len());
-                let arguments = serde_json::json!({"path": format!("/machine/peripheral/{}", qemu.memory[device].id),
-                    "value": self.random.range(0, 5) * 256 * MIB});
-                let set = dormouse::sandbox::machine::QmpCommand { name: "qom-set", arguments };
-                let _ = qemu.take(&set, &mut self.random, &mut effects);
-            }
-            _ => {}
-        }
-        self.apply(number, effects);
     }
 
     /// Somebody is told: it must be so.
     pub(crate) fn replied(&mut self, number: usize, id: &str, result: &Result<Outcome, Refusal>) {
         let short = result.as_ref().map(|outcome| &outcome.result).map_err(|refusal| refusal.reason);
         self.trace(|| format!("reply to {id}: {short:?}"));
-        if !self.asked.remove(id) {
+        let reused = result.as_ref().is_err_and(|refusal| refusal.reason == Reason::RequestIdReused);
+        let still =
+            |seat: &Seat| seat.machine.underway().is_some_and(|(command, _)| command.request_id == id);
+        if reused && self.agent.as_ref().and_then(|agent| agent.seats[number].as_ref()).is_some_and(still) {
+            // Whoever has asked under that id first is yet to be answered.
+        } else if !self.asked.remove(&(number, id.to_owned())) {
             let recovered = self.ledger.commands.contains_key(id);
             if !recovered {
                 self.violation(format!("{id} is answered, and nobody asked"));
@@ -434,7 +342,12 @@ impl World {
         };
         // What is so already is what QEMU has told, and a size is told up to a second late.
         let unchanged = result.as_ref().is_ok_and(|outcome| outcome.result == CommandResult::Unchanged);
-        let from = since.saturating_sub(if unchanged { 1_100 * MS } else { 50 * MS });
+        let told = self.guests[number].known.iter().map(|known| known.at).max().unwrap_or(0);
+        let from = if unchanged {
+            told.min(since).saturating_sub(1_100 * MS)
+        } else {
+            since.saturating_sub(50 * MS)
+        };
         let fresh = self.ledger.commands.get(id).is_some_and(|intent| intent.generation != 0);
         if let Some(lie) = self.lie(number, &request, result, from).filter(|_| fresh && since <= now) {
             let replayed = self.ids.iter().filter(|command| command.request_id == id).count() != 1;
@@ -470,16 +383,17 @@ impl World {
                     CommandResult::Partial { achieved_bytes } => achieved_bytes,
                     _ => *memory_bytes,
                 };
-                (!was(&|truth| truth.plugged + BASE == bytes)).then_some("it never had that much")
+                (!was(&|truth| truth.plugged() + BASE == bytes)).then_some("it never had that much")
             }
             (Request::Hibernate { .. }, Ok(_)) => {
                 (now.lives || guest.snapshots.is_empty()).then_some("there is no snapshot, or a QEMU")
             }
             (Request::Hibernate { .. }, Err(refusal)) if refusal.reason == Reason::SaveFailed => {
                 let meddled = guest.meddled >= from;
-                let stands =
-                    was(&|truth| truth.runs) && !now.runs && !meddled && refusal.message.contains("goes on");
-                (stands || !was(&|truth| truth.lives)).then_some("the guest does not go on")
+                // One that has ended since, while the outcome was being recorded, went on until then.
+                let stands = was(&|truth| truth.runs) && now.lives && !now.runs && !meddled;
+                let goes_on = refusal.message.contains("goes on");
+                ((stands && goes_on) || !was(&|truth| truth.lives)).then_some("the guest does not go on")
             }
             (Request::Wake, Err(refusal))
                 if matches!(

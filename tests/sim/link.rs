@@ -8,6 +8,7 @@ use dormouse_metering::Stamp;
 use serde_json::Value;
 
 use crate::agent::failed;
+use crate::known::Of;
 use crate::qemu::{Effects, MS};
 use crate::world::{Ask, Event, World};
 
@@ -24,6 +25,8 @@ pub(crate) struct Link {
     /// When the last thing sent arrives: nothing overtakes it.
     arrives: u64,
     queue: VecDeque<(Token, Ask)>,
+    /// What QEMU told while it was surveyed for the first time: handed on after that.
+    early: Vec<Event>,
     in_flight: Option<Token>,
 }
 
@@ -42,7 +45,14 @@ impl World {
     }
 
     /// QEMU tells whoever is connected.
-    pub(crate) fn tell(&mut self, guest: usize, name: &'static str, stamp_ns: i64, detail: Value) {
+    pub(crate) fn tell(
+        &mut self,
+        guest: usize,
+        name: &'static str,
+        stamp_ns: i64,
+        detail: Value,
+        known: Option<(Of, u64)>,
+    ) {
         let late = if self.random.chance(900) { 300_000 } else { 20 * MS };
         let late = self.random.range(20_000, late);
         let Some(qemu) = self.guests[guest].qemu.as_mut() else { return };
@@ -51,13 +61,31 @@ impl World {
         qemu.loses = qemu.loses.saturating_sub(1);
         let at = self.arrives(guest, epoch, link, late);
         if lost {
-            self.blind(guest, MS);
             return self.at(at, Event::Gap { epoch, seat: guest, link });
         }
-        self.at(at, Event::Told { epoch, seat: guest, link, name, stamp_ns, detail });
+        self.at(at, Event::Told { epoch, seat: guest, link, name, stamp_ns, detail, known });
     }
 
-    pub(crate) fn told(&mut self, seat: usize, number: u64, name: &str, stamp_ns: i64, detail: Value) {
+    /// What is told before the first survey is through waits for that.
+    pub(crate) fn not_too_early(&mut self, event: Event) -> Option<Event> {
+        if let Event::Told { seat, link, .. } | Event::Gap { seat, link, .. } = &event
+            && let Some(open) = self.seat(*seat).and_then(|seat| seat.link.as_mut())
+            && open.number == *link
+            && !open.ready
+        {
+            open.early.push(event);
+            return None;
+        }
+        Some(event)
+    }
+
+    pub(crate) fn told(
+        &mut self,
+        seat: usize,
+        number: u64,
+        (name, stamp_ns, detail): (&str, i64, Value),
+        known: Option<(Of, u64)>,
+    ) {
         let arrival = self.clock.now();
         let Some(link) = self.seat(seat).and_then(|seat| seat.link.as_ref()) else { return };
         if link.number != number {
@@ -66,6 +94,7 @@ impl World {
         let since = link.since;
         let at = self.clock.from_qemu(Some(stamp_ns), since, arrival);
         self.feed(seat, Input::Event(QemuEvent { name: name.to_owned(), at, detail }));
+        self.learn(seat, known.as_slice());
     }
 
     pub(crate) fn connect(&mut self, number: usize, token: Token, after_ms: u64) {
@@ -92,7 +121,7 @@ impl World {
             return self.answer(number, GREETING_NS, token, failed(Reason::QmpBusy, "no greeting"));
         }
         let at = (now + takes).max(qemu.hangs_until);
-        let status = qemu.status;
+        let status = (qemu.status, now);
         // What happens from here on is told once the survey is through.
         qemu.client = Some((epoch, attempt));
         self.at(at, Event::Surveys { epoch, seat: number, attempt, token, status, link: None });
@@ -104,9 +133,9 @@ impl World {
                 since,
                 arrives: at + 2,
                 queue: VecDeque::new(),
+                early: Vec::new(),
                 in_flight: Some(token),
             };
-            seat.links = attempt;
             seat.link = Some(link);
         }
     }
@@ -117,7 +146,7 @@ impl World {
         number: usize,
         attempt: u64,
         token: Token,
-        status: &str,
+        (status, asked): (&str, u64),
         link: Option<u64>,
     ) {
         let now = self.now;
@@ -131,9 +160,12 @@ impl World {
             return;
         };
         let answer = Answer::Surveyed(Box::new(qemu.survey(status)), qemu.identity);
+        let qemu_devices = qemu.memory.len();
         let takes = self.random.range(MS / 10, MS);
         let at = self.arrives(number, epoch, attempt, takes);
-        self.at(at.max(now), Event::Reply { epoch, seat: number, link: attempt, token, answer });
+        let sizes = (0..qemu_devices).map(|device| (Of::Size(device), now));
+        let known = sizes.chain([(Of::State, asked)]).collect();
+        self.at(at.max(now), Event::Reply { epoch, seat: number, link: attempt, token, answer, known });
     }
 
     pub(crate) fn ask(&mut self, number: usize, token: Token, ask: Ask) {
@@ -162,7 +194,7 @@ impl World {
 
     /// QEMU reads a command, as long as it is there and the connection is.
     pub(crate) fn takes(&mut self, number: usize, link: u64, token: Token, ask: Ask) {
-        let epoch = self.epoch;
+        let (epoch, now) = (self.epoch, self.now);
         let Some(qemu) = self.guests[number].qemu.as_mut() else { return };
         if qemu.client != Some((epoch, link)) {
             return;
@@ -170,7 +202,7 @@ impl World {
         let takes = self.random.range(20_000, MS);
         let command = match ask {
             Ask::Survey => {
-                let status = qemu.status;
+                let status = (qemu.status, now);
                 let attempt = link;
                 let event = Event::Surveys { epoch, seat: number, attempt, token, status, link: Some(link) };
                 return self.after(takes, event);
@@ -178,30 +210,42 @@ impl World {
             Ask::Command(command) => command,
         };
         let mut effects = Effects::default();
+        let devices = qemu.memory.len();
         let returned = qemu.take(&command, &mut self.random, &mut effects);
         self.trace(|| format!("qemu {number} takes {} {} -> {returned:?}", command.name, command.arguments));
         self.apply(number, effects);
+        let known = match command.name {
+            "query-status" => vec![(Of::State, now)],
+            "query-memory-devices" => (0..devices).map(|device| (Of::Size(device), now)).collect(),
+            _ => Vec::new(),
+        };
         let answer = match returned {
             Ok(returned) => Answer::Returned(returned),
             Err(message) => failed(Reason::QemuFailed, message),
         };
         let at = self.arrives(number, epoch, link, takes);
-        self.at(at, Event::Reply { epoch, seat: number, link, token, answer });
+        self.at(at, Event::Reply { epoch, seat: number, link, token, answer, known });
     }
 
-    pub(crate) fn reply_arrives(&mut self, number: usize, link: u64, token: Token, answer: Answer) {
+    pub(crate) fn reply_arrives(
+        &mut self,
+        number: usize,
+        link: u64,
+        (token, answer): (Token, Answer),
+        known: &[(Of, u64)],
+    ) {
+        let since = self.clock.now();
         let open = self.seat(number).and_then(|seat| seat.link.as_mut());
         let Some(open) = open.filter(|open| open.number == link && open.in_flight == Some(token)) else {
             return;
         };
         open.in_flight = None;
-        open.ready = true;
+        if !open.ready {
+            (open.ready, open.since) = (true, since);
+        }
+        let early = std::mem::take(&mut open.early);
         if let Answer::Surveyed(_, process) = &answer {
             let process = *process;
-            if let Some(since) = self.guests[number].blind_since.take() {
-                let now = self.now;
-                self.hidden.push((number, since, now));
-            }
             if let Some(seat) = self.seat(number) {
                 seat.held = Some(process);
             }
@@ -212,6 +256,10 @@ impl World {
             }
         }
         self.feed(number, Input::Answer(token, answer));
+        self.learn(number, known);
+        for event in early {
+            self.agent_event(event);
+        }
         self.pump(number);
     }
 
@@ -250,7 +298,6 @@ impl World {
         if let Some(seat) = self.seat(number) {
             seat.attempt += 1;
         }
-        self.blind(number, 0);
         let (was_ready, waiting) = self.take_waiting(number);
         for (token, answer) in waiting.into_iter().filter(|_| was_ready) {
             self.answer(number, 1_000, token, answer);

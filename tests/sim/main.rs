@@ -10,6 +10,7 @@
 
 mod agent;
 mod event;
+mod known;
 mod ledger;
 mod life;
 mod link;
@@ -17,6 +18,7 @@ mod oracle;
 mod places;
 mod qemu;
 mod random;
+mod trouble;
 mod world;
 
 use world::World;
@@ -24,13 +26,21 @@ use world::World;
 /// Seeds that have found something; CHANGELOG.md says what.
 const FOUND_SOMETHING: &[u64] = &[
     65, 66, 102, 201, 209, 308, 501, 786, 854, 1037, 1128, 1131, 1886, 2467, 2471, 2695, 3411, 3489, 3530,
-    3592, 6789, 10_399, 11_116, 12_183, 12_412, 1_001_136, 1_001_495, 1_001_597, 1_002_056, 1_002_440,
-    1_002_897, 1_003_658, 1_003_698, 1_008_879,
+    3592, 6789, 10_399, 11_116, 12_183, 12_412, 1_001_136, 1_001_198, 1_001_495, 1_001_597, 1_002_056,
+    1_002_440, 1_002_897, 1_003_658, 1_003_698, 1_004_459, 1_005_991, 1_008_420, 1_008_879, 1_009_119,
+    1_010_786, 1_011_293, 1_011_960, 1_012_403, 1_017_642, 1_017_909, 1_020_444, 1_024_241, 1_024_456,
+    1_024_545, 1_025_852, 1_027_587, 1_028_110, 1_030_151, 1_031_678, 1_033_979, 1_034_359, 1_034_360,
+    1_034_388, 2_007_556, 2_010_893, 2_012_295, 2_014_884, 2_028_315, 2_031_164, 2_037_923, 2_050_944,
+    2_056_568, 2_059_662, 2_062_411, 2_063_745, 2_065_162, 2_066_754, 2_066_864, 2_068_605, 2_071_652,
+    2_072_077, 2_088_204, 2_088_946, 2_089_594, 2_096_136, 2_096_431, 2_097_431, 3_071_507, 3_072_303,
+    3_081_058, 3_099_413, 3_159_023, 4_069_145, 4_181_890, 4_196_118, 10_064_559, 10_095_371, 10_103_979,
+    10_138_217, 10_157_581, 10_189_846, 10_215_190, 10_219_792, 10_220_220, 10_270_057, 10_616_304,
+    10_630_059, 10_649_689, 10_676_544, 10_737_394, 10_843_491, 20_176_343, 20_668_038, 20_673_921,
 ];
 
-/// Of so many histories in a million the bill may still differ from the oracle's. A ratchet: it only goes down,
-/// and is to reach 0.
-const DIFFERING_PER_MILLION_MAX: u64 = 800;
+/// Of so many histories in a million the bill may still differ from the oracle's. A ratchet: it only goes down, and is
+/// to reach 0. Measured: 6 of 1,547,786.
+const DIFFERING_PER_MILLION_MAX: u64 = 10;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
@@ -98,6 +108,6 @@ fn every_history_is_billed_as_the_oracle_says() {
         per_second(steps)
     );
     // Of few histories a single one weighs too much.
-    let allowed = histories * DIFFERING_PER_MILLION_MAX / 1_000_000 + 10;
+    let allowed = histories * DIFFERING_PER_MILLION_MAX / 1_000_000 + 1;
     assert!(bad <= allowed, "{bad} of {histories} histories differ, at most {allowed}");
 }

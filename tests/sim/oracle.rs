@@ -8,8 +8,9 @@
 use dormouse_metering::audit::audit;
 use dormouse_metering::{BillingState, Cause, Meter, Slice};
 
+use crate::known::Bounds;
 use crate::ledger::Row;
-use crate::qemu::{BASE, VCPUS_MILLI};
+use crate::qemu::VCPUS_MILLI;
 use crate::world::{Truth, World};
 
 /// A stretch that is billed: from, to, state and memory.
@@ -24,7 +25,7 @@ struct Billed {
 impl World {
     /// Checks the whole history.
     pub(crate) fn judge(&mut self) {
-        for id in std::mem::take(&mut self.asked) {
+        for (_, id) in std::mem::take(&mut self.asked) {
             self.violation(format!("{id} was never answered"));
         }
         for number in 0..self.guests.len() {
@@ -96,24 +97,6 @@ impl World {
         begins.chain(quit).filter(|at| *at >= after).min().unwrap_or(u64::MAX)
     }
 
-    /// What goes down and comes up again while nobody hears of it, or while QEMU holds events back and drops the
-    /// one between, is known to nobody: at both ends of that time the guest had what it is billed.
-    fn is_hidden_dip(&self, number: usize, billed: &Billed, (from, until): (u64, u64)) -> bool {
-        let truths = &self.guests[number].truth;
-        let held = |at: u64| {
-            let index = truths.partition_point(|truth| truth.at <= at).saturating_sub(1);
-            truths.get(index).map_or(0, |truth| if truth.runs { BASE + truth.plugged } else { 0 })
-        };
-        let inside =
-            |(guest, start, end): &&(usize, u64, u64)| *guest == number && *start <= from && until <= *end;
-        let bound = |(_, start, end): &(usize, u64, u64)| {
-            let (before, after) = (held(start.saturating_sub(1).max(billed.from + 1_000)), held(*end));
-            let dips = billed.memory > 0 && before.min(after) >= billed.memory;
-            dips || (held(from) > billed.memory && before.max(after) <= billed.memory)
-        };
-        self.hidden.iter().filter(inside).any(bound)
-    }
-
     fn compare(
         &self,
         number: usize,
@@ -133,10 +116,11 @@ impl World {
             if from >= until {
                 continue;
             }
-            if self.is_hidden_dip(number, billed, (from, until)) {
-                continue;
+            let mut bounds = Bounds::exactly(truth);
+            if bounds.memory_most() != billed.memory {
+                bounds = self.bounds(number, truth, from, until);
             }
-            if let Some(what) = differs(truth, billed, (from, until), windows) {
+            if let Some(what) = differs(truth, bounds, billed, (from, until), windows) {
                 let (state, memory) = (billed.state, billed.memory >> 20);
                 found.push(format!(
                     "{name}: {what} for {} ns from {from}: billed {state} {memory} MiB in [{}, {}), true {truth:?}",
@@ -164,18 +148,19 @@ fn together(billed: Vec<Billed>) -> Vec<Billed> {
 
 fn differs(
     truth: &Truth,
+    bounds: Bounds,
     billed: &Billed,
     (from, until): (u64, u64),
     windows: &[(u64, u64)],
 ) -> Option<&'static str> {
-    let (memory, vcpus) = if truth.runs { (BASE + truth.plugged, VCPUS_MILLI) } else { (0, 0) };
-    if billed.memory > memory || billed.vcpus > vcpus {
+    let vcpus = if bounds.runs_most { VCPUS_MILLI } else { 0 };
+    if billed.memory > bounds.memory_most() || billed.vcpus > vcpus {
         return Some("OVER-BILLED");
     }
     if billed.state != BillingState::Lost && !truth.exists {
         return Some("OVER-BILLED disk");
     }
-    if billed.memory == memory || billed.state == BillingState::Lost {
+    if billed.memory >= bounds.memory_least() || billed.state == BillingState::Lost {
         return None;
     }
     (!covered(from, until, windows)).then_some("under-billed without a word")

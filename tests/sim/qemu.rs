@@ -13,6 +13,7 @@ pub(crate) const MIB: u64 = 1 << 20;
 pub(crate) const BASE: u64 = 256 * MIB;
 pub(crate) const VCPUS_MILLI: u32 = 2000;
 pub(crate) const DISK: u64 = 8 << 30;
+pub(crate) const DEVICES_MAX: usize = 3;
 const BLOCK: u64 = 2 * MIB;
 pub(crate) const MS: u64 = 1_000_000;
 
@@ -24,10 +25,10 @@ pub(crate) struct Memory {
     pub(crate) requested: u64,
     /// The least that the guest gives back to.
     pub(crate) stuck: u64,
-    /// Until when the next event waits.
-    pub(crate) quiet_until: u64,
-    /// The event that waits: its wall stamp and its size.
-    pub(crate) held: Option<(i64, u64)>,
+    /// Whether the next event waits.
+    pub(crate) throttled: bool,
+    /// The event that waits: its wall stamp, its moment and its size.
+    pub(crate) held: Option<(i64, u64, u64)>,
     /// Whether the guest is at work on it.
     pub(crate) moving: bool,
 }
@@ -88,15 +89,10 @@ pub(crate) struct Qemu {
 
 impl Qemu {
     pub(crate) fn new(identity: ProcessIdentity, status: &'static str, devices: usize) -> Self {
-        let memory = ["vm0", "vm1", "vm2"].into_iter().take(devices).map(|id| Memory {
-            id,
-            size: 0,
-            requested: 0,
-            stuck: 0,
-            quiet_until: 0,
-            held: None,
-            moving: false,
-        });
+        let memory =
+            const { ["vm0", "vm1", "vm2"] as [&str; DEVICES_MAX] }.into_iter().take(devices).map(|id| {
+                Memory { id, size: 0, requested: 0, stuck: 0, throttled: false, held: None, moving: false }
+            });
         Self {
             identity,
             status,
@@ -115,8 +111,11 @@ impl Qemu {
         self.status == "running"
     }
 
-    pub(crate) fn plugged(&self) -> u64 {
-        self.memory.iter().map(|device| device.size).sum()
+    /// What each device has plugged.
+    pub(crate) fn sizes(&self) -> [u64; DEVICES_MAX] {
+        let mut sizes = [0; DEVICES_MAX];
+        self.memory.iter().zip(&mut sizes).for_each(|(device, size)| *size = device.size);
+        sizes
     }
 
     pub(crate) fn survey(&self, status: &str) -> Survey {

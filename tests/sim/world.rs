@@ -11,8 +11,9 @@ use dormouse_metering::BootId;
 
 use crate::agent::Agent;
 pub(crate) use crate::event::{Ask, Event, Slot};
+use crate::known::{Known, Of};
 use crate::ledger::Ledger;
-use crate::qemu::{Effects, Later, MS, Qemu};
+use crate::qemu::{DEVICES_MAX, Effects, Later, MS, Qemu};
 use crate::random::Random;
 
 pub(crate) const SECOND: u64 = 1_000 * MS;
@@ -26,9 +27,18 @@ pub(crate) struct Truth {
     pub(crate) at: u64,
     pub(crate) lives: bool,
     pub(crate) runs: bool,
-    pub(crate) plugged: u64,
+    /// What each device has plugged.
+    pub(crate) sizes: [u64; DEVICES_MAX],
+    /// Of which process, where there is one.
+    pub(crate) pid: i32,
     /// There is a QEMU, or a snapshot in its place.
     pub(crate) exists: bool,
+}
+
+impl Truth {
+    pub(crate) fn plugged(&self) -> u64 {
+        self.sizes.iter().sum()
+    }
 }
 
 /// A guest and where its QEMU listens.
@@ -41,8 +51,8 @@ pub(crate) struct Guest {
     /// Until when another client holds the socket.
     pub(crate) busy_until: u64,
     pub(crate) truth: Vec<Truth>,
-    /// Since when nobody hears what becomes of it.
-    pub(crate) blind_since: Option<u64>,
+    /// What of it the agent was told.
+    pub(crate) known: Vec<Known>,
     /// What is in each complete snapshot on disk.
     pub(crate) snapshots: BTreeMap<u64, Vec<(u64, u64)>>,
     /// When somebody else stopped or continued it last.
@@ -76,13 +86,13 @@ pub(crate) struct World {
     pub(crate) agent: Option<Agent>,
     pub(crate) epoch: u64,
     pub(crate) restarted: u64,
-    pub(crate) asked: BTreeSet<String>,
+    pub(crate) asked: BTreeSet<(usize, String)>,
     pub(crate) ids: Vec<Command>,
     pub(crate) knobs: Knobs,
     pub(crate) pids: i32,
     pub(crate) steps: u64,
-    /// When a size went down and up again within the second for which QEMU holds events back, and was dropped.
-    pub(crate) hidden: Vec<(usize, u64, u64)>,
+    /// How many units the ledger was given.
+    pub(crate) units: u64,
     /// The uncertainty of each observation: of which guest, from, to.
     pub(crate) windows: Vec<(usize, u64, u64)>,
     pub(crate) traces: bool,
@@ -129,7 +139,7 @@ impl World {
             knobs,
             pids: 100,
             steps: 0,
-            hidden: Vec::new(),
+            units: 0,
             windows: Vec::new(),
             traces,
             violations: Vec::new(),
@@ -149,7 +159,7 @@ impl World {
             qemu: None,
             busy_until: 0,
             truth: Vec::new(),
-            blind_since: Some(0),
+            known: Vec::new(),
             snapshots: BTreeMap::new(),
             meddled: 0,
         };
@@ -188,7 +198,13 @@ impl World {
     /// Whether everything has come to rest: nothing under way, everybody in contact, the last word sealed.
     fn is_quiet(&self) -> bool {
         let rested = self.now > self.knobs.end.max(self.restarted) + 6 * SECOND;
-        rested && self.ledger.waiting.is_empty() && self.agent.as_ref().is_some_and(Agent::is_quiet)
+        let held_back = |qemu: &Qemu| qemu.memory.iter().any(|memory| memory.throttled);
+        let told = !self.guests.iter().filter_map(|guest| guest.qemu.as_ref()).any(held_back);
+        rested
+            && told
+            && self.asked.is_empty()
+            && self.ledger.waiting.is_empty()
+            && self.agent.as_ref().is_some_and(Agent::is_quiet)
     }
 
     fn advance(&mut self, at: u64) {
@@ -237,7 +253,8 @@ impl World {
             at: now,
             lives: qemu.is_some(),
             runs: qemu.is_some_and(Qemu::runs),
-            plugged: qemu.map_or(0, Qemu::plugged),
+            sizes: qemu.map_or([0; DEVICES_MAX], Qemu::sizes),
+            pid: qemu.map_or(0, |qemu| qemu.identity.pid),
             exists: qemu.is_some() || !guest.snapshots.is_empty(),
         };
         match guest.truth.last_mut() {
@@ -275,7 +292,8 @@ impl World {
         let stamp_ns = self.wall_us();
         for (name, detail) in effects.events {
             self.trace(|| format!("qemu {guest}: {name}"));
-            self.tell(guest, name, stamp_ns, detail);
+            let known = matches!(name, "STOP" | "RESUME").then_some((Of::State, self.now));
+            self.tell(guest, name, stamp_ns, detail, known);
         }
         for device in effects.sized {
             self.sized(guest, device, stamp_ns);
@@ -297,41 +315,33 @@ impl World {
         let process = qemu.identity;
         let memory = &mut qemu.memory[device];
         let size = memory.size;
-        let held = now < memory.quiet_until;
-        let dropped = memory.held;
+        let held = memory.throttled;
         if held {
-            memory.held = Some((stamp_ns, size));
+            memory.held = Some((stamp_ns, now, size));
         } else {
-            memory.quiet_until = now + SECOND;
-            let at = memory.quiet_until;
-            self.at(at, Event::Qemu { guest, process, later: Later::Held(device) });
-            self.tell_size(guest, device, stamp_ns, size);
-        }
-        if let Some((was_ns, _)) = dropped {
-            let before = u64::try_from(stamp_ns.saturating_sub(was_ns)).unwrap_or(0);
-            self.hidden.push((guest, now.saturating_sub(before + 1_000), now));
+            memory.throttled = true;
+            self.after(SECOND, Event::Qemu { guest, process, later: Later::Held(device) });
+            self.tell_size(guest, device, (stamp_ns, now), size);
         }
         self.trace(|| format!("qemu {guest}: size of {device} is {} MiB, held {held}", size >> 20));
     }
 
     fn release_held(&mut self, guest: usize, device: usize) {
-        let now = self.now;
         let Some(qemu) = self.guests[guest].qemu.as_mut() else { return };
         let process = qemu.identity;
         let memory = &mut qemu.memory[device];
-        let Some((stamp_ns, size)) = memory.held.take() else { return };
-        memory.quiet_until = now + SECOND;
-        let at = memory.quiet_until;
-        self.at(at, Event::Qemu { guest, process, later: Later::Held(device) });
-        self.tell_size(guest, device, stamp_ns, size);
+        memory.throttled = memory.held.is_some();
+        let Some((stamp_ns, at, size)) = memory.held.take() else { return };
+        self.after(SECOND, Event::Qemu { guest, process, later: Later::Held(device) });
+        self.tell_size(guest, device, (stamp_ns, at), size);
     }
 
-    fn tell_size(&mut self, guest: usize, device: usize, stamp_ns: i64, size: u64) {
+    fn tell_size(&mut self, guest: usize, device: usize, (stamp_ns, at): (i64, u64), size: u64) {
         let Some(qemu) = self.guests[guest].qemu.as_ref() else { return };
         let id = qemu.memory[device].id;
         let detail =
             serde_json::json!({"id": id, "size": size, "qom-path": format!("/machine/peripheral/{id}")});
-        self.tell(guest, "MEMORY_DEVICE_SIZE_CHANGE", stamp_ns, detail);
+        self.tell(guest, "MEMORY_DEVICE_SIZE_CHANGE", stamp_ns, detail, Some((Of::Size(device), at)));
     }
 
     /// The process is gone: its client sees the end of the connection, its holder the end of the process.
@@ -346,18 +356,10 @@ impl World {
     }
 
     pub(crate) fn lose_client(&mut self, guest: usize, client: Option<(u64, u64)>) {
-        self.blind(guest, 0);
         let Some((epoch, link)) = client else { return };
         let late = self.random.range(MS / 100, 5 * MS);
         let at = self.arrives(guest, epoch, link, late);
         self.at(at, Event::Closed { epoch, seat: guest, link });
-    }
-
-    /// From here on, or a while before, nobody hears what becomes of a guest.
-    pub(crate) fn blind(&mut self, guest: usize, before_ns: u64) {
-        let since = self.now.saturating_sub(before_ns);
-        let guest = &mut self.guests[guest];
-        guest.blind_since = Some(guest.blind_since.map_or(since, |had| had.min(since)));
     }
 
     /// The wall clock's own reading, whatever the agent thinks that it is.

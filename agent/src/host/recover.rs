@@ -71,12 +71,11 @@ fn take_up(
         .find_map(|command| as_command(command, &key));
     let hibernated = matches!(state, BillingState::Hibernated | BillingState::Waking);
     core.phase = if hibernated { Phase::Hibernated } else { Phase::Attached };
-    let process = if hibernated {
-        None
-    } else {
-        core.process = attachment.process();
-        core.process.and_then(|identity| Process::find_by(identity).ok().flatten())
-    };
+    let process = attachment.process().and_then(|identity| Process::find_by(identity).ok().flatten());
+    // An unfinished wake has started it.
+    let wakes = unfinished.as_ref().is_some_and(|command| command.request == Request::Wake);
+    let process = process.filter(|_| !hibernated || wakes);
+    core.process = if hibernated { process.as_ref().map(Process::identity) } else { attachment.process() };
     let saved = if hibernated {
         core.snapshot = manifest;
         None

@@ -48,6 +48,8 @@ pub struct Accounts {
     lateness_ns: u64,
     /// The wall time of the next hour at which every open slice is cut.
     next_hour_ns: i64,
+    /// When it was looked for last what time has made final.
+    looked: Option<Stamp>,
     /// The last hour that was told to be complete.
     complete_hour_ns: Option<i64>,
     /// Through when every open sandbox's process was verified to exist.
@@ -64,6 +66,7 @@ impl Accounts {
             unborn: BTreeSet::new(),
             lateness_ns,
             next_hour_ns: hour::next_boundary(now.wall_ns),
+            looked: None,
             complete_hour_ns: None,
             proof,
         }
@@ -126,7 +129,15 @@ impl Accounts {
     }
 
     /// What time alone has made final: the records to write, one for each sandbox concerned.
+    ///
+    /// Nothing, where this agent or its host was held up for as long as an event may be late: what QEMU has told
+    /// meanwhile is then still to be read.
     pub fn seal(&mut self, now: Stamp) -> Vec<Record> {
+        let looked = self.looked.replace(now).filter(|looked| looked.boot == now.boot);
+        let away_ns = looked.map_or(0, |looked| now.boottime_ns.saturating_sub(looked.boottime_ns));
+        if away_ns > self.lateness_ns {
+            return Vec::new();
+        }
         let through = now.earlier_by(self.lateness_ns);
         let every_hour = through.wall_ns >= self.next_hour_ns;
         if every_hour {

@@ -49,7 +49,8 @@ fn an_hour_is_complete_once_every_sandbox_is_cut_and_sealed_through_it() {
     assert_eq!(accounts.complete_hour(at(3_631)), None, "a life that began before may still be told");
     assert_eq!(accounts.complete_hour(at(3_632)), None, "what became of b is not known");
     accounts.sight(&key("b"), Sight::Clear);
-    accounts.seal(at(3_640));
+    accounts.seal(at(3_633));
+    accounts.seal(at(3_634));
     assert_eq!(accounts.complete_hour(at(3_640)), Some(MIDNIGHT + HOUR_NS));
 }
 
@@ -59,4 +60,18 @@ fn an_hour_of_a_host_without_sandboxes_is_complete_and_hours_that_nobody_saw_are
     assert_eq!(accounts.complete_hour(at(660)), Some(MIDNIGHT));
     assert_eq!(accounts.complete_hour(at(5 * 3_600 + 60)), Some(MIDNIGHT + 5 * HOUR_NS));
     assert_eq!(accounts.complete_hour(at(3_660)), None, "a clock that was set back takes no hour back");
+}
+
+#[test]
+fn an_agent_that_was_held_up_reads_what_qemu_has_told_before_anything_becomes_final() {
+    let mut accounts = accounts();
+    accounts.observe(&key("a"), true, began(600), at(600)).expect("it begins");
+    accounts.born(&key("a"));
+    accounts.tick(at(620));
+    accounts.seal(at(621));
+    assert_eq!(accounts.seal(at(3_000)).len(), 0, "the host slept");
+    let change = Change::State(BillingState::Paused);
+    let stop = Observation { at: at(619), change, cause: Cause::Stop, command: None };
+    accounts.observe(&key("a"), false, stop, at(3_000)).expect("it is told");
+    assert_eq!(accounts.seal(at(3_001)).len(), 1);
 }

@@ -3,13 +3,11 @@
 use dormouse_metering::{BillingState, Cause, Change, RunState, Stamp};
 
 use super::core::{Core, Link, Phase, Resync};
+use super::sight::reaching_back;
 use super::{Action, Announcement, Answer, Notice, Token};
 use crate::process::ProcessIdentity;
 use crate::sandbox::facts::Survey;
 use crate::sandbox::refusal::Reason;
-
-/// How long after a connection's end it may be seen.
-const END_SEEN_NS: u64 = 50_000_000;
 
 impl Core {
     /// Takes the answers that no command waits for. True when QMP answers again.
@@ -21,7 +19,6 @@ impl Core {
         actions: &mut Vec<Action>,
     ) -> bool {
         if matches!(answer, Answer::Returned(_) | Answer::Surveyed(..)) {
-            self.silence_ns = self.contact_gap_ns(now);
             // Whatever QEMU told before it read the question has arrived.
             self.heard(self.answered.unwrap_or(now));
         }
@@ -43,8 +40,9 @@ impl Core {
         }
         if self.memory_asked == Some(token) {
             self.memory_asked = None;
-            if let Answer::Returned(devices) = answer {
-                self.learn_memory(now, devices, actions);
+            match answer {
+                Answer::Returned(devices) => self.learn_memory(now, devices, actions),
+                _ => self.settle_later(actions),
             }
             return false;
         }
@@ -75,6 +73,7 @@ impl Core {
     /// The connection is gone. The process may live: only its exit ends the sandbox.
     pub(super) fn disconnected(&mut self, now: Stamp, actions: &mut Vec<Action>) {
         self.heard_to_the_end(now);
+        self.miss(now);
         if self.phase == Phase::Attached && self.process.is_some() {
             self.connect(0, actions);
         } else {
@@ -84,12 +83,13 @@ impl Core {
 
     /// Asks QEMU for everything, because events were missed. The connection stands, and commands go on. What is missed
     /// while the answers are on their way makes it ask again.
-    pub(super) fn resync(&mut self, actions: &mut Vec<Action>) {
+    pub(super) fn resync(&mut self, now: Stamp, actions: &mut Vec<Action>) {
+        self.miss(now);
         match &mut self.resync {
             Some(resync) => resync.again = true,
             None if self.link == Link::Up => {
                 let token = self.token();
-                self.resync = Some(Resync { token, known: self.contact, again: false });
+                self.resync = Some(Resync { token, again: false });
                 actions.push(Action::Survey(token));
             }
             None => {}
@@ -99,13 +99,12 @@ impl Core {
     fn resynced(&mut self, now: Stamp, resync: Resync, answer: &Answer, actions: &mut Vec<Action>) {
         match answer {
             Answer::Surveyed(survey, process) if self.process == Some(*process) => {
-                let known = resync.known.map_or(now.boottime_ns, |known| known.boottime_ns);
-                let unknown_ns = now.boottime_ns.saturating_sub(known);
-                self.holds(now.uncertain_by(unknown_ns), survey, *process, actions);
+                let missed = self.missed;
+                self.holds(now, survey, *process, actions);
                 self.settle(now, actions);
                 if resync.again {
-                    self.resync(actions);
-                    self.resync = self.resync.take().map(|again| Resync { known: resync.known, ..again });
+                    self.missed = missed;
+                    self.resync(now, actions);
                 }
             }
             // A lost connection is made again, and asks then.
@@ -127,7 +126,7 @@ impl Core {
             actions.extend([Action::Disconnect, Action::Publish(Notice::Ended), Action::Retire]);
             return false;
         }
-        self.holds(now.uncertain_by(self.silence_ns), survey, process, actions);
+        self.holds(now, survey, process, actions);
         self.settle(now, actions);
         let token = self.token();
         let announcement = Announcement::Reattached(Box::new(survey.clone()), process);
@@ -135,20 +134,28 @@ impl Core {
         true
     }
 
-    /// What QEMU says of everything, after a time in which it was not heard: the uncertainty of the stamp.
-    fn holds(&mut self, at: Stamp, survey: &Survey, process: ProcessIdentity, actions: &mut Vec<Action>) {
-        // While a state is being saved or loaded, what QEMU calls it is no news.
-        let owned = matches!(self.state, BillingState::Hibernating | BillingState::Waking);
-        let reported = survey.folded().map(RunState::billing_state).filter(|_| !owned);
-        let state = reported.unwrap_or(self.state);
-        let held_back_ns = self.held_back_ns(at);
-        self.found(at, survey.clone(), process);
-        self.observe(at, Change::State(state), (Cause::Resync, None), actions);
+    /// What QEMU says of everything, after a time in which it was not heard.
+    fn holds(&mut self, now: Stamp, survey: &Survey, process: ProcessIdentity, actions: &mut Vec<Action>) {
+        // While a state is being saved or loaded, what QEMU calls it is no news, but that a guest runs that is saved.
+        let is_news = |reported: &BillingState| match self.state {
+            _ if self.told_since_asked() => false,
+            BillingState::Waking => false,
+            BillingState::Hibernating => *reported == BillingState::Running,
+            _ => true,
+        };
+        let state = survey.folded().map(RunState::billing_state).filter(is_news).unwrap_or(self.state);
+        let known = self.known(now);
+        if self.state == BillingState::Waking && survey.run_state == "running" {
+            self.continued = self.continued.or(Some(known.all));
+        }
+        self.found(now, survey.clone(), process);
+        self.missed = None;
+        let cause = (Cause::Resync, None);
+        self.observe(reaching_back(now, known.all), Change::State(state), cause.clone(), actions);
         // A size event that QEMU held back when the contact was lost is older than that.
-        let at = at.uncertain_by(at.uncertainty_ns.saturating_add(held_back_ns));
-        let until = self.answered.unwrap_or(at.uncertain_by(0));
-        self.sizes.unseen(at.earlier_by(at.uncertainty_ns), until, &survey.memory_devices);
-        self.observe(at, Change::Holds(survey.shape(), state), (Cause::Resync, None), actions);
+        self.sizes.unseen(known.sizes, self.answered.unwrap_or(now), &survey.memory_devices);
+        let at = reaching_back(now, known.sizes);
+        self.observe(at, Change::Holds(survey.shape(), state), cause, actions);
         actions.push(Action::Publish(Notice::Changed("resync")));
     }
 
@@ -156,9 +163,7 @@ impl Core {
     pub(super) fn found(&mut self, now: Stamp, survey: Survey, process: ProcessIdentity) {
         self.link = Link::Up;
         self.process = Some(process);
-        let asked = self.answered.unwrap_or(now);
-        self.sizes.unseen(asked, asked, &survey.memory_devices);
-        self.sizes.answered(now, asked, &survey.memory_devices);
+        self.sizes.answered(now, self.answered.unwrap_or(now), &survey.memory_devices);
         self.survey = Some(survey);
         self.memory_known = self.answered.or(Some(now));
         self.disks_known = self.memory_known;
@@ -166,26 +171,6 @@ impl Core {
         self.memory_told = self.memory_known;
         self.heard(self.answered.unwrap_or(now));
         self.shutdown = None;
-    }
-
-    /// The connection has ended in order: all that QEMU told over it has arrived.
-    pub(super) fn heard_to_the_end(&mut self, now: Stamp) {
-        if self.link == Link::Up {
-            let spoke = self.spoke;
-            self.heard(now.earlier_by(END_SEEN_NS));
-            self.spoke = spoke;
-        }
-    }
-
-    /// Everything that QEMU told until then has arrived.
-    pub(super) fn heard(&mut self, until: Stamp) {
-        let newer = |had: Stamp| had.boot != until.boot || had.boottime_ns < until.boottime_ns;
-        if self.contact.is_none_or(newer) {
-            self.contact = Some(until);
-        }
-        if self.spoke.is_none_or(newer) {
-            self.spoke = Some(until);
-        }
     }
 
     /// The process is gone, whatever that means for the sandbox.
@@ -206,19 +191,9 @@ impl Core {
         }
         let cause = if self.shutdown.is_some() { Cause::Shutdown } else { Cause::Death };
         let at = self.end_of_process(now);
-        self.observe_unseen_memory(at, actions);
+        self.observe_unseen_memory(at, self.memory_cause.clone(), actions);
         self.observe(at, Change::Ended, (cause, None), actions);
         self.phase = Phase::Ended;
-    }
-
-    /// When the process ended: by QEMU's own word, else between its last sign of life and now.
-    pub(super) fn end_of_process(&self, now: Stamp) -> Stamp {
-        self.shutdown.unwrap_or_else(|| now.uncertain_by(self.contact_gap_ns(now)))
-    }
-
-    pub(super) fn contact_gap_ns(&self, now: Stamp) -> u64 {
-        let contact = self.contact.filter(|contact| contact.boot == now.boot);
-        contact.map_or(now.boottime_ns, |contact| now.boottime_ns.saturating_sub(contact.boottime_ns))
     }
 
     fn learn_status(&mut self, at: Stamp, answer: &Answer, actions: &mut Vec<Action>) {

@@ -6,20 +6,13 @@ use std::path::PathBuf;
 use dormouse_metering::{BillingState, Cause, Change, CommandId, Observation, Shape, Stamp};
 
 use super::memory::Sizes;
-use super::{Action, Token};
-use crate::metering::accounts::Sight;
+use super::sight::{Known, reaching_back};
+use super::{Action, QemuEvent, Token};
 use crate::process::ProcessIdentity;
 use crate::sandbox::command::{Method, SandboxKey};
 use crate::sandbox::facts::Survey;
 use crate::sandbox::hibernation;
 use crate::sandbox::snapshot::Manifest;
-
-/// For how long after a size event's stamp QEMU may hold the next one back: an event a second for each device, and
-/// what was held back is told up to a second after its stamp.
-pub(super) const HELD_BACK_NS: u64 = 2_200_000_000;
-
-/// For how long QEMU holds a size event back, and its way.
-const TOLD_LATE_NS: u64 = 1_100_000_000;
 
 /// How many questions are remembered. An operation has one open, the core a few of its own.
 const ASKED_MAX: usize = 32;
@@ -52,8 +45,6 @@ pub enum Link {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Resync {
     pub(super) token: Token,
-    /// When all was known last.
-    pub(super) known: Option<Stamp>,
     /// Whether more events were missed since.
     pub(super) again: bool,
 }
@@ -132,13 +123,23 @@ pub struct Core {
     /// How far an operation has come: bytes done, bytes in all.
     pub progress: (u64, u64),
     pub(super) settings: Settings,
+    /// When an event said last whether it runs.
+    pub(super) ran_or_stood: Option<Stamp>,
+    /// Since when a guest that is being woken may run already, because somebody else has continued it unheard.
+    pub(super) continued: Option<Stamp>,
+    /// The stamp under which its state was told last.
+    state_stamp: Option<Stamp>,
+    /// The stamp under which its plugged memory was told last.
+    pub(super) memory_stamp: Option<Stamp>,
+    /// The snapshot that goes once it is durable that nobody needs it.
+    pub(super) consumed: Option<Manifest>,
     /// When its memory was last known from QEMU.
     pub(super) memory_known: Option<Stamp>,
     /// When its disks were last known from QEMU.
     pub(super) disks_known: Option<Stamp>,
     /// The question for the memory that a reset has raised.
     pub(super) memory_asked: Option<Token>,
-    /// The last size event's stamp.
+    /// When the last size event arrived.
     pub(super) memory_told: Option<Stamp>,
     /// The wait after which nothing can be held back any more.
     pub(super) settling: Option<Token>,
@@ -152,15 +153,15 @@ pub struct Core {
     pub(super) memory_cause: (Cause, Option<CommandId>),
     /// Through when the process is known to have lived, where it ended unseen.
     pub(super) last_proof: Option<Stamp>,
-    /// Since when QEMU may have told something that could not be recorded yet.
-    pub(super) missed: Option<Stamp>,
+    /// Through when QEMU was known before something was missed.
+    pub(super) missed: Option<Known>,
+    /// What QEMU told before its life was recorded as begun.
+    pub(super) early: Vec<QemuEvent>,
     /// When QEMU said that it shuts down.
     pub(super) shutdown: Option<Stamp>,
     pub(super) status_asked: Option<(Token, Stamp)>,
     /// The survey that was asked for because events were missed.
     pub(super) resync: Option<Resync>,
-    /// How long QEMU had given no sign before the last one.
-    pub(super) silence_ns: u64,
     /// The time of the step that is being taken.
     pub(super) now: Option<Stamp>,
     /// When each action that has no answer yet was asked for: what an answer says was so at some time since.
@@ -189,6 +190,11 @@ impl Core {
             last_words: None,
             progress: (0, 0),
             settings,
+            ran_or_stood: None,
+            continued: None,
+            state_stamp: None,
+            memory_stamp: None,
+            consumed: None,
             memory_known: None,
             disks_known: None,
             memory_told: None,
@@ -197,13 +203,13 @@ impl Core {
             memory_asked: None,
             sizes: Sizes::default(),
             missed: None,
+            early: Vec::new(),
             contact: None,
             memory_cause: (Cause::Resize, None),
             last_proof: None,
             shutdown: None,
             status_asked: None,
             resync: None,
-            silence_ns: 0,
             now: None,
             asked: VecDeque::new(),
             answered: None,
@@ -214,29 +220,6 @@ impl Core {
     /// Whether its life under the agent's care is over.
     pub fn is_over(&self) -> bool {
         matches!(self.phase, Phase::Ended | Phase::New)
-    }
-
-    /// Whether all that becomes of it is heard, and through when it was. `None` where there is no life.
-    pub fn sight(&self) -> Option<(Sight, Stamp)> {
-        let sight = match (self.phase, self.link) {
-            (Phase::New | Phase::Ended, _) => return None,
-            (Phase::Hibernated, _) => Sight::Clear,
-            (Phase::Attached, Link::Up) if self.resync.is_none() => Sight::Clear,
-            (Phase::Attached, Link::Up) => Sight::Behind,
-            (Phase::Attached, _) => Sight::Lost,
-        };
-        Some((sight, self.contact.or(self.now)?))
-    }
-
-    /// How long before the earliest that a stamp may be QEMU may have held a size back.
-    pub(super) fn held_back_ns(&self, at: Stamp) -> u64 {
-        let from_ns = at.boottime_ns.saturating_sub(at.uncertainty_ns);
-        let of_boot = |stamp: &Stamp| stamp.boot == at.boot;
-        let Some(told) = self.memory_told.filter(of_boot) else { return 0 };
-        // One that hangs holds them back for as long.
-        let spoke_ns = self.spoke.filter(of_boot).map_or(from_ns, |spoke| spoke.boottime_ns.min(from_ns));
-        let since_ns = spoke_ns.saturating_sub(told.boottime_ns);
-        if since_ns < HELD_BACK_NS { from_ns - spoke_ns + since_ns.min(TOLD_LATE_NS) } else { 0 }
     }
 
     pub(super) fn token(&mut self) -> Token {
@@ -255,6 +238,22 @@ impl Core {
         let asked = index.and_then(|index| self.asked.remove(index)).map(|(_, at)| at);
         // An answer to what was asked too long ago to be remembered says nothing of what was since.
         self.answered = asked.or_else(|| self.asked.front().map(|(_, at)| *at)).or(Some(now));
+    }
+
+    /// What QEMU tells after an answer came about after it, also where it is stamped before the answer arrived.
+    pub(super) fn in_order(&self, at: Stamp, change: &Change) -> Stamp {
+        let (state, memory) = match change {
+            Change::State(_) => (self.state_stamp, None),
+            Change::Plugged(_) => (None, self.memory_stamp),
+            Change::Holds(..) | Change::Ended => (self.state_stamp, self.memory_stamp),
+            _ => (None, None),
+        };
+        // An end comes behind all else of its stamp.
+        let until_ns =
+            if *change == Change::Ended { at.boottime_ns.saturating_add(1) } else { at.boottime_ns };
+        let of_boot = |last: &Stamp| last.boot == at.boot && until_ns <= last.boottime_ns;
+        let last = state.into_iter().chain(memory).filter(of_boot).max_by_key(|last| last.boottime_ns);
+        last.map_or(at, |last| reaching_back(last, at.earlier_by(at.uncertainty_ns)))
     }
 
     /// Tells the meter, unless it is what the sandbox holds already.
@@ -279,6 +278,13 @@ impl Core {
         }
         let always = matches!(change, Change::Suppressed(_) | Change::Mark | Change::Ended);
         if always || before != (self.shape, self.state) {
+            let at = self.in_order(at, &change);
+            if before.1 != self.state {
+                self.state_stamp = Some(at);
+            }
+            if before.0.memory_plugged_bytes != self.shape.memory_plugged_bytes {
+                self.memory_stamp = Some(at);
+            }
             actions.push(Action::Observe(Observation { at, change, cause, command }));
         }
     }

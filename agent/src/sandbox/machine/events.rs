@@ -3,8 +3,11 @@
 use dormouse_metering::{BillingState, Cause, Change, CommandId, Stamp};
 use serde_json::json;
 
-use super::core::Core;
+use super::core::{Core, Phase};
 use super::{Action, Notice, QemuEvent, QmpCommand};
+
+/// How many events are kept that come before the life is recorded; after more, QEMU is asked.
+const EARLY_MAX: usize = 64;
 
 /// An event that the operation under way has brought about.
 #[derive(Clone, Debug)]
@@ -17,12 +20,15 @@ pub(super) struct Claim {
 impl Core {
     /// Folds one event into what is known.
     pub(super) fn event(&mut self, event: &QemuEvent, claim: Option<Claim>, actions: &mut Vec<Action>) {
-        if self.is_over() {
-            // Not begun in the ledger yet, or ended there.
-            self.missed = self.missed.or(Some(event.at.earlier_by(event.at.uncertainty_ns)));
-            return;
+        match self.phase {
+            Phase::New => return self.too_early(event),
+            Phase::Ended => return,
+            Phase::Attached | Phase::Hibernated => {}
         }
         self.heard(event.at.earlier_by(event.at.uncertainty_ns));
+        if matches!(event.name.as_str(), "STOP" | "RESUME") {
+            self.ran_or_stood = self.now;
+        }
         match (event.name.as_str(), claim) {
             ("STOP" | "RESUME", Some(claim)) => {
                 let cause = (claim.cause, Some(claim.command));
@@ -45,8 +51,37 @@ impl Core {
                 actions.push(Action::Publish(Notice::Changed("reset")));
             }
             ("MEMORY_DEVICE_SIZE_CHANGE", _) => self.size_changed(event, actions),
-            ("SHUTDOWN", _) => self.shutdown = Some(event.at),
+            ("SHUTDOWN", claim) => self.shuts_down(event.at, claim, actions),
             _ => {}
+        }
+    }
+
+    /// The guest stands from here on; its process may be there for a while yet.
+    fn shuts_down(&mut self, at: Stamp, claim: Option<Claim>, actions: &mut Vec<Action>) {
+        self.shutdown = Some(at);
+        if self.state != BillingState::Running {
+            return;
+        }
+        // It may have stood before, unheard; what it holds back of its sizes it may never tell.
+        let at = self.end_of_process(at);
+        self.observe_unseen_memory(at, self.memory_cause.clone(), actions);
+        let cause = claim.map_or((Cause::Shutdown, None), |claim| (claim.cause, Some(claim.command)));
+        self.observe(at, Change::State(BillingState::Paused), cause, actions);
+    }
+
+    /// Its life is not recorded as begun yet.
+    fn too_early(&mut self, event: &QemuEvent) {
+        if self.early.len() < EARLY_MAX {
+            self.early.push(event.clone());
+        } else {
+            self.miss(event.at.earlier_by(event.at.uncertainty_ns));
+        }
+    }
+
+    /// Its life is recorded as begun: folds in what was told too early.
+    pub(super) fn catch_up(&mut self, actions: &mut Vec<Action>) {
+        for event in std::mem::take(&mut self.early) {
+            self.event(&event, None, actions);
         }
     }
 

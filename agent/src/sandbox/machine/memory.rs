@@ -5,20 +5,24 @@
 
 use std::collections::VecDeque;
 
-use dormouse_metering::{Change, Observation, Stamp};
+use dormouse_metering::{Cause, Change, CommandId, Observation, Stamp};
 use serde_json::{Value, json};
 
-use super::core::{Core, HELD_BACK_NS, Link};
+use super::core::{Core, Link};
+use super::sight::{HELD_BACK_NS, reaching_back};
 use super::{Action, Notice, QemuEvent, QmpCommand};
-use crate::sandbox::facts::MemoryDevice;
+use crate::sandbox::facts::{MemoryDevice, Survey};
+
+/// How long to wait with the next question for sizes after one without an answer.
+const SETTLE_AGAIN_MS: u64 = 1_000;
 
 /// How a size came to be known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Source {
     /// QEMU was asked then, and told of all devices.
     Asked(Stamp),
-    /// An event told of one device, of another what was known.
-    Event,
+    /// An event that arrived then told of one device, of another what was known.
+    Event(Stamp),
     /// Not at all until this stamp: QEMU was out of sight, and may have told anybody anything.
     Unseen(Stamp),
 }
@@ -39,9 +43,16 @@ impl Sizes {
     /// What QEMU has answered by `at`.
     pub(super) fn answered(&mut self, at: Stamp, asked: Stamp, devices: &[MemoryDevice]) {
         self.insert(at, Source::Asked(asked), devices);
-        let over = |told: &Told| told.at.boottime_ns.saturating_add(HELD_BACK_NS) < at.boottime_ns;
+        let over = |stamp: Stamp| stamp.boottime_ns.saturating_add(HELD_BACK_NS) < at.boottime_ns;
+        let unseen_until = |told: &Told| match told.source {
+            Source::Unseen(until) => until,
+            Source::Asked(_) | Source::Event(_) => told.at,
+        };
         // The last one before that time says what was then.
-        while self.0.get(1).is_some_and(over) {
+        while let [first, second, ..] = &*self.0.make_contiguous()
+            && over(unseen_until(first))
+            && over(second.at)
+        {
             self.0.pop_front();
         }
     }
@@ -66,17 +77,18 @@ impl Sizes {
     }
 
     /// An event: one device had so much from `at` on. Returns the sums that follow from it, first that of the event.
-    fn event(&mut self, at: Stamp, device: usize, size_bytes: u64) -> Vec<(Stamp, u64)> {
+    fn event(&mut self, at: Stamp, arrived: Stamp, device: usize, size_bytes: u64) -> Vec<(Stamp, u64)> {
+        let is_event = |told: &Told| matches!(told.source, Source::Event(_));
         let index = self.first_after(at);
         let Some(before) = self.0.get(index.saturating_sub(1)) else { return Vec::new() };
         let mut bytes = before.bytes.clone();
-        if let Some(next) = self.0.get(index).filter(|next| next.source != Source::Event) {
+        if let Some(next) = self.0.get(index).filter(|next| !is_event(next)) {
             // The others changed some time before they were asked: the less counts.
             bytes.iter_mut().zip(&next.bytes).for_each(|(had, has)| *had = (*had).min(*has));
         }
         bytes[device] = size_bytes;
-        self.0.insert(index, Told { at, source: Source::Event, bytes });
-        let since = self.0.iter_mut().skip(index).take_while(|told| told.source == Source::Event);
+        self.0.insert(index, Told { at, source: Source::Event(arrived), bytes });
+        let since = self.0.iter_mut().skip(index).take_while(|told| is_event(told));
         since
             .map(|told| {
                 told.bytes[device] = size_bytes;
@@ -85,30 +97,35 @@ impl Sizes {
             .collect()
     }
 
-    /// The stamp of an event, uncertain since the size may have been on its way to what it says.
-    fn on_its_way(&self, at: Stamp) -> Stamp {
-        let held_back_ns = self.held_back_ns(at.earlier_by(at.uncertainty_ns));
+    /// The stamp of an event, uncertain since the size may have been on its way to what it says: `unsettled` is
+    /// whether QEMU has been asked in vain, or not at all, whether it still holds an older one back.
+    fn on_its_way(&self, at: Stamp, unsettled: bool) -> Stamp {
+        let held_back_ns = self.held_back_ns(at.earlier_by(at.uncertainty_ns), unsettled);
         at.uncertain_by(at.uncertainty_ns.saturating_add(held_back_ns))
     }
 
     /// For how long before an event the sizes may have been on their way to it: QEMU holds events back, and drops
     /// those between, for a second after the last.
-    fn held_back_ns(&self, at: Stamp) -> u64 {
+    fn held_back_ns(&self, at: Stamp, unsettled: bool) -> u64 {
         let before = || self.0.iter().rev().filter(|told| told.at.boottime_ns < at.boottime_ns);
         let since_ns = |stamp: Stamp| at.boottime_ns.saturating_sub(stamp.boottime_ns);
         let told_ns = before().find_map(|told| match told.source {
             Source::Asked(_) => None,
-            Source::Event => Some(since_ns(told.at)),
+            // It was sent shortly before, and the next one waits from then on.
+            Source::Event(arrived) => Some(since_ns(arrived)),
             Source::Unseen(until) => Some(since_ns(until)),
         });
-        let Some(told_ns) = told_ns.filter(|ns| *ns < HELD_BACK_NS) else { return 0 };
+        if !unsettled && told_ns.is_none_or(|ns| ns >= HELD_BACK_NS) {
+            return 0;
+        }
         let known_ns = before().find_map(|told| match told.source {
             Source::Asked(asked) => Some(since_ns(asked)),
             // One device's event says nothing of the others.
-            Source::Event if told.bytes.len() > 1 => None,
-            Source::Event | Source::Unseen(_) => Some(since_ns(told.at)),
+            Source::Event(_) if told.bytes.len() > 1 => None,
+            Source::Event(_) | Source::Unseen(_) => Some(since_ns(told.at)),
         });
-        known_ns.unwrap_or(told_ns)
+        let oldest = self.0.front().filter(|told| told.at.boottime_ns < at.boottime_ns);
+        known_ns.or_else(|| oldest.map(|oldest| since_ns(oldest.at))).unwrap_or(0)
     }
 
     /// What every device has now, as far as is told.
@@ -118,11 +135,18 @@ impl Sizes {
 }
 
 impl Core {
+    /// QEMU is seen for the first time: what it told before, it told somebody else.
+    pub(super) fn first_seen(&mut self, now: Stamp, survey: &Survey) {
+        let asked = self.answered.unwrap_or(now);
+        self.sizes.unseen(asked, asked, &survey.memory_devices);
+    }
+
     /// A reset unplugs everything. QEMU may hold that event back until the memory has come again, and then drop
     /// it: it counts as unplugged from the reset on, and what is true now is asked for.
     pub(super) fn memory_reset(&mut self, at: Stamp, actions: &mut Vec<Action>) {
         // A size that was held back before the reset is dropped with it.
-        let at = self.sizes.on_its_way(at);
+        let at = self.sizes.on_its_way(at, self.is_unsettled());
+        let at = self.in_order(at, &Change::Plugged(0));
         let Some(survey) = self.survey.as_mut().filter(|survey| !survey.memory_devices.is_empty()) else {
             return;
         };
@@ -141,6 +165,7 @@ impl Core {
     }
 
     pub(super) fn size_changed(&mut self, event: &QemuEvent, actions: &mut Vec<Action>) {
+        let unsettled = self.is_unsettled();
         let Some(survey) = self.survey.as_mut() else { return };
         let Some(size_bytes) = event.detail.get("size").and_then(Value::as_u64) else { return };
         let path = event.detail.get("qom-path").and_then(Value::as_str).unwrap_or_default();
@@ -149,21 +174,27 @@ impl Core {
             id == Some(device.id.as_str()) || path.rsplit('/').next() == Some(device.id.as_str())
         };
         let Some(device) = survey.memory_devices.iter().position(named) else { return };
-        let at = self.sizes.on_its_way(event.at);
-        let sums = self.sizes.event(event.at, device, size_bytes);
+        let at = self.sizes.on_its_way(event.at, unsettled);
+        let arrived = self.now.unwrap_or(event.at);
+        let sums = self.sizes.event(event.at, arrived, device, size_bytes);
         for (device, bytes) in survey.memory_devices.iter_mut().zip(self.sizes.now()) {
             device.size_bytes = *bytes;
         }
-        self.shape.memory_plugged_bytes = survey.shape().memory_plugged_bytes;
         if self.has_one_device() {
             let newer = |known: &Stamp| known.boottime_ns > event.at.boottime_ns;
             self.memory_known = self.memory_known.filter(newer).or(Some(event.at));
         }
-        self.memory_told = Some(event.at);
-        self.settle(event.at, actions);
+        self.memory_told = Some(arrived);
+        self.settle(arrived, actions);
         // Told to the meter even when a query has already said so: the event has the exact moment.
         for (stamp, bytes) in sums {
             let at = if stamp == event.at { at } else { stamp };
+            // What the meter holds is what is stamped last.
+            if self.memory_stamp.is_none_or(|told| told.boot != at.boot || told.boottime_ns <= at.boottime_ns)
+            {
+                self.memory_stamp = Some(at);
+                self.shape.memory_plugged_bytes = bytes;
+            }
             let (cause, command) = self.memory_cause.clone();
             actions.push(Action::Observe(Observation { at, change: Change::Plugged(bytes), cause, command }));
         }
@@ -187,20 +218,36 @@ impl Core {
         }
     }
 
+    /// QEMU has not answered what it holds back.
+    pub(super) fn settle_later(&mut self, actions: &mut Vec<Action>) {
+        if self.link == Link::Up && self.settling.is_none() {
+            let token = self.token();
+            self.settling = Some(token);
+            actions.push(Action::Wait(token, SETTLE_AGAIN_MS));
+        }
+    }
+
     fn has_one_device(&self) -> bool {
         self.survey.as_ref().is_some_and(|survey| survey.memory_devices.len() == 1)
     }
 
-    /// At the end of a life: what QEMU held back is gone with it, and may have been less.
-    pub(super) fn observe_unseen_memory(&mut self, end: Stamp, actions: &mut Vec<Action>) {
+    /// At the end of a life: what QEMU held back is gone with it, and may have been less. Or more: it is told also
+    /// where there is none as far as is known.
+    pub(super) fn observe_unseen_memory(
+        &mut self,
+        end: Stamp,
+        (cause, command): (Cause, Option<CommandId>),
+        actions: &mut Vec<Action>,
+    ) {
         let at = end.earlier_by(end.uncertainty_ns);
-        let known = self.memory_known.filter(|known| known.boot == at.boot);
-        let unseen_ns =
-            known.map_or(at.boottime_ns, |known| at.boottime_ns.saturating_sub(known.boottime_ns));
-        let unseen_ns = unseen_ns.min(self.held_back_ns(at));
-        if unseen_ns > 0 {
-            let cause = self.memory_cause.clone();
-            self.observe(at.uncertain_by(unseen_ns), Change::Plugged(0), cause, actions);
+        let known = self.sizes_known(at);
+        if known.boottime_ns < at.boottime_ns {
+            // Behind what was told of it under a later stamp, for that may be older.
+            let told = self.memory_stamp.filter(|told| told.boot == at.boot);
+            let at = told.filter(|told| told.boottime_ns >= at.boottime_ns).unwrap_or(at.uncertain_by(0));
+            self.shape.memory_plugged_bytes = 0;
+            let (at, change) = (reaching_back(at, known), Change::Plugged(0));
+            actions.push(Action::Observe(Observation { at, change, cause, command }));
         }
     }
 

@@ -25,7 +25,7 @@
 //! ```
 //!
 //! Who may begin what is the table in [`admission`]; what QEMU's events mean is in `events`; losing and
-//! finding QEMU again is in `contact`.
+//! finding QEMU again is in `contact`; since when anything learned of it may be so is in `sight`.
 
 mod action;
 pub mod admission;
@@ -37,6 +37,7 @@ mod input;
 mod memory;
 mod operations;
 mod recovery;
+mod sight;
 
 #[cfg(test)]
 mod tests;
@@ -124,8 +125,8 @@ impl Sandbox {
                 self.core.event(&event, claim, &mut actions);
                 self.work(now, &mut actions, |operation, cx| operation.event(cx, &event));
             }
-            Input::Gap if self.core.is_over() => self.core.missed = self.core.missed.or(self.core.contact),
-            Input::Gap => self.core.resync(&mut actions),
+            Input::Gap if self.core.is_over() => self.core.miss(now),
+            Input::Gap => self.core.resync(now, &mut actions),
             Input::Disconnected if self.exit_seen => {
                 self.core.heard_to_the_end(now);
                 self.exited(now, &mut actions);
@@ -170,7 +171,7 @@ impl Sandbox {
 
     fn is_launching(&self) -> bool {
         let stage = self.underway.as_ref().map(|underway| &underway.stage);
-        matches!(stage, Some(Stage::Working(operation)) if !operation.may_be_overtaken())
+        matches!(stage, Some(Stage::Working(operation)) if !operation.may_be_overtaken(&self.core))
     }
 
     fn begin(&mut self, now: Stamp, command: Command, actions: &mut Vec<Action>) {
@@ -209,7 +210,7 @@ impl Sandbox {
             let (_, command, result) = self.outgoing.remove(index);
             let result = if let Answer::Failed(refusal) = answer { Err(refusal) } else { result };
             actions.push(Action::Reply(command.request_id, result));
-            return;
+            return self.retire(actions);
         }
         if self.core.answer(now, token, &answer, actions) {
             self.recover(now, actions);
@@ -241,6 +242,10 @@ impl Sandbox {
             }
             (Stage::Concluding(result), _) => {
                 let result = result.clone();
+                if let Some(manifest) = self.core.consumed.take() {
+                    let removal = SnapshotRemoval::Consumed(Box::new(manifest));
+                    actions.push(Action::RemoveSnapshot(removal));
+                }
                 self.reply(result, actions);
             }
         }
@@ -290,6 +295,13 @@ impl Sandbox {
         actions.push(Action::Reply(underway.command.request_id, result));
         if self.core.is_over() {
             actions.push(Action::Publish(Notice::Ended));
+        }
+        self.retire(actions);
+    }
+
+    /// Its life is over, and nobody waits for an answer.
+    fn retire(&self, actions: &mut Vec<Action>) {
+        if self.core.is_over() && self.underway.is_none() && self.outgoing.is_empty() {
             actions.push(Action::Retire);
         }
     }
@@ -314,7 +326,7 @@ impl Sandbox {
             Some(Stage::Intending(_) | Stage::Concluding(_) | Stage::Recovering) => {}
             None => {
                 actions.push(Action::Publish(Notice::Ended));
-                actions.push(Action::Retire);
+                self.retire(actions);
             }
         }
     }

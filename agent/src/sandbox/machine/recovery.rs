@@ -15,8 +15,9 @@
 
 use dormouse_metering::{BillingState, Cause, Change, CommandId, Observation, OpenSlice, Stamp};
 
-use super::core::{Core, HELD_BACK_NS, Link, Phase};
+use super::core::{Core, Link, Phase};
 use super::operations::{self, Operation};
+use super::sight::{HELD_BACK_NS, Known, reaching_back};
 use super::{Action, Notice, Sandbox, SnapshotRemoval, Stage, Underway};
 use crate::sandbox::command::{Command, CommandResult, Outcome, Request, Scaling};
 use crate::sandbox::refusal::{Reason, Refusal};
@@ -50,8 +51,8 @@ pub struct LastSign {
     pub at: Stamp,
     /// Through when all that QEMU told, but for sizes, had reached the ledger.
     pub told: Stamp,
-    /// When its memory was spoken of first, so shortly before that QEMU may have held a later size back.
-    pub memory_told: Option<Stamp>,
+    /// Through when its sizes are known: QEMU may have held later ones back.
+    pub sizes: Stamp,
 }
 
 impl LastSign {
@@ -88,13 +89,12 @@ impl LastSign {
         let of_memory = |seen: &&Observation| {
             matches!(seen.change, Change::Plugged(_) | Change::Holds(..) | Change::Began(..))
         };
-        let sizes = pending.iter().filter(of_memory).map(|seen| seen.at);
-        let told_ns = told.boottime_ns;
-        let shortly_before =
-            |told: &Stamp| told.boot == at.boot && told_ns.saturating_sub(told.boottime_ns) < HELD_BACK_NS;
-        let memory_told =
-            opened.into_iter().chain(sizes).filter(shortly_before).min_by_key(|told| told.boottime_ns);
-        Some(Self { at, told, memory_told })
+        // While QEMU may hold one back, nothing becomes final.
+        let seen = pending.iter().filter(of_memory).map(|seen| seen.at.earlier_by(seen.at.uncertainty_ns));
+        let shortly_before = |size: &Stamp| told.boottime_ns.saturating_sub(size.boottime_ns) < HELD_BACK_NS;
+        let of_boot = |size: &Stamp| size.boot == told.boot && size.boottime_ns <= told.boottime_ns;
+        let sizes = opened.filter(shortly_before).into_iter().chain(seen).filter(of_boot).reduce(later);
+        Some(Self { at, told, sizes: sizes.unwrap_or(told) })
     }
 }
 
@@ -131,7 +131,10 @@ impl Sandbox {
         sandbox.core.now = Some(now);
         // What happened shortly before the last proof may not have been told yet.
         sandbox.core.contact = recovered.last_sign.map(|sign| sign.told);
-        sandbox.core.memory_told = recovered.last_sign.and_then(|sign| sign.memory_told);
+        if sandbox.core.phase == Phase::Attached || sandbox.underway.is_some() {
+            let known = recovered.last_sign.map(|sign| Known { all: sign.told, sizes: sign.sizes });
+            sandbox.core.missed = known.or(Some(sandbox.core.known(now)));
+        }
         if let Some(result) = sandbox.resolve_suppression() {
             sandbox.conclude(now, result, &mut actions);
         }
@@ -184,8 +187,13 @@ impl Sandbox {
         let request = command.request.clone();
         match (&request, self.saved.take()) {
             (Request::Hibernate { .. }, Some(manifest)) => {
+                // Somebody else may have continued it after it was saved.
+                let at = reaching_back(now, self.core.known(now).all);
+                if self.core.state == BillingState::Running {
+                    self.core.observe_unseen_memory(at, cause(Cause::Hibernate), actions);
+                }
                 let change = Change::State(BillingState::Hibernated);
-                self.core.observe(now, change, cause(Cause::Hibernate), actions);
+                self.core.observe(at, change, cause(Cause::Hibernate), actions);
                 self.core.phase = Phase::Hibernated;
                 self.core.snapshot = Some(manifest);
                 self.conclude(now, Ok(done("hibernated before the agent was restarted")), actions);
@@ -257,7 +265,11 @@ impl Sandbox {
     fn forget_saved(&mut self, actions: &mut Vec<Action>) {
         if let Some(manifest) = self.saved.take() {
             self.core.snapshot = Some(manifest.clone());
-            actions.push(Action::RemoveSnapshot(SnapshotRemoval::Consumed(Box::new(manifest))));
+            if self.underway.is_some() {
+                self.core.consumed = Some(manifest);
+            } else {
+                actions.push(Action::RemoveSnapshot(SnapshotRemoval::Consumed(Box::new(manifest))));
+            }
         }
     }
 }
@@ -273,12 +285,8 @@ impl Core {
         let proof = self.last_proof.take().unwrap_or(now);
         self.link = Link::None;
         // What QEMU told shortly before, or held back, is gone with it: it counts for the customer.
-        let told = proof.uncertain_by(self.contact_gap_ns(proof));
-        let held_back_ns = self.held_back_ns(told);
-        if held_back_ns > 0 {
-            let at = told.uncertain_by(told.uncertainty_ns.saturating_add(held_back_ns));
-            self.observe(at, Change::Plugged(0), (Cause::ProofEnded, None), actions);
-        }
+        let told = reaching_back(proof, self.known(proof).all);
+        self.observe_unseen_memory(told, (Cause::ProofEnded, None), actions);
         self.observe(told, Change::State(BillingState::Lost), (Cause::ProofEnded, None), actions);
         self.observe(now, Change::Ended, cause, actions);
         self.phase = Phase::Ended;

@@ -3,6 +3,7 @@
 
 mod anything;
 mod driver;
+mod known;
 mod paths;
 mod scaling;
 mod table;

@@ -18,7 +18,7 @@ pub(super) enum Attach {
     Connecting,
     Recording,
     /// QEMU is gone, but its life is being recorded as begun: it has to be recorded as ended, too.
-    RecordingTooLate(Cause, Stamp),
+    RecordingTooLate(Stamp),
 }
 
 impl Procedure for Attach {
@@ -41,6 +41,7 @@ impl Procedure for Attach {
             (Self::Connecting, Answer::Surveyed(survey, process)) => {
                 let shape = survey.shape();
                 let state = survey.folded().map_or(BillingState::Running, RunState::billing_state);
+                cx.core.first_seen(cx.now, &survey);
                 cx.core.found(cx.now, *survey.clone(), process);
                 (cx.core.shape, cx.core.state) = (shape, state);
                 *self = Self::Recording;
@@ -50,20 +51,32 @@ impl Procedure for Attach {
             (Self::Recording, Answer::Recorded(generation)) => {
                 cx.core.generation = generation;
                 cx.core.phase = Phase::Attached;
+                cx.core.catch_up(cx.actions);
                 if cx.core.link != Link::Up {
                     // QMP was lost meanwhile, when there was nothing yet to connect again for.
                     cx.core.connect(0, cx.actions);
                 } else if cx.core.missed.is_some() {
-                    cx.core.resync(cx.actions);
+                    cx.core.resync(cx.now, cx.actions);
                 } else {
                     cx.core.settle(cx.now, cx.actions);
                 }
                 done(format!("{} is attached", cx.core.key))
             }
-            (Self::RecordingTooLate(cause, at), Answer::Recorded(generation)) => {
+            (Self::RecordingTooLate(exited), Answer::Recorded(generation)) => {
                 cx.core.generation = generation;
-                cx.core.phase = Phase::Ended;
-                cx.core.observe(*at, Change::Ended, (*cause, None), cx.actions);
+                cx.core.phase = Phase::Attached;
+                cx.core.catch_up(cx.actions);
+                if cx.core.missed.is_some() {
+                    // That its process existed says nothing of whether its guest ran.
+                    let at = cx.core.end_of_process(*exited);
+                    cx.core.observe(
+                        at,
+                        Change::State(BillingState::Paused),
+                        (Cause::Death, None),
+                        cx.actions,
+                    );
+                }
+                cx.core.died(*exited, cx.actions);
                 done(format!("{} was attached, and its QEMU ended at once", cx.core.key))
             }
             (_, Answer::Failed(refusal)) => {
@@ -80,12 +93,7 @@ impl Procedure for Attach {
     }
 
     fn exited(&mut self, cx: &mut Context<'_>) -> Flow {
-        let cause = if cx.core.shutdown.is_some() { Cause::Shutdown } else { Cause::Death };
-        let at = cx.core.end_of_process(cx.now);
-        // What it told before could not be recorded: it counts as the end.
-        let unrecorded_ns =
-            cx.core.missed.map_or(0, |missed| at.boottime_ns.saturating_sub(missed.boottime_ns));
-        *self = Self::RecordingTooLate(cause, at.uncertain_by(at.uncertainty_ns.max(unrecorded_ns)));
+        *self = Self::RecordingTooLate(cx.now);
         Flow::Wait
     }
 }

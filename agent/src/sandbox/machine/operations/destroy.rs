@@ -7,7 +7,7 @@
 //!                Killing ── exit ─▶ done
 //! ```
 
-use dormouse_metering::{Cause, Change};
+use dormouse_metering::{BillingState, Cause, Change};
 
 use super::{Answer, Context, Flow, Procedure, done, out_of_place};
 use crate::sandbox::machine::core::{Link, Phase};
@@ -37,7 +37,8 @@ impl Destroy {
 
     fn end(&self, cx: &mut Context<'_>) -> Flow {
         let at = cx.core.end_of_process(cx.now);
-        cx.core.observe_unseen_memory(at, cx.actions);
+        let cause = cx.core.memory_cause.clone();
+        cx.core.observe_unseen_memory(at, cause, cx.actions);
         cx.observe(at, Change::Ended, Cause::Destroy);
         cx.core.phase = Phase::Ended;
         cx.actions.push(Action::RemoveSnapshot(SnapshotRemoval::Draft));
@@ -57,11 +58,10 @@ impl Procedure for Destroy {
 
     fn begin(&mut self, cx: &mut Context<'_>) -> Flow {
         if cx.core.process.is_none() {
-            cx.observe(cx.now, Change::Ended, Cause::Destroy);
+            let at = cx.core.since(cx.now, None);
+            cx.observe(at, Change::Ended, Cause::Destroy);
             cx.core.phase = Phase::Ended;
-            if let Some(manifest) = cx.core.snapshot.clone() {
-                cx.actions.push(Action::RemoveSnapshot(SnapshotRemoval::Consumed(Box::new(manifest))));
-            }
+            cx.core.consumed.clone_from(&cx.core.snapshot);
             return done(format!("{} is destroyed", cx.core.key));
         }
         if cx.core.link == Link::Up { cx.query("query-memory-devices") } else { self.kill(cx) }
@@ -78,6 +78,10 @@ impl Procedure for Destroy {
             (Step::Quitting | Step::AskingMemory, Answer::Failed(_) | Answer::Elapsed) => self.kill(cx),
             (_, answer) => out_of_place(self.step(), &answer),
         }
+    }
+
+    fn claim(&self, event: &str) -> Option<(Cause, BillingState)> {
+        (event == "SHUTDOWN").then_some((Cause::Destroy, BillingState::Paused))
     }
 
     fn expects_exit(&self) -> bool {

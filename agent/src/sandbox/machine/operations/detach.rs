@@ -17,7 +17,8 @@ impl Detach {
     /// What happened since the last contact is not known: the end lies as early as it may.
     fn end(cx: &mut Context<'_>) -> Flow {
         let at = cx.core.end_of_process(cx.now);
-        cx.core.observe_unseen_memory(at, cx.actions);
+        let cause = cx.core.memory_cause.clone();
+        cx.core.observe_unseen_memory(at, cause, cx.actions);
         cx.observe(at, Change::Ended, Cause::Detach);
         cx.core.phase = Phase::Ended;
         cx.core.link = Link::None;

@@ -78,8 +78,10 @@ impl Hibernate {
 
     fn prepare(&mut self, cx: &mut Context<'_>) -> Flow {
         // Where its STOP was lost, the guest stands since some time after it was told to.
-        let at = cx.since_asked();
-        cx.observe(at, Change::State(BillingState::Hibernating), Cause::Hibernate);
+        if !cx.core.told_since_asked() {
+            let at = cx.since_asked();
+            cx.observe(at, Change::State(BillingState::Hibernating), Cause::Hibernate);
+        }
         // What the guest gave back until it stood is told late, and lost if QEMU goes first.
         self.step = Step::Measuring;
         cx.query("query-memory-devices")
@@ -158,8 +160,7 @@ impl Hibernate {
                 cx.wait(cx.core.settings.poll_max_ms)
             }
             (Some(BillingState::Running), _) => {
-                let told_ns = self.told.1.map_or(0, |told| told.boottime_ns);
-                let at = cx.now.uncertain_by(cx.now.boottime_ns.saturating_sub(told_ns));
+                let at = cx.core.since(cx.now, self.told.1);
                 cx.observe(at, Change::State(BillingState::Running), Cause::HibernateFailed);
                 failed(refusal)
             }
@@ -201,8 +202,8 @@ impl Procedure for Hibernate {
 
     fn begin(&mut self, cx: &mut Context<'_>) -> Flow {
         if let Step::Cancelling(_) = self.step {
-            // Somebody else may have continued it since it was last heard.
-            self.told.1 = Some(cx.now.earlier_by(cx.core.silence_ns));
+            // Somebody else may have continued it since QEMU was asked how it is.
+            self.told.1 = cx.core.answered.or(Some(cx.now));
             return cx.query("migrate_cancel");
         }
         let Some(survey) = cx.core.survey.as_ref() else {
@@ -220,6 +221,8 @@ impl Procedure for Hibernate {
         match (std::mem::replace(&mut self.step, Step::AskingMemory), answer) {
             (Step::AskingMemory, Answer::Returned(devices)) => {
                 cx.core.learn_memory(cx.now, &devices, cx.actions);
+                // Somebody else may have continued it meanwhile.
+                self.ran |= cx.core.state == BillingState::Running;
                 if self.ran { self.stop(cx) } else { self.prepare(cx) }
             }
             (Step::Stopping, Answer::Returned(_)) => self.prepare(cx),
@@ -277,6 +280,11 @@ impl Procedure for Hibernate {
         let step = std::mem::replace(&mut self.step, Step::AskingMemory);
         let (Step::Quitting(manifest) | Step::Killing(manifest)) = step else { return Flow::Wait };
         let at = cx.core.end_of_process(cx.now);
+        if cx.core.state == BillingState::Running {
+            // Somebody else has continued it.
+            let cause = cx.core.memory_cause.clone();
+            cx.core.observe_unseen_memory(at, cause, cx.actions);
+        }
         cx.observe(at, Change::State(BillingState::Hibernated), Cause::Hibernate);
         cx.core.phase = Phase::Hibernated;
         cx.core.snapshot = Some(*manifest);

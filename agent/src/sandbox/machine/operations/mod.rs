@@ -60,7 +60,7 @@ pub(super) trait Procedure: Debug + Send {
     }
 
     /// Whether a destroy may take its place now: not while it waits for something that must not be lost.
-    fn may_be_overtaken(&self) -> bool {
+    fn may_be_overtaken(&self, _core: &Core) -> bool {
         true
     }
 
@@ -159,8 +159,7 @@ impl Context<'_> {
 
     /// Now, uncertain since what has been answered was asked for.
     fn since_asked(&self) -> Stamp {
-        let asked_ns = self.core.answered.map_or(self.now.boottime_ns, |asked| asked.boottime_ns);
-        self.now.uncertain_by(self.now.boottime_ns.saturating_sub(asked_ns))
+        self.core.since(self.now, self.core.answered)
     }
 
     fn progress(&mut self, done_bytes: u64, total_bytes: u64) {

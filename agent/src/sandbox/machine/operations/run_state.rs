@@ -157,10 +157,8 @@ impl Procedure for SetRunState {
             (Step::Telling, Answer::Returned(_)) | (Step::Confirming, Answer::Elapsed) => self.confirm(cx),
             (Step::Telling, Answer::Failed(refusal)) if is_unsure(&refusal) => self.confirm(cx),
             (Step::Confirming, Answer::Returned(status)) => {
-                let told_ns = self.told.map_or(cx.now.boottime_ns, |told| told.boottime_ns);
-                let gap_ns = cx.now.boottime_ns.saturating_sub(told_ns);
                 if status_of(&status) == Some(self.target) {
-                    let at = cx.now.uncertain_by(gap_ns);
+                    let at = cx.core.since(cx.now, self.told);
                     cx.observe(at, Change::State(self.target), self.cause);
                 }
                 self.conclude(cx)

@@ -21,8 +21,8 @@ use super::{Answer, Context, Flow, Procedure, done, failed, is_unsure, out_of_pl
 use crate::process::ProcessIdentity;
 use crate::sandbox::command::Method;
 use crate::sandbox::facts::Survey;
-use crate::sandbox::machine::core::{Link, Phase};
-use crate::sandbox::machine::{Action, Announcement, Launch, QemuEvent, SnapshotRemoval};
+use crate::sandbox::machine::core::{Core, Link, Phase};
+use crate::sandbox::machine::{Action, Announcement, Launch, QemuEvent};
 use crate::sandbox::refusal::{Reason, Refusal};
 use crate::sandbox::snapshot::Manifest;
 
@@ -108,11 +108,31 @@ impl Wake {
         now.uncertain_by(now.boottime_ns.saturating_sub(stood_ns))
     }
 
+    /// The QEMU that may have been started answers, or does not.
+    fn reclaiming(&mut self, cx: &mut Context<'_>, why: Refusal, answer: Answer) -> Flow {
+        match answer {
+            Answer::Surveyed(survey, process) => {
+                found(cx, &survey, process);
+                self.reclaim(cx, &survey, why)
+            }
+            Answer::Failed(refusal)
+                // Somebody listens there: that may be the one.
+                if refusal.reason == Reason::QmpBusy || cx.now.boottime_ns < self.connect_until_ns =>
+            {
+                self.step = Step::Reclaiming(why);
+                let pause_ms = cx.core.settings.reconnect_min_ms;
+                cx.ask(|token| Action::Connect(token, pause_ms))
+            }
+            _ => self.give_up(cx, why),
+        }
+    }
+
     /// QEMU answers again: does the guest run?
     fn reclaim(&mut self, cx: &mut Context<'_>, survey: &Survey, why: Refusal) -> Flow {
         if survey.folded().map(RunState::billing_state) != Some(BillingState::Running) {
             return self.give_up(cx, why);
         }
+        cx.core.missed = None;
         let at = self.since_it_stood(cx.now);
         cx.observe(at, Change::Holds(survey.shape(), BillingState::Running), Cause::Wake);
         Self::awake(cx)
@@ -121,16 +141,15 @@ impl Wake {
     /// The guest runs: the snapshot is no longer what it was.
     fn awake(cx: &mut Context<'_>) -> Flow {
         cx.core.phase = Phase::Attached;
-        if let Some(manifest) = cx.core.snapshot.clone() {
-            let removal = SnapshotRemoval::Consumed(Box::new(manifest));
-            cx.actions.push(Action::RemoveSnapshot(removal));
-        }
+        cx.core.consumed.clone_from(&cx.core.snapshot);
         done(format!("{} runs again", cx.core.key))
     }
 
     /// The QEMU that was started goes; the snapshot stays, and the sandbox is hibernated as before.
     fn give_up(&mut self, cx: &mut Context<'_>, refusal: Refusal) -> Flow {
-        let Some(process) = cx.core.process else { return hibernated_again(cx, refusal) };
+        let Some(process) = cx.core.process else {
+            return hibernated_again(cx, self.meddled, refusal);
+        };
         self.step = Step::GivingUp(refusal);
         cx.core.link = Link::None;
         cx.actions.extend([Action::Disconnect, Action::Kill(process)]);
@@ -146,10 +165,17 @@ fn found(cx: &mut Context<'_>, survey: &Survey, process: ProcessIdentity) {
     cx.actions.push(Action::Announce(token, announcement));
 }
 
-/// Billing goes back to what it was before the wake.
-fn hibernated_again(cx: &mut Context<'_>, refusal: Refusal) -> Flow {
+/// Billing goes back to what it was before the wake. `ran` is since when the guest may have run.
+fn hibernated_again(cx: &mut Context<'_>, ran: Option<Stamp>, refusal: Refusal) -> Flow {
     cx.core.link = Link::None;
-    cx.observe(cx.now, Change::State(BillingState::Hibernated), Cause::WakeFailed);
+    // Where nobody knows whether it ran meanwhile, it is not billed, and that is not certain.
+    let ran = ran.or(cx.core.continued.take());
+    let at = cx.core.since(cx.now, ran);
+    cx.core.missed = None;
+    if at.uncertainty_ns > 0 && cx.core.state == BillingState::Hibernated {
+        cx.observe(at, Change::Mark, Cause::WakeFailed);
+    }
+    cx.observe(at, Change::State(BillingState::Hibernated), Cause::WakeFailed);
     failed(refusal)
 }
 
@@ -182,7 +208,7 @@ impl Procedure for Wake {
     fn begin(&mut self, cx: &mut Context<'_>) -> Flow {
         if let Step::Reclaiming(_) = self.step {
             self.connect_until_ns = cx.now.boottime_ns.saturating_add(RECLAIM_MS * 1_000_000);
-            self.stood = cx.core.contact;
+            self.stood = Some(cx.core.known(cx.now).all);
             return cx.ask(|token| Action::Connect(token, 0));
         }
         let Some(manifest) = cx.core.snapshot.clone() else {
@@ -206,22 +232,16 @@ impl Procedure for Wake {
             }
             (Step::Connecting, Answer::Surveyed(survey, process)) => {
                 found(cx, &survey, process);
+                cx.core.missed = None;
                 self.load(cx, &survey)
             }
             (Step::Connecting, Answer::Failed(refusal)) => {
                 let keeps_trying = cx.now.boottime_ns < self.connect_until_ns;
                 if keeps_trying { self.connect(cx) } else { self.give_up(cx, refusal) }
             }
-            (Step::Reclaiming(why), Answer::Surveyed(survey, process)) => {
-                found(cx, &survey, process);
-                self.reclaim(cx, &survey, why)
+            (Step::Reclaiming(why), answer @ (Answer::Surveyed(..) | Answer::Failed(_))) => {
+                self.reclaiming(cx, why, answer)
             }
-            (Step::Reclaiming(why), Answer::Failed(_)) if cx.now.boottime_ns < self.connect_until_ns => {
-                self.step = Step::Reclaiming(why);
-                let pause_ms = cx.core.settings.reconnect_min_ms;
-                cx.ask(|token| Action::Connect(token, pause_ms))
-            }
-            (Step::Reclaiming(why), Answer::Failed(_)) => self.give_up(cx, why),
             // Whether the guest was continued shows when QEMU answers again.
             (Step::Continuing, Answer::Failed(why)) if is_unsure(&why) => {
                 self.step = Step::Reclaiming(why);
@@ -236,6 +256,7 @@ impl Procedure for Wake {
                 // Nothing is billed yet, so that what was plugged before costs nothing until the guest goes on.
                 cx.core.learn_memory(cx.now, &devices, cx.actions);
                 self.step = Step::Continuing;
+                self.meddled = self.meddled.or(cx.core.continued.take());
                 self.stood = self.meddled.or(Some(cx.now));
                 cx.query("cont")
             }
@@ -285,9 +306,9 @@ impl Procedure for Wake {
         }
     }
 
-    fn may_be_overtaken(&self) -> bool {
+    fn may_be_overtaken(&self, core: &Core) -> bool {
         // Which process is being started is not known yet: a destroy would leave it behind.
-        !matches!(self.step, Step::Launching)
+        !matches!(self.step, Step::Launching | Step::Reclaiming(_)) || core.process.is_some()
     }
 
     fn disconnected(&mut self, cx: &mut Context<'_>) -> Flow {
@@ -306,13 +327,13 @@ impl Procedure for Wake {
 
     fn exited(&mut self, cx: &mut Context<'_>) -> Flow {
         if let Step::GivingUp(refusal) = std::mem::replace(&mut self.step, Step::Verifying) {
-            return hibernated_again(cx, refusal);
+            return hibernated_again(cx, self.meddled, refusal);
         }
         let said = match cx.core.last_words.take() {
             Some(words) if !words.trim().is_empty() => format!("; it said: {}", words.trim()),
             _ => String::new(),
         };
         let message = format!("QEMU ended before the guest ran{said}; the snapshot stays as it was");
-        hibernated_again(cx, Refusal::new(Reason::LaunchFailed, message))
+        hibernated_again(cx, self.meddled, Refusal::new(Reason::LaunchFailed, message))
     }
 }

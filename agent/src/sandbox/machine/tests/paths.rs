@@ -112,6 +112,7 @@ fn destroy_asks_for_the_memory_quits_and_waits_for_the_exit() {
         "before",
         "query-memory-devices",
         "quit",
+        "observe paused",
         "wait",
         "observe ended",
         "remove snapshot",

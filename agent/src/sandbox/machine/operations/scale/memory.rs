@@ -184,5 +184,6 @@ fn accept(cx: &mut Context<'_>, id: &str, bytes: u64) {
         device.requested_bytes = bytes;
     }
     let requested = survey.shape().memory_requested_bytes;
-    cx.observe(cx.now, Change::Requested(requested), Cause::Scale);
+    let at = cx.since_asked();
+    cx.observe(at, Change::Requested(requested), Cause::Scale);
 }

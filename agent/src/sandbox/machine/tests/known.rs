@@ -1,0 +1,181 @@
+//! What may be believed of what QEMU says, when it comes late, in another order, or not at all.
+
+use dormouse_metering::{BillingState, Cause, Change, Observation};
+use serde_json::json;
+
+use super::driver::{Driver, MIB, at, device, hibernate};
+use crate::metering::accounts::Sight;
+use crate::sandbox::command::{Method, Request};
+use crate::sandbox::machine::{Action, Announcement, Answer, Input, LastSign, QemuEvent};
+use crate::sandbox::refusal::{Reason, Refusal};
+
+/// Answers what is asked until something of this name is: that one stays open.
+fn until(driver: &mut Driver, is_it: impl Fn(&Action) -> bool) {
+    while !driver.open.front().is_some_and(&is_it) {
+        let action = driver.open.pop_front().unwrap_or_else(|| panic!("never asked: {:#?}", driver.log));
+        driver.answer_well(action);
+    }
+}
+
+fn is_qmp(name: &'static str) -> impl Fn(&Action) -> bool {
+    move |action| matches!(action, Action::Qmp(_, command) if command.name == name)
+}
+
+fn is_after(action: &Action) -> bool {
+    matches!(action, Action::Announce(_, Announcement::After(..)))
+}
+
+fn states(driver: &Driver) -> Vec<&Observation> {
+    driver.observed.iter().filter(|seen| matches!(seen.change, Change::State(_))).collect()
+}
+
+#[test]
+fn a_guest_that_somebody_continues_while_it_is_saved_is_billed_though_its_resume_is_lost() {
+    let mut driver = Driver::attached();
+    driver.feed(Input::Command(super::driver::command("c1", hibernate(Method::MappedRam))));
+    until(&mut driver, is_qmp("migrate"));
+    driver.qemu.as_mut().unwrap().status = "running";
+    let before_ns = driver.now_ns;
+    driver.feed(Input::Gap);
+    until(&mut driver, |action| matches!(action, Action::Survey(_)));
+    let survey = driver.open.pop_front().unwrap();
+    driver.answer_well(survey);
+    let last = states(&driver).pop().unwrap();
+    assert_eq!((last.change, last.cause), (Change::State(BillingState::Running), Cause::Resync));
+    assert!(last.at.boottime_ns - last.at.uncertainty_ns <= before_ns, "{:?}", last.at);
+}
+
+#[test]
+fn what_an_event_says_behind_an_answer_comes_after_it_whatever_its_stamp() {
+    let mut driver = Driver::attached();
+    driver.qemu.as_mut().unwrap().status = "paused";
+    driver.feed(Input::Gap);
+    driver.settle();
+    let answered = states(&driver).pop().unwrap().at;
+    let at = at(answered.boottime_ns - 1);
+    driver.feed(Input::Event(QemuEvent { name: "RESUME".to_owned(), at, detail: json!({}) }));
+    let resumed = states(&driver).pop().unwrap();
+    assert_eq!(resumed.change, Change::State(BillingState::Running));
+    // Behind it in the meter: the same stamp, no more certain.
+    assert_eq!(resumed.at.boottime_ns, answered.boottime_ns);
+    assert!(resumed.at.uncertainty_ns >= answered.uncertainty_ns);
+}
+
+#[test]
+fn a_reset_or_an_end_told_behind_an_answer_comes_after_it_whatever_its_stamp() {
+    for name in ["RESET", "SHUTDOWN"] {
+        let mut driver = Driver::attached();
+        driver.qemu.as_mut().unwrap().devices = vec![device("vm0", 256)];
+        driver.feed(Input::Gap);
+        driver.settle();
+        let answered = driver.observed.last().unwrap().at;
+        let at = at(answered.boottime_ns - 1);
+        driver.feed(Input::Event(QemuEvent { name: name.to_owned(), at, detail: json!({}) }));
+        if name == "SHUTDOWN" {
+            driver.exit();
+        }
+        let last = driver.observed.last().unwrap();
+        assert!(matches!(last.change, Change::Plugged(0) | Change::Ended), "{last:?}");
+        assert!(last.at.boottime_ns >= answered.boottime_ns, "{name} {last:?} {answered:?}");
+        assert!(last.at.boottime_ns - last.at.uncertainty_ns <= at.boottime_ns);
+    }
+}
+
+#[test]
+fn an_end_is_as_certain_as_it_was_told_however_little_is_known_of_the_memory() {
+    let mut driver = Driver::attached();
+    driver.event("MEMORY_DEVICE_SIZE_CHANGE", json!({"id": "vm0", "size": 512 * MIB}));
+    driver.event("SHUTDOWN", json!({}));
+    driver.exit();
+    let ended = driver.observed.last().unwrap();
+    assert_eq!((ended.change, ended.at.uncertainty_ns), (Change::Ended, 0));
+}
+
+#[test]
+fn a_snapshot_goes_once_it_is_durable_that_nobody_needs_it() {
+    for request in [Request::Wake, Request::Destroy] {
+        let mut driver = Driver::hibernated(Method::MappedRam);
+        driver.feed(Input::Command(super::driver::command("c1", request)));
+        until(&mut driver, is_after);
+        assert!(!driver.log.iter().any(|word| word == "remove snapshot"), "{:#?}", driver.log);
+        driver.settle();
+        assert!(driver.log.iter().any(|word| word == "remove snapshot"), "{:#?}", driver.log);
+    }
+}
+
+#[test]
+fn whoever_waits_for_an_outcome_that_is_being_recorded_is_answered_though_the_sandbox_ends() {
+    let mut driver = Driver::attached();
+    driver.feed(Input::Command(super::driver::command("c1", Request::Pause { reclaim: false })));
+    until(&mut driver, is_after);
+    let recording = driver.open.pop_front().unwrap();
+    driver.feed(Input::Command(super::driver::command("c2", Request::Destroy)));
+    until(&mut driver, |action| matches!(action, Action::Announce(_, Announcement::Before(..))));
+    let token = super::driver::token_of(&driver.open.pop_front().unwrap()).unwrap();
+    driver.feed(Input::Answer(token, Answer::Failed(Refusal::new(Reason::LedgerUnwritable, "full"))));
+    driver.exit();
+    assert!(!driver.retired);
+    driver.answer_well(recording);
+    let ids: Vec<&str> = driver.replies.iter().map(|(id, _)| id.as_str()).collect();
+    assert_eq!((ids, driver.retired), (vec!["c2", "c1"], true));
+}
+
+#[test]
+fn nothing_becomes_final_while_qemu_may_hold_a_size_back_however_long_it_does_not_answer() {
+    let mut driver = Driver::attached();
+    driver.event("MEMORY_DEVICE_SIZE_CHANGE", json!({"id": "vm0", "size": 512 * MIB}));
+    let sight = |driver: &Driver| driver.sandbox.core().sight().unwrap().0;
+    assert_eq!(sight(&driver), Sight::Behind);
+    for _ in 0..3 {
+        until(&mut driver, is_qmp("query-memory-devices"));
+        let token = super::driver::token_of(&driver.open.pop_front().unwrap()).unwrap();
+        driver.feed(Input::Answer(token, Answer::Failed(Refusal::new(Reason::OutcomeUnknown, "hangs"))));
+        assert_eq!(sight(&driver), Sight::Behind);
+    }
+    driver.settle();
+    assert_eq!(sight(&driver), Sight::Clear);
+}
+
+#[test]
+fn a_size_told_after_a_hang_is_uncertain_since_one_was_known_last() {
+    let mut driver = Driver::attached();
+    driver.event("MEMORY_DEVICE_SIZE_CHANGE", json!({"id": "vm0", "size": 512 * MIB}));
+    let known = driver.observed.last().unwrap().at;
+    // The question whether it holds one back is asked, and not answered.
+    until(&mut driver, is_qmp("query-memory-devices"));
+    driver.now_ns += 60_000_000_000;
+    driver.event("MEMORY_DEVICE_SIZE_CHANGE", json!({"id": "vm0", "size": 256 * MIB}));
+    let late = driver.observed.last().unwrap().at;
+    assert_eq!(late.boottime_ns - late.uncertainty_ns, known.boottime_ns);
+}
+
+#[test]
+fn the_memory_of_a_guest_is_uncertain_up_to_its_shutdown_where_qemu_may_have_held_a_size_back() {
+    let mut driver = Driver::attached();
+    driver.event("MEMORY_DEVICE_SIZE_CHANGE", json!({"id": "vm0", "size": 0}));
+    let known = driver.observed.last().map_or(0, |seen| seen.at.boottime_ns);
+    driver.event("SHUTDOWN", json!({}));
+    let unseen = &driver.observed[driver.observed.len() - 2];
+    assert_eq!(unseen.change, Change::Plugged(0));
+    assert!(unseen.at.boottime_ns - unseen.at.uncertainty_ns <= known.max(unseen.at.boottime_ns - 1));
+    let stands = driver.observed.last().unwrap();
+    assert_eq!((stands.change, stands.cause), (Change::State(BillingState::Paused), Cause::Shutdown));
+}
+
+#[test]
+fn after_a_restart_sizes_are_known_through_the_last_that_is_not_final() {
+    let seen = |ns, uncertainty_ns, change| Observation {
+        at: at(ns).uncertain_by(uncertainty_ns),
+        change,
+        cause: Cause::Resize,
+        command: None,
+    };
+    let pending = [
+        seen(10_000_000_000, 0, Change::Plugged(512 * MIB)),
+        seen(11_000_000_000, 3_000_000_000, Change::Plugged(256 * MIB)),
+    ];
+    // QEMU hangs, and its process lives on.
+    let sign = LastSign::of(Some(at(30_000_000_000)), None, None, &pending).unwrap();
+    assert_eq!(sign.sizes, at(10_000_000_000));
+    assert!(sign.told.boottime_ns > 29_000_000_000);
+}
