@@ -42,12 +42,19 @@ impl HostHandle {
     /// operation itself goes on to its end.
     pub async fn execute(&self, command: Command) -> Result<Executed, Refusal> {
         let wait = command.deadline_ms.map_or(Duration::MAX, Duration::from_millis);
-        // All of it: the ledger's disk may hang also for those who only read.
-        tokio::time::timeout(wait, self.executed(command)).await.unwrap_or_else(|_| {
-            let message =
-                "the outcome is not known yet; what was begun goes on; ask again with the same request id";
-            Err(Refusal::new(Reason::OutcomeUnknown, message))
-        })
+        let host = self.clone();
+        // A task of its own: the ledger's disk may hang also for those who only read, and what is not known to the
+        // caller must not depend on how far it had come by the deadline.
+        let executed = tokio::spawn(async move { host.executed(command).await });
+        match tokio::time::timeout(wait, executed).await {
+            Ok(Ok(executed)) => executed,
+            Ok(Err(lost)) => Err(Refusal::new(Reason::Bug, format!("the command was lost: {lost}"))),
+            Err(_) => {
+                let message =
+                    "the outcome is not known yet; what was begun goes on; ask again with the same request id";
+                Err(Refusal::new(Reason::OutcomeUnknown, message))
+            }
+        }
     }
 
     async fn executed(&self, command: Command) -> Result<Executed, Refusal> {
