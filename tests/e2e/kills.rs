@@ -13,8 +13,8 @@ use dormouse::clock::Clock;
 use dormouse::control::client;
 use dormouse::proto::control_client::ControlClient;
 use dormouse::proto::{
-    CommandHeader, HibernateRequest, HibernationMethod, PauseRequest, ResumeRequest, SandboxKey,
-    SandboxRequest, ScaleRequest,
+    CommandHeader, CreateRequest, DestroyRequest, HibernateRequest, HibernationMethod, OrphansRequest,
+    PauseRequest, ResumeRequest, SandboxKey, SandboxRequest, SandboxSpec, ScaleRequest,
 };
 use dormouse_ledger::{Reader, SandboxFilter, SliceQuery, SliceRow};
 use dormouse_tests::agent::Agent;
@@ -37,8 +37,13 @@ const FILLED_MIB: u64 = 24;
 /// A life has at least so many places; fewer means that they are not counted any more.
 const PLACES_MIN: u64 = 40;
 
+/// The same for a life that the agent starts.
+const STARTED_PLACES_MIN: u64 = 30;
+
 #[derive(Clone, Copy, Debug)]
 enum Step {
+    Create,
+    PowerCycle,
     Scale(u64),
     Pause,
     Resume,
@@ -117,6 +122,7 @@ async fn guest_lives_with_agent_killed_at(place: u64, folder: &Path) -> bool {
                 assert_eq!(guest.sum().await.unwrap(), sum, "killed at place {place}");
             }
             Step::Hibernate(_) | Step::Destroy => assert_eq!(guest.pids(), [], "killed at place {place}"),
+            Step::Create | Step::PowerCycle => unreachable!("this guest is started by the test alone"),
         }
     }
     agent.stop().await.unwrap();
@@ -127,7 +133,7 @@ async fn guest_lives_with_agent_killed_at(place: u64, folder: &Path) -> bool {
             Step::Pause => slice.state == "paused",
             Step::Resume | Step::Wake => slice.state == "running",
             Step::Hibernate(_) => slice.state == "hibernated",
-            Step::Destroy => false,
+            Step::Create | Step::PowerCycle | Step::Destroy => false,
         };
         let begins = slices.iter().filter(is_it).any(|slice| window.contains(&slice.start_unix_ns));
         let ends = slices.last().and_then(|last| last.end_unix_ns).is_some_and(|end| window.contains(&end));
@@ -135,6 +141,63 @@ async fn guest_lives_with_agent_killed_at(place: u64, folder: &Path) -> bool {
         assert!(begins || ends, "killed at place {place}: {step:?} is not in {:#?}", shown());
     }
     was_killed
+}
+
+/// A life that begins and goes on by QEMUs that the agent starts.
+const STARTED_LIFE: [Step; 5] = [
+    Step::Create,
+    Step::Hibernate(HibernationMethod::MappedRam),
+    Step::Wake,
+    Step::PowerCycle,
+    Step::Destroy,
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn wherever_the_agent_is_killed_what_it_started_is_taken_up_again_and_nothing_is_left_over() {
+    let mut killed = 0;
+    for place in 1.. {
+        let folder = tempfile::tempdir().unwrap();
+        if !start_a_life_killed_at(place, folder.path()).await {
+            break;
+        }
+        killed = place;
+    }
+    assert!(killed >= STARTED_PLACES_MIN, "the agent was killed at {killed} places only");
+    println!("killed at {killed} places, one after the other");
+}
+
+async fn start_a_life_killed_at(place: u64, folder: &Path) -> bool {
+    let mut agent = Agent::start_to_be_killed(folder, place).unwrap();
+    let qmp = folder.join("guests/default/sb1.qmp");
+    let qemu = Scripted::to_create(&Options::default(), "sb1", &qmp, folder).unwrap();
+    let mut was_killed = false;
+    answers(&mut agent, &mut was_killed).await;
+    for (number, step) in STARTED_LIFE.into_iter().enumerate() {
+        reach_of(&mut agent, &mut was_killed, number, step, Some(qemu.spec())).await;
+        let running = qemu.pids().len();
+        assert!(running <= 1, "killed at place {place}: {running} QEMU after {step:?}");
+    }
+    qemu.gone().await.unwrap_or_else(|error| panic!("killed at place {place}: {error}\n{}", agent.log()));
+    let mut control = client(&agent.socket()).await.unwrap();
+    let orphans = control.orphans(OrphansRequest {}).await.unwrap().into_inner().orphans;
+    assert!(orphans.is_empty(), "killed at place {place}: {orphans:?}");
+    agent.stop().await.unwrap();
+    let reader = Reader::open(&agent.state_dir().join("ledger.sqlite")).unwrap();
+    let audit = reader.audit().unwrap();
+    assert!(audit.is_clean(), "killed at place {place}: {:?}", audit.violations);
+    let sandboxes = reader.sandboxes(&SandboxFilter::default()).unwrap();
+    assert!(sandboxes.iter().all(|sandbox| sandbox.ended_unix_ns.is_some()), "killed at place {place}");
+    was_killed
+}
+
+/// Waits until the agent answers, whether it was killed on the way or not.
+async fn answers(agent: &mut Agent, was_killed: &mut bool) {
+    wait::until("the agent to answer", DEADLINE, async || {
+        revive(agent, was_killed).await;
+        client(&agent.socket()).await.map(drop).map_err(|error| error.to_string())
+    })
+    .await
+    .unwrap();
 }
 
 /// False when the agent came through without being killed: it has no such place.
@@ -178,11 +241,21 @@ async fn attached(agent: &mut Agent, was_killed: &mut bool) {
 
 /// Asks for a step until it is done, under the same request id until that is answered.
 async fn reach(agent: &mut Agent, was_killed: &mut bool, number: usize, step: Step) {
+    reach_of(agent, was_killed, number, step, None).await;
+}
+
+async fn reach_of(
+    agent: &mut Agent,
+    was_killed: &mut bool,
+    number: usize,
+    step: Step,
+    spec: Option<&SandboxSpec>,
+) {
     let mut attempt = 0;
     wait::until(&format!("{step:?}"), DEADLINE, async || {
         revive(agent, was_killed).await;
         let request_id = format!("step-{number}-{attempt}");
-        match ask(agent, &request_id, step).await {
+        match ask(agent, &request_id, step, spec).await {
             Ok(()) => Ok(()),
             Err(status) if is_done(&status, step, attempt) => Ok(()),
             Err(status) => {
@@ -204,12 +277,17 @@ fn is_done(status: &Status, step: Step, attempt: u32) -> bool {
     match step {
         Step::Destroy => status.code() == Code::NotFound,
         Step::Hibernate(_) => attempt > 0 && message.contains("hibernated"),
+        Step::Create => attempt > 0 && status.code() == Code::AlreadyExists,
+        // Killed between two QEMUs: there is none to go on with, and that is what is said.
+        Step::PowerCycle => {
+            message.contains("QEMU ended while the agent was not there") || status.code() == Code::NotFound
+        }
         Step::Wake => attempt > 0 && message.contains("is running"),
         _ => false,
     }
 }
 
-async fn ask(agent: &Agent, request_id: &str, step: Step) -> Result<(), Status> {
+async fn ask(agent: &Agent, request_id: &str, step: Step, spec: Option<&SandboxSpec>) -> Result<(), Status> {
     let unreachable = |error: tonic::transport::Error| Status::unavailable(error.to_string());
     let mut control: ControlClient<Channel> = client(&agent.socket()).await.map_err(unreachable)?;
     let header =
@@ -225,8 +303,12 @@ async fn ask(agent: &Agent, request_id: &str, step: Step) -> Result<(), Status> 
         Step::Hibernate(method) => {
             control.hibernate(HibernateRequest { header, method: method.into() }).await
         }
+        Step::Create => {
+            control.create(CreateRequest { header, spec: spec.cloned(), ..CreateRequest::default() }).await
+        }
+        Step::PowerCycle => control.power_cycle(plain).await,
         Step::Wake => control.wake(plain).await,
-        Step::Destroy => control.destroy(plain).await,
+        Step::Destroy => control.destroy(DestroyRequest { header, graceful_ms: 0 }).await,
     }
     .map(drop)
 }

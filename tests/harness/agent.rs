@@ -24,6 +24,8 @@ pub struct Agent {
     root: PathBuf,
     sockets: PathBuf,
     child: Child,
+    /// The mount namespace that it runs in, by a path; the test's own where there is none.
+    namespace: Option<PathBuf>,
 }
 
 /// What one run of the command line gave.
@@ -57,6 +59,15 @@ impl Agent {
         Ok(agent)
     }
 
+    /// The same, in another mount namespace: that of a systemd, say.
+    pub async fn start_within(root: &Path, namespace: &Path, more: &str) -> Result<Self> {
+        let mut agent = Self::launch(root, root, more, None)?;
+        agent.kill9().await?;
+        agent.namespace = Some(namespace.to_owned());
+        agent.restart().await?;
+        Ok(agent)
+    }
+
     /// The same, but the agent kills itself at the n-th of the places that `dormouse::failpoint` counts; returns at once.
     pub fn start_to_be_killed(root: &Path, place: u64) -> Result<Self> {
         Self::launch(root, root, "", Some(place))
@@ -68,8 +79,8 @@ impl Agent {
         }
         let path = config_path(root);
         std::fs::write(&path, config(root, sockets) + more).map_err(Error::io("writing", &path))?;
-        let child = spawn(root, kill_at)?;
-        Ok(Self { root: root.to_owned(), sockets: sockets.to_owned(), child })
+        let child = spawn(root, kill_at, None)?;
+        Ok(Self { root: root.to_owned(), sockets: sockets.to_owned(), child, namespace: None })
     }
 
     /// Whether it has ended by itself.
@@ -127,7 +138,7 @@ impl Agent {
 
     /// Starts the agent again on what the last one left; returns when it answers.
     pub async fn restart(&mut self) -> Result<()> {
-        self.child = spawn(&self.root, None)?;
+        self.child = spawn(&self.root, None, self.namespace.as_deref())?;
         self.answers().await
     }
 
@@ -216,15 +227,24 @@ async fn run(arguments: &[&OsStr], root: &Path) -> Result<Output> {
     })
 }
 
-fn spawn(root: &Path, kill_at: Option<u64>) -> Result<Child> {
+fn spawn(root: &Path, kill_at: Option<u64>, namespace: Option<&Path>) -> Result<Child> {
     let program = paths::dormouse()?;
+    // It becomes the agent: the process is the same.
+    let mut command = match namespace {
+        Some(namespace) => {
+            let mut command = Command::new("nsenter");
+            command.arg(format!("--mount={}", namespace.display())).arg(&program);
+            command
+        }
+        None => Command::new(&program),
+    };
     let log_path = log_path(root);
     let log = OpenOptions::new()
         .create(true)
         .append(true)
         .open(&log_path)
         .map_err(Error::io("opening", &log_path))?;
-    Command::new(&program)
+    command
         .envs(kill_at.map(|place| ("DORMOUSE_KILL_AT", place.to_string())))
         .arg("agent")
         .arg("--config")

@@ -21,6 +21,7 @@ pub mod process;
 pub mod scripted;
 pub mod servers;
 pub mod stage;
+pub mod systemd;
 pub mod wait;
 
 pub use error::{Error, Result};

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use dormouse::proto::SandboxSpec;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
@@ -140,8 +141,9 @@ pub struct Scripted {
     marker: String,
     qmp: PathBuf,
     control: PathBuf,
-    /// Waits for the first process, so that it leaves no zombie.
-    _first: JoinHandle<()>,
+    spec: SandboxSpec,
+    /// Waits for the first process, so that it leaves no zombie. An agent waits for what it starts by itself.
+    _first: Option<JoinHandle<()>>,
 }
 
 impl Scripted {
@@ -163,12 +165,45 @@ impl Scripted {
             // However it ended.
             let _ = child.wait().await;
         });
-        let scripted = Self { marker, qmp, control, _first: first };
+        let scripted = Self { marker, qmp, control, spec: SandboxSpec::default(), _first: Some(first) };
         wait::until("the scripted QEMU to be ready", DEADLINE, async || {
             scripted.order(&Order::Commands).await
         })
         .await?;
         Ok(scripted)
+    }
+
+    /// One that an agent is to create, which gives it this QMP socket.
+    pub fn to_create(options: &Options, id: &str, qmp: &Path, work_dir: &Path) -> Result<Self> {
+        let marker = format!("guest={id}-{}", process::nonce());
+        let control = work_dir.join(format!("{id}.control"));
+        let script = json!({ "qmp": qmp, "control": control, "options": options }).to_string();
+        let spec = SandboxSpec {
+            qemu: paths::scripted_qemu()?.display().to_string(),
+            memory_bytes: 256 << 20,
+            kernel: "/none".to_owned(),
+            append: script,
+            extra_arguments: vec!["-name".to_owned(), marker.clone()],
+            ..SandboxSpec::default()
+        };
+        Ok(Self { marker, qmp: qmp.to_owned(), control, spec, _first: None })
+    }
+
+    /// What it is to be created by; empty where it was started by itself.
+    pub fn spec(&self) -> &SandboxSpec {
+        &self.spec
+    }
+
+    /// The same as a file for `dormouse create`.
+    pub fn spec_toml(&self) -> String {
+        let SandboxSpec { qemu, kernel, append, extra_arguments, .. } = &self.spec;
+        format!(
+            "memory = \"256MiB\"\nqemu = {}\nkernel = {}\nappend = {}\nextra_arguments = {}\n",
+            json!(qemu),
+            json!(kernel),
+            json!(append),
+            json!(extra_arguments)
+        )
     }
 
     /// Its QMP socket.

@@ -277,6 +277,7 @@ impl World {
                     qmp_path: "/run/dormouse/sb.qmp".into(),
                     plan: "pro".to_owned(),
                     tags: BTreeMap::new(),
+                    terms: None,
                 };
                 self.command(number, request);
             }
@@ -306,7 +307,7 @@ impl World {
         }
         // As `HostHandle` does: what is stored is answered before a destroy could overtake anything.
         let stored = self.ledger.commands.contains_key(&command.request_id);
-        if stored && command.request == Request::Destroy {
+        if stored && command.request == (Request::Destroy { graceful_ms: None }) {
             return;
         }
         let now = self.now;
@@ -405,7 +406,7 @@ impl World {
                 let was_hibernated = was(&|truth| !truth.lives && truth.exists);
                 (was_hibernated && !asleep && now.runs).then_some("it runs")
             }
-            (Request::Destroy, Ok(_)) => now.lives.then_some("its QEMU lives"),
+            (Request::Destroy { .. }, Ok(_)) => now.lives.then_some("its QEMU lives"),
             _ => None,
         };
         lie.map(|lie| format!("{lie}: {:?}", guest.truth.iter().rev().take(4).collect::<Vec<_>>()))

@@ -29,7 +29,7 @@ impl World {
             }
             15 | 16 => Request::Wake,
             17 => Request::Reboot,
-            18 => Request::Destroy,
+            18 => Request::Destroy { graceful_ms: None },
             _ => Request::Detach,
         };
         self.command(number, request);

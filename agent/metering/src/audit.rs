@@ -197,6 +197,8 @@ fn unnamed(boundary: &Boundary) -> bool {
             | Cause::Destroy
             | Cause::Suppress
             | Cause::Unsuppress
+            | Cause::Create
+            | Cause::PowerCycle
     );
     by_command && boundary.command.is_none()
 }

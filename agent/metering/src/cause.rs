@@ -110,6 +110,10 @@ causes! {
     Suppress = "suppress",
     /// The platform asked for the time from here to be billed again.
     Unsuppress = "unsuppress",
+    /// A create command started the sandbox, or continued its guest for the first time.
+    Create = "create",
+    /// A power-cycle command ended the sandbox's QEMU, or continued the guest in the next one.
+    PowerCycle = "power_cycle",
 }
 
 impl fmt::Display for Cause {

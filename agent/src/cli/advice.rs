@@ -47,7 +47,7 @@ pub(super) const fn advice(reason: Reason) -> &'static str {
         Reason::SnapshotDamaged => "keep the snapshot for inspection; the sandbox can only be destroyed",
         Reason::QemuFailed => "the agent's log has what QEMU said",
         Reason::LaunchFailed => {
-            "the agent's log has what QEMU said; the snapshot is as it was, and wake can be tried again"
+            "the message has what QEMU said; a snapshot is as it was, and what was asked can be tried again"
         }
         Reason::QemuDied => "`dormouse show ID` says what became of the sandbox",
         Reason::SaveFailed => "the guest runs on; free space for the snapshot, or try another --method",
@@ -60,6 +60,9 @@ pub(super) const fn advice(reason: Reason) -> &'static str {
         Reason::HostMemoryShort => "free memory on the host, move a sandbox away, or ask for less",
         Reason::GuestNeedsMemory => "ask for less to be taken, or --force it",
         Reason::GuestStatisticsUnusable => "see that the guest has a virtio-balloon driver, or --force it",
+        Reason::InvalidSpec => "correct the spec: `dormouse create --help` has its keys",
+        Reason::NotRepeatable => "start its QEMU without what the message names, or reboot the guest instead",
+        Reason::OrphanNotFound => "`dormouse ls --orphans` lists what there is",
         Reason::Bug => "report it with the agent's log",
     }
 }

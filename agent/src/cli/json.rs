@@ -48,6 +48,18 @@ fn disk(disk: &proto::Disk) -> Value {
     })
 }
 
+/// A process that no sandbox claims.
+pub(super) fn orphan(orphan: &proto::Orphan) -> Value {
+    let key = orphan.key.clone().unwrap_or_default();
+    json!({
+        "pid": orphan.pid,
+        "start_time_ticks": orphan.start_time_ticks,
+        "org": key.org,
+        "sandbox": key.sandbox,
+        "request_id": orphan.request_id,
+    })
+}
+
 fn operation(operation: &proto::Operation) -> Value {
     json!({
         "kind": operation.kind,

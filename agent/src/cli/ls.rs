@@ -7,7 +7,7 @@ use super::exit::Exit;
 use super::failure::Failure;
 use super::table::{Column, render, terminal_width};
 use super::{json, output, show};
-use crate::proto::{ListRequest, Sandbox};
+use crate::proto::{ListRequest, Orphan, OrphansRequest, Sandbox};
 use crate::size::Size;
 
 const COLUMNS: [Column; 8] = [
@@ -26,9 +26,19 @@ pub(super) struct Args {
     /// Only this org's
     #[arg(long)]
     org: Option<String>,
+
+    /// The processes that the agent has started and that no sandbox claims, instead
+    #[arg(long, conflicts_with = "org")]
+    orphans: bool,
 }
 
+const ORPHAN_COLUMNS: [Column; 4] =
+    [Column::number("PID"), Column::long("ORG"), Column::long("SANDBOX"), Column::long("STARTED BY REQUEST")];
+
 pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
+    if args.orphans {
+        return list_orphans(context).await;
+    }
     let request = ListRequest { org: args.org.unwrap_or_default() };
     let reply = context.agent().await?.list(request).await.map_err(|status| Failure::of_status(&status))?;
     let sandboxes = reply.into_inner().sandboxes;
@@ -39,6 +49,25 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
     } else {
         let rows: Vec<_> = sandboxes.iter().map(row).collect();
         output::print(&render(COLUMNS, &rows, terminal_width()))?;
+    }
+    Ok(Exit::Done)
+}
+
+async fn list_orphans(context: &Context) -> Result<Exit, Failure> {
+    let mut agent = context.agent().await?;
+    let reply = agent.orphans(OrphansRequest {}).await.map_err(|status| Failure::of_status(&status))?;
+    let orphans = reply.into_inner().orphans;
+    if context.json {
+        output::print_json(&orphans.iter().map(json::orphan).collect::<Value>())?;
+    } else if orphans.is_empty() {
+        eprintln!("every process that the agent has started belongs to a sandbox");
+    } else {
+        let row = |orphan: Orphan| {
+            let key = orphan.key.unwrap_or_default();
+            [orphan.pid.to_string(), key.org, key.sandbox, orphan.request_id]
+        };
+        let rows: Vec<_> = orphans.into_iter().map(row).collect();
+        output::print(&render(ORPHAN_COLUMNS, &rows, terminal_width()))?;
     }
     Ok(Exit::Done)
 }

@@ -11,7 +11,9 @@ mod backup;
 mod check_config;
 mod completions;
 mod context;
+mod create;
 mod destroy;
+mod destroy_orphan;
 mod detach;
 mod doctor;
 mod duration;
@@ -26,6 +28,7 @@ mod man;
 mod outbox;
 mod output;
 mod pause;
+mod power_cycle;
 mod progress;
 mod reboot;
 mod resume;
@@ -107,6 +110,12 @@ enum Command {
     Unsuppress(unsuppress::Args),
     /// End a sandbox and its QEMU
     Destroy(destroy::Args),
+    /// Start a sandbox from a spec
+    Create(create::Args),
+    /// End a sandbox's QEMU and start it again: the guest boots anew
+    PowerCycle(power_cycle::Args),
+    /// End a process that the agent has started and that no sandbox claims
+    DestroyOrphan(destroy_orphan::Args),
     /// Replace a sandbox's tags, or show them
     Tag(tag::Args),
     /// Follow what changes
@@ -192,6 +201,9 @@ async fn dispatch(command: Command, socket: Option<PathBuf>, json: bool) -> Resu
         Command::Suppress(args) => suppress::run(args, &context).await,
         Command::Unsuppress(args) => unsuppress::run(args, &context).await,
         Command::Destroy(args) => destroy::run(args, &context).await,
+        Command::Create(args) => create::run(args, &context).await,
+        Command::PowerCycle(args) => power_cycle::run(args, &context).await,
+        Command::DestroyOrphan(args) => destroy_orphan::run(args, &context).await,
         Command::Tag(args) => tag::run(args, &context).await,
         Command::Watch(args) => watch::run(args, &context).await,
         Command::Top(args) => top::run(args, &context).await,

@@ -64,6 +64,7 @@ async fn each_command_asks_for_what_it_says() {
         qmp_path: "/run/a.qmp".into(),
         plan: "free".to_owned(),
         tags: [("team".to_owned(), "blue=green".to_owned())].into(),
+        terms: None,
     };
     let several = Request::Scale(Scaling {
         memory_bytes: None,
@@ -89,7 +90,10 @@ async fn each_command_asks_for_what_it_says() {
         ("reboot sb1", Request::Reboot),
         ("suppress sb1 --reason moving", Request::Suppress { reason: "moving".to_owned() }),
         ("unsuppress sb1", Request::Unsuppress),
-        ("destroy sb1", Request::Destroy),
+        ("destroy sb1", Request::Destroy { graceful_ms: None }),
+        ("destroy sb1 --graceful", Request::Destroy { graceful_ms: Some(30_000) }),
+        ("destroy --graceful=2m sb1", Request::Destroy { graceful_ms: Some(120_000) }),
+        ("power-cycle sb1", Request::PowerCycle),
     ] {
         agent.host.answers(Ok(CommandResult::Done));
         assert_eq!(at(&agent.socket, line).await.expect(line), Exit::Done);

@@ -39,6 +39,9 @@ pub(super) fn wrong_values(config: &Config) -> Vec<(&'static str, String)> {
     if let Some(twice) = order.iter().enumerate().find(|(at, method)| order[..*at].contains(method)) {
         wrong.push(("hibernation.order", format!("names {} twice", twice.1.as_str())));
     }
+    if config.launch.qemu.is_empty() {
+        wrong.push(("launch.qemu", "is empty: name a program".to_owned()));
+    }
     if let Err(error) = EnvFilter::try_new(&config.log.level) {
         let allowed =
             "write error, warn, info, debug, trace or a filter such as info,dormouse::sandbox=debug";
@@ -66,11 +69,13 @@ fn check_names(config: &Config, wrong: &mut Vec<(&'static str, String)>) {
 
 fn check_paths(config: &Config, wrong: &mut Vec<(&'static str, String)>) {
     let tls = &config.control.tls;
-    let paths: [(&'static str, Option<&Path>); 7] = [
+    let paths: [(&'static str, Option<&Path>); 9] = [
         ("state_dir", Some(&config.state_dir)),
         ("run_dir", Some(&config.run_dir)),
         ("socket", Some(&config.socket)),
         ("hibernation.dir", config.hibernation.dir.as_deref()),
+        ("launch.sockets_dir", config.launch.sockets_dir.as_deref()),
+        ("launch.memory_dir", config.launch.memory_dir.as_deref()),
         ("control.tls.certificate", tls.certificate.as_deref()),
         ("control.tls.key", tls.key.as_deref()),
         ("control.tls.client_ca", tls.client_ca.as_deref()),
@@ -205,6 +210,8 @@ fn ranges(config: &Config) -> Vec<(&'static str, u64, RangeInclusive<u64>)> {
             ("deadlines.reboot_ms", deadlines.reboot_ms),
             ("deadlines.suppress_ms", deadlines.suppress_ms),
             ("deadlines.destroy_ms", deadlines.destroy_ms),
+            ("deadlines.create_ms", deadlines.create_ms),
+            ("deadlines.power_cycle_ms", deadlines.power_cycle_ms),
         ]
         .map(|(key, value)| (key, value, up_to_max.clone())),
     );

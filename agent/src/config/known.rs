@@ -18,23 +18,34 @@ pub(super) fn parse(text: &str) -> Result<Spanned<DeTable<'_>>, Problem> {
 
 /// The keys of a file that do not exist, in the file's order.
 pub(super) fn unknown_keys(text: &str, table: &DeTable<'_>) -> Vec<Problem> {
+    unknown_among(text, table, Config::KEYS)
+}
+
+fn unknown_among(text: &str, table: &DeTable<'_>, keys: &[Key]) -> Vec<Problem> {
     let mut found = Vec::new();
-    collect_unknown(text, table, Config::KEYS, "", &mut found);
+    collect_unknown((text, keys), table, keys, "", &mut found);
     found.sort_by_key(|problem| problem.place);
     found
 }
 
-fn collect_unknown(text: &str, table: &DeTable<'_>, keys: &[Key], path: &str, found: &mut Vec<Problem>) {
+/// Of a file with its text and all of its keys, in one table of it.
+fn collect_unknown(
+    (text, all): (&str, &[Key]),
+    table: &DeTable<'_>,
+    keys: &[Key],
+    path: &str,
+    found: &mut Vec<Problem>,
+) {
     for (name, value) in table {
         let written: &str = name.get_ref();
         match keys.iter().find(|key| key.name == written) {
             None => found.push(Problem {
                 place: Some(Place::of(text, &name.span())),
-                message: format!("unknown key `{}`{}", join(path, written), advice(written, keys, path)),
+                message: format!("unknown key `{}`{}", join(path, written), advice(written, keys, path, all)),
             }),
             Some(Key { section: Some(below), .. }) => {
                 for table in tables(value.get_ref()) {
-                    collect_unknown(text, table, below, &join(path, written), found);
+                    collect_unknown((text, all), table, below, &join(path, written), found);
                 }
             }
             Some(_) => {}
@@ -42,24 +53,12 @@ fn collect_unknown(text: &str, table: &DeTable<'_>, keys: &[Key], path: &str, fo
     }
 }
 
-/// What is wrong with a file that may have these keys at its top and no others, if anything is: for files beside the
-/// configuration.
-pub(crate) fn wrong_keys(text: &str, keys: &[&str]) -> Option<Problem> {
-    let table = match parse(text) {
-        Ok(table) => table,
-        Err(problem) => return Some(problem),
-    };
-    let unknown = |name: &str| !keys.contains(&name);
-    let (name, _) = table.get_ref().iter().find(|(name, _)| unknown(name.get_ref()))?;
-    let written: &str = name.get_ref();
-    let instead = match nearest(written, keys.iter()) {
-        Some(near) => format!(": did you mean `{near}`?"),
-        None => format!("; known here are `{}`", keys.join("`, `")),
-    };
-    Some(Problem {
-        place: Some(Place::of(text, &name.span())),
-        message: format!("unknown key `{written}`{instead}"),
-    })
+/// What is wrong with a file that may have these keys and no others, if anything is: for files beside the configuration.
+pub(crate) fn wrong_keys(text: &str, keys: &[Key]) -> Option<Problem> {
+    match parse(text) {
+        Ok(table) => unknown_among(text, table.get_ref(), keys).into_iter().next(),
+        Err(problem) => Some(problem),
+    }
 }
 
 /// The table that a value is, or those in the list that it is.
@@ -69,12 +68,12 @@ fn tables<'a, 'i>(value: &'a DeValue<'i>) -> Vec<&'a DeTable<'i>> {
 }
 
 /// What to write instead: the nearest key of the section, the section that has the key, or what there is.
-fn advice(written: &str, keys: &[Key], path: &str) -> String {
+fn advice(written: &str, keys: &[Key], path: &str, file: &[Key]) -> String {
     if let Some(near) = nearest(written, keys.iter().map(|key| key.name)) {
         return format!(": did you mean `{}`?", join(path, near));
     }
     let mut all = Vec::new();
-    collect_paths(Config::KEYS, "", &mut all);
+    collect_paths(file, "", &mut all);
     let last = |path: &str| path.rsplit('.').next().unwrap_or_default().to_owned();
     if let Some(near) = nearest(written, all.iter().map(|path| last(path)))
         && let Some(elsewhere) = all.iter().find(|path| last(path) == near)

@@ -12,7 +12,7 @@ mod control;
 mod error;
 mod example;
 mod known;
-mod section;
+pub(crate) mod section;
 mod sections;
 mod sinks;
 
@@ -24,7 +24,8 @@ pub use control::{Control, Grant, Role, Tls};
 pub use error::{ConfigError, Place, Problem};
 pub(crate) use known::wrong_keys;
 pub use sections::{
-    Config, Deadlines, FileMode, Hibernation, Http, Log, LogFormat, Metering, Metrics, MetricsAddress, Qmp,
+    Config, Deadlines, FileMode, Hibernation, Http, Launch, Log, LogFormat, Metering, Metrics,
+    MetricsAddress, Qmp, Starter,
 };
 pub use sinks::{Outbox, Sink, SinkKind};
 

@@ -3,17 +3,17 @@
 //! Structure, default, documentation and the example file come from one place, so they cannot differ.
 
 /// A key of a section.
-pub(super) struct Key {
+pub(crate) struct Key {
     /// The key's name in the file.
-    pub(super) name: &'static str,
+    pub(crate) name: &'static str,
     /// What explains it, line by line.
-    pub(super) doc: &'static [&'static str],
+    pub(crate) doc: &'static [&'static str],
     /// The keys below it, where it is a section.
-    pub(super) section: Option<&'static [Key]>,
+    pub(crate) section: Option<&'static [Key]>,
 }
 
 /// A part of the configuration that knows its keys.
-pub(super) trait Section {
+pub(crate) trait Section {
     /// Its keys, in the order in which they are written.
     const KEYS: &'static [Key];
 }
@@ -37,6 +37,7 @@ macro_rules! section {
         $(#[doc = $about])*
         #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
         #[serde(default, deny_unknown_fields)]
+        #[allow(unreachable_pub, reason = "what is a section's own module, and who may see it, is not known here")]
         pub struct $name {
             $($(#[doc = $doc])* pub $field: $type,)*
             $($(#[doc = $sdoc])* pub $section: $stype,)*
@@ -65,4 +66,4 @@ macro_rules! section {
     };
 }
 
-pub(super) use section;
+pub(crate) use section;

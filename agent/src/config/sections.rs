@@ -54,6 +54,8 @@ section! {
         scale: Scale = Scale::default(),
         /// How sandboxes are saved.
         hibernation: Hibernation = Hibernation::default(),
+        /// How QEMU is started: for a create, a wake and a power-cycle.
+        launch: Launch = Launch::default(),
         /// Figures for Prometheus.
         metrics: Metrics = Metrics::default(),
         /// What becomes of events.
@@ -109,8 +111,12 @@ section! {
         reboot_ms: u64 = 15_000,
         /// Freeing its time, or billing it again: two writes to the ledger.
         suppress_ms: u64 = 15_000,
-        /// Ending the sandbox.
+        /// Ending the sandbox, apart from the time that its guest is given to power itself off.
         destroy_ms: u64 = 30_000,
+        /// Starting a sandbox, until its guest runs.
+        create_ms: u64 = 60_000,
+        /// Ending QEMU and starting it again.
+        power_cycle_ms: u64 = 60_000,
     }
     sections {}
 }
@@ -179,6 +185,40 @@ section! {
         order: Vec<Method> = vec![Method::Shared, Method::MappedRam, Method::Internal],
     }
     sections {}
+}
+
+section! {
+    /// How QEMU is started: for a create, a wake and a power-cycle.
+    Launch {
+        /// Who starts it, so that it outlives the agent. `systemd`: the host's, as a transient service of its own; for an
+        /// agent that is root. `systemd_user`: that of the agent's user, which has to linger (`loginctl enable-linger`).
+        /// `session`: the agent itself, in a session of its own; QEMU then has the restrictions of the agent's unit.
+        /// `auto`: the first of these that can be.
+        by: Starter = Starter::Auto,
+        /// The QEMU program of a sandbox whose spec names none: a name that is looked up in PATH, or a full path.
+        qemu: String = "qemu-system-x86_64".to_owned(),
+        /// Where sandboxes that are created have their QMP sockets, as `<org>/<sandbox>.qmp`. Not set: `guests` beside
+        /// the control socket.
+        sockets_dir: Option<PathBuf> = None,
+        /// Where the memory of those is that have it in files. It is as large as their memory, and goes with them. Not
+        /// set: `memory` in the state folder.
+        memory_dir: Option<PathBuf> = None,
+    }
+    sections {}
+}
+
+/// Who starts QEMU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Starter {
+    /// systemd where it can be asked, else the agent.
+    Auto,
+    /// The host's systemd.
+    Systemd,
+    /// The systemd of the agent's user.
+    SystemdUser,
+    /// The agent.
+    Session,
 }
 
 section! {

@@ -52,6 +52,10 @@ rules! {
         Admin Host: "Attach";
         // Nobody who is bound to an org frees that org's time.
         Admin Host: "Suppress", "Unsuppress";
+        Operate Org: "PowerCycle";
+        // It names programs, files and arguments on the host, and so anything that the agent's user may do.
+        Admin Host: "Create", "DestroyOrphan";
+        Read Host: "Orphans";
     }
     // Whether the agent serves, and what its interface looks like, only callers with a role learn.
     "grpc.health.v1.Health" { Read Org: "Check", "Watch"; }

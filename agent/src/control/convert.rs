@@ -3,7 +3,7 @@
 use dormouse_ledger::{AuditReport, AuditViolation, SliceRow, TagsNow, Usage, UsageItem};
 use dormouse_metering::BillingState;
 
-use crate::host::Executed;
+use crate::host::{Executed, Orphan};
 use crate::proto;
 use crate::sandbox::command::{CommandResult, SandboxKey};
 use crate::sandbox::facts::Disk;
@@ -174,6 +174,12 @@ pub(super) fn watch_event(event: WatchEvent) -> proto::WatchEvent {
         cause: event.cause.to_owned(),
         message: event.message,
     }
+}
+
+/// A process that no sandbox claims.
+pub(super) fn orphan(orphan: Orphan) -> proto::Orphan {
+    let Orphan { pid, start_time_ticks, org, sandbox, request_id } = orphan;
+    proto::Orphan { pid, start_time_ticks, key: Some(proto::SandboxKey { org, sandbox }), request_id }
 }
 
 fn key(key: SandboxKey) -> proto::SandboxKey {

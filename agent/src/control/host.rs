@@ -4,7 +4,7 @@ use std::future::Future;
 
 use tokio::sync::broadcast;
 
-use crate::host::{Executed, HostHandle};
+use crate::host::{EndOrphan, Executed, HostHandle, Orphan};
 use crate::sandbox::command::{Command, SandboxKey};
 use crate::sandbox::refusal::Refusal;
 use crate::sandbox::view::{SandboxView, WatchEvent};
@@ -22,6 +22,12 @@ pub trait Host: Clone + Send + Sync + 'static {
 
     /// Every change from now on.
     fn watch(&self) -> broadcast::Receiver<WatchEvent>;
+
+    /// The processes that the agent has started and that no sandbox claims.
+    fn orphans(&self) -> impl Future<Output = Result<Vec<Orphan>, Refusal>> + Send;
+
+    /// Ends one of them; answers when it is gone.
+    fn end_orphan(&self, order: EndOrphan) -> impl Future<Output = Result<Orphan, Refusal>> + Send;
 }
 
 impl Host for HostHandle {
@@ -39,5 +45,13 @@ impl Host for HostHandle {
 
     fn watch(&self) -> broadcast::Receiver<WatchEvent> {
         Self::watch(self)
+    }
+
+    fn orphans(&self) -> impl Future<Output = Result<Vec<Orphan>, Refusal>> + Send {
+        Self::orphans(self)
+    }
+
+    fn end_orphan(&self, order: EndOrphan) -> impl Future<Output = Result<Orphan, Refusal>> + Send {
+        Self::end_orphan(self, order)
     }
 }

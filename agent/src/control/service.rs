@@ -18,7 +18,7 @@ use super::watch::{Watch, Watched};
 use super::{Serving, convert, validate};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::host::not_found;
+use crate::host::{EndOrphan, not_found};
 use crate::proto::control_server::Control;
 use crate::proto::{self, CommandHeader, CommandReply};
 use crate::sandbox::command::{self, Command, SandboxKey};
@@ -242,9 +242,12 @@ impl<H: Host> Control for Service<H> {
 
     async fn destroy(
         &self,
-        request: Request<proto::SandboxRequest>,
+        request: Request<proto::DestroyRequest>,
     ) -> Result<Response<CommandReply>, Status> {
-        self.execute_plain(request, command::Request::Destroy).await
+        let admitted = admitted(&request)?;
+        let proto::DestroyRequest { header, graceful_ms } = request.into_inner();
+        let graceful_ms = (graceful_ms > 0).then_some(graceful_ms);
+        self.execute(&admitted, header, Ok(command::Request::Destroy { graceful_ms })).await
     }
 
     async fn list(&self, request: Request<proto::ListRequest>) -> Result<Response<proto::ListReply>, Status> {
@@ -363,5 +366,43 @@ impl<H: Host> Control for Service<H> {
             }
         });
         Ok(Response::new(ReceiverStream::new(events)))
+    }
+
+    async fn create(&self, request: Request<proto::CreateRequest>) -> Result<Response<CommandReply>, Status> {
+        let admitted = admitted(&request)?;
+        let mut request = request.into_inner();
+        let header = request.header.take();
+        self.execute(&admitted, header, validate::create(request, &self.config)).await
+    }
+
+    async fn power_cycle(
+        &self,
+        request: Request<proto::SandboxRequest>,
+    ) -> Result<Response<CommandReply>, Status> {
+        self.execute_plain(request, command::Request::PowerCycle).await
+    }
+
+    async fn orphans(
+        &self,
+        _: Request<proto::OrphansRequest>,
+    ) -> Result<Response<proto::OrphansReply>, Status> {
+        let orphans = self.host.orphans().await.map_err(status_of)?;
+        Ok(Response::new(proto::OrphansReply { orphans: orphans.into_iter().map(convert::orphan).collect() }))
+    }
+
+    async fn destroy_orphan(
+        &self,
+        request: Request<proto::DestroyOrphanRequest>,
+    ) -> Result<Response<proto::Orphan>, Status> {
+        let admitted = admitted(&request)?;
+        let proto::DestroyOrphanRequest { pid, start_time_ticks, request_id } = request.into_inner();
+        let request_id = match validate::request_id(request_id).map_err(status_of)? {
+            Some(request_id) => request_id,
+            None => made_up_request_id().map_err(status_of)?,
+        };
+        let asked_by = admitted.caller.who.clone();
+        let order = EndOrphan { pid, start_time_ticks, request_id, asked_by };
+        let orphan = self.host.end_orphan(order).await.map_err(status_of)?;
+        Ok(Response::new(convert::orphan(orphan)))
     }
 }

@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use super::{Entrance, Host, Serving, serve};
 use crate::clock::Clock;
 use crate::config::{Config, Control, FileMode};
-use crate::host::{Executed, not_found};
+use crate::host::{EndOrphan, Executed, Orphan, not_found};
 use crate::sandbox::command::{Command, CommandResult, Outcome, SandboxKey};
 use crate::sandbox::refusal::{Reason, Refusal};
 use crate::sandbox::view::{ConnectionView, SandboxView, WatchEvent, WatchKind};
@@ -76,6 +76,14 @@ impl Host for StandIn {
 
     fn watch(&self) -> broadcast::Receiver<WatchEvent> {
         self.changes.subscribe()
+    }
+
+    async fn orphans(&self) -> Result<Vec<Orphan>, Refusal> {
+        Ok(Vec::new())
+    }
+
+    async fn end_orphan(&self, order: EndOrphan) -> Result<Orphan, Refusal> {
+        Err(Refusal::new(Reason::OrphanNotFound, format!("no process {} is an orphan", order.pid)))
     }
 }
 

@@ -8,14 +8,13 @@ use crate::config::{Config, Deadlines};
 use crate::ids::check_id;
 use crate::proto;
 use crate::sandbox::command::{Method, MethodChoice, Request, SandboxKey};
+use crate::sandbox::launching::SOCKET_PATH_BYTES_MAX;
 use crate::sandbox::refusal::{Reason, Refusal};
+use crate::sandbox::spec::{DiskFormat, DiskSpec, SandboxSpec};
 
 const REQUEST_ID_CHARS_MAX: usize = 128;
 
 const SUPPRESSION_CHARS_MAX: usize = 200;
-
-/// `sun_path` holds 108 bytes, the last one zero.
-const SOCKET_PATH_BYTES_MAX: usize = 107;
 
 /// The sandbox that a request names.
 pub(super) fn key(key: Option<proto::SandboxKey>) -> Result<SandboxKey, Refusal> {
@@ -84,7 +83,11 @@ pub(super) fn deadline_ms(asked_ms: u64, request: &Request, deadlines: &Deadline
         Request::Wake => deadlines.wake_ms,
         Request::Reboot => deadlines.reboot_ms,
         Request::Suppress { .. } | Request::Unsuppress => deadlines.suppress_ms,
-        Request::Destroy => deadlines.destroy_ms,
+        Request::Destroy { graceful_ms } => {
+            deadlines.destroy_ms.saturating_add(graceful_ms.unwrap_or(0)).min(deadlines.max_ms)
+        }
+        Request::Create { .. } => deadlines.create_ms,
+        Request::PowerCycle => deadlines.power_cycle_ms,
     };
     if asked_ms == 0 { default_ms } else { asked_ms.min(deadlines.max_ms) }
 }
@@ -92,6 +95,56 @@ pub(super) fn deadline_ms(asked_ms: u64, request: &Request, deadlines: &Deadline
 /// What an attach asks, apart from the sandbox.
 pub(super) fn attach(request: proto::AttachRequest, config: &Config) -> Result<Request, Refusal> {
     let proto::AttachRequest { header: _, qmp_path, plan, tags } = request;
+    let (plan, tags) = plan_and_tags(plan, tags, config)?;
+    Ok(Request::Attach { qmp_path: qmp_socket(&qmp_path)?, plan, tags, terms: None })
+}
+
+/// What a create asks, apart from the sandbox.
+pub(super) fn create(request: proto::CreateRequest, config: &Config) -> Result<Request, Refusal> {
+    let proto::CreateRequest { header: _, spec, plan, tags } = request;
+    let (plan, tags) = plan_and_tags(plan, tags, config)?;
+    let refuse = |why: String| Refusal::new(Reason::InvalidSpec, why);
+    let spec =
+        spec.ok_or_else(|| refuse("the request has no spec: say what the sandbox is made of".to_owned()))?;
+    let spec = sandbox_spec(spec).map_err(refuse)?;
+    spec.check().map_err(refuse)?;
+    Ok(Request::Create { spec: Box::new(spec), plan, tags })
+}
+
+fn sandbox_spec(spec: proto::SandboxSpec) -> Result<SandboxSpec, String> {
+    let some = |text: String| (!text.is_empty()).then_some(text);
+    let path = |text: String| some(text).map(PathBuf::from);
+    let disks = spec.disks.into_iter().map(disk_spec).collect::<Result<_, _>>()?;
+    let or = |value: u64, instead: u64| if value == 0 { instead } else { value };
+    Ok(SandboxSpec {
+        qemu: some(spec.qemu),
+        machine: some(spec.machine).unwrap_or_else(|| "q35".to_owned()),
+        cpu: some(spec.cpu),
+        accel: some(spec.accel),
+        memory_bytes: spec.memory_bytes,
+        memory_max_bytes: or(spec.memory_max_bytes, spec.memory_bytes),
+        memory_shared: spec.memory_shared,
+        vcpus: spec.vcpus.max(1),
+        disks,
+        kernel: path(spec.kernel),
+        initrd: path(spec.initrd),
+        append: some(spec.append),
+        extra_arguments: spec.extra_arguments,
+    })
+}
+
+fn disk_spec(disk: proto::DiskSpec) -> Result<DiskSpec, String> {
+    let proto::DiskSpec { path, format, size_bytes, read_only } = disk;
+    let format = if format.is_empty() { Some(DiskFormat::Qcow2) } else { DiskFormat::parse(&format) };
+    let format = format.ok_or_else(|| format!("the format of disk {path} is unknown: write qcow2 or raw"))?;
+    Ok(DiskSpec { path: path.into(), format, size_bytes: (size_bytes > 0).then_some(size_bytes), read_only })
+}
+
+fn plan_and_tags(
+    plan: String,
+    tags: std::collections::HashMap<String, String>,
+    config: &Config,
+) -> Result<(String, BTreeMap<String, String>), Refusal> {
     let plan = if plan.is_empty() { config.default_plan.clone() } else { plan };
     check_id(&plan).map_err(|why| {
         Refusal::new(Reason::InvalidId, format!("the plan {plan:?} {why}")).with("field", "plan")
@@ -99,7 +152,7 @@ pub(super) fn attach(request: proto::AttachRequest, config: &Config) -> Result<R
     let tags: BTreeMap<String, String> = tags.into_iter().collect();
     dormouse_ledger::validate_tags(&tags)
         .map_err(|error| Refusal::new(Reason::InvalidTag, error.to_string()))?;
-    Ok(Request::Attach { qmp_path: qmp_socket(&qmp_path)?, plan, tags })
+    Ok((plan, tags))
 }
 
 fn qmp_socket(path: &str) -> Result<PathBuf, Refusal> {
@@ -198,6 +251,7 @@ mod tests {
             qmp_path: "/run/a.qmp".into(),
             plan: "default".to_owned(),
             tags: BTreeMap::from([("team".to_owned(), String::new())]),
+            terms: None,
         };
         assert_eq!(attach_of("/run/a.qmp", "", "team"), Ok(expected));
         for (path, plan, tag, reason) in [

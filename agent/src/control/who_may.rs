@@ -176,8 +176,9 @@ async fn s2_nothing_unauthenticated_changes_anything() {
     every_method_is_denied(agent, &no_role, &methods(), Code::PermissionDenied, &user).await;
 
     // Whoever may only read: all but these changes something, those that are added one day included.
-    let reads = ["List", "Get", "GetTags", "Watch", "Slices", "Usage", "Audit", "Outbox", "ExportEvents"]
-        .map(|method| format!("/dormouse.control.v1.Control/{method}"));
+    let reads =
+        ["List", "Get", "GetTags", "Watch", "Slices", "Usage", "Audit", "Outbox", "ExportEvents", "Orphans"]
+            .map(|method| format!("/dormouse.control.v1.Control/{method}"));
     let changes = |path: &String| path.starts_with("/dormouse") && !reads.contains(path);
     let agent = Agent::start_with(ca.control(grants())).await;
     let reader = ca.connect(agent.address.unwrap(), Some(ca.named("spiffe://fleet/reader"))).await.unwrap();
@@ -279,7 +280,11 @@ async fn a_caller_bound_to_an_org_sees_and_touches_only_that_org() {
     let org = || "default".to_owned();
     let refused = [
         other.pause(of("default", "sb1")).await.unwrap_err(),
-        other.destroy(SandboxRequest { header: of("default", "sb1").header }).await.unwrap_err(),
+        other
+            .destroy(proto::DestroyRequest { header: of("default", "sb1").header, graceful_ms: 0 })
+            .await
+            .unwrap_err(),
+        other.power_cycle(SandboxRequest { header: of("default", "sb1").header }).await.unwrap_err(),
         other.list(proto::ListRequest { org: org() }).await.unwrap_err(),
         other.watch(proto::WatchRequest { org: org(), sandbox: String::new() }).await.unwrap_err(),
         other.slices(proto::SlicesRequest { org: org(), sandbox: String::new() }).await.unwrap_err(),
@@ -288,6 +293,9 @@ async fn a_caller_bound_to_an_org_sees_and_touches_only_that_org() {
     assert!(refused.iter().all(|status| status.code() == Code::NotFound), "{refused:?}");
     for about_the_host in [
         own.attach(proto::AttachRequest::default()).await.unwrap_err(),
+        own.create(proto::CreateRequest::default()).await.unwrap_err(),
+        own.orphans(proto::OrphansRequest {}).await.unwrap_err(),
+        own.destroy_orphan(proto::DestroyOrphanRequest::default()).await.unwrap_err(),
         own.audit(proto::AuditRequest {}).await.unwrap_err(),
     ] {
         assert_eq!(
@@ -302,7 +310,7 @@ async fn a_caller_bound_to_an_org_sees_and_touches_only_that_org() {
     let denials = agent.denials().await;
     assert_eq!(
         denials.iter().filter(|denial| denial.who == "uri:org:acme").map(|denial| denial.count).sum::<u64>(),
-        8
+        9
     );
     assert_eq!(reason(&events.message().await.unwrap_err()), "AGENT_STOPPING", "no event of another org");
 }

@@ -1,7 +1,6 @@
 //! The host actor: creates sandbox actors, and starts again the one that panicked.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 
 use dormouse_ledger::Reader;
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
@@ -18,7 +17,7 @@ use crate::sandbox::view::SandboxView;
 
 /// What the host actor is told.
 pub(super) enum Message {
-    /// Attach a sandbox, and answer when that is durable.
+    /// Attach or create a sandbox, and answer when that is durable.
     Attach(Command, oneshot::Sender<Answered>),
     /// Start the actor of a sandbox that the ledger knows.
     Recover(Box<recover::Found>),
@@ -99,7 +98,13 @@ impl State {
         reply: oneshot::Sender<Answered>,
         myself: &ActorRef<Message>,
     ) -> Result<(), ActorProcessingErr> {
-        let Request::Attach { qmp_path, plan, tags } = &command.request else { return Ok(()) };
+        let (qmp_path, plan, tags) = match &command.request {
+            Request::Attach { qmp_path, plan, tags, .. } => (Ok(qmp_path.clone()), plan, tags),
+            Request::Create { plan, tags, .. } => {
+                (self.environment.launching.qmp_path(&command.key), plan, tags)
+            }
+            _ => return Ok(()),
+        };
         // One whose life has ended and that is about to go is as good as gone.
         let ended = |entry: &Entry| entry.view.borrow().generation != 0 && !entry.view.borrow().lives();
         if let Some(entry) = self.directory.get(&command.key).filter(|entry| !ended(entry)) {
@@ -111,7 +116,15 @@ impl State {
             }
             return Ok(());
         }
-        let core = Core::new(command.key.clone(), qmp_path.clone(), self.settings.clone());
+        let qmp_path = match qmp_path {
+            Ok(qmp_path) => qmp_path,
+            Err(refusal) => {
+                // Whoever asked may have gone.
+                let _ = reply.send(Err(refusal));
+                return Ok(());
+            }
+        };
+        let core = Core::new(command.key.clone(), qmp_path, self.settings.clone());
         let mut view = SandboxView::gone(command.key.clone());
         (view.plan, view.tags) = (plan.clone(), tags.clone());
         let origin = Origin::New(Box::new(core));
@@ -131,7 +144,10 @@ impl State {
     }
 
     async fn recover_failed(&mut self, key: &SandboxKey, myself: &ActorRef<Message>) {
-        match recover::one(&self.reader, key, &self.settings) {
+        let launching = &self.environment.launching;
+        let started = super::orphans::started(&launching.agent);
+        let means = recover::Means { settings: &self.settings, launching, started };
+        match recover::one(&self.reader, key, &means) {
             Ok(Some(found)) => {
                 self.recover(found, myself).await;
                 self.environment.watch_list.remove_dead_of(key);
@@ -155,18 +171,4 @@ impl State {
         self.directory.insert(key, Entry { actor: actor.clone(), view });
         Ok(actor)
     }
-}
-
-/// A socket that was found in the watched folder, as a command.
-pub(super) fn attach_command(
-    key: SandboxKey,
-    qmp_path: PathBuf,
-    plan: String,
-    tags: std::collections::BTreeMap<String, String>,
-    request_id: String,
-    deadline_ms: u64,
-) -> Command {
-    let request = Request::Attach { qmp_path, plan, tags };
-    let deadline_ms = Some(deadline_ms);
-    Command { key, request_id, deadline_ms, asked_by: "discovery".to_owned(), request }
 }

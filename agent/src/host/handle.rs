@@ -11,7 +11,7 @@ use super::actor::Message;
 use super::directory::{Directory, Entry};
 use super::handed_back;
 use crate::metering::stored_outcome;
-use crate::sandbox::actor::Answered;
+use crate::sandbox::actor::{Answered, Environment};
 use crate::sandbox::command::{Command, Outcome, Request, SandboxKey};
 use crate::sandbox::machine::admission;
 use crate::sandbox::refusal::{Reason, Refusal};
@@ -35,6 +35,7 @@ pub struct HostHandle {
     pub(super) actor: ActorRef<Message>,
     pub(super) changes: broadcast::Sender<WatchEvent>,
     pub(super) reader: Arc<Mutex<Reader>>,
+    pub(super) environment: Environment,
 }
 
 impl HostHandle {
@@ -50,8 +51,7 @@ impl HostHandle {
             Ok(Ok(executed)) => executed,
             Ok(Err(lost)) => Err(Refusal::new(Reason::Bug, format!("the command was lost: {lost}"))),
             Err(_) => {
-                let message =
-                    "the outcome is not known yet; what was begun goes on; ask again with the same request id";
+                let message = "the outcome is not known yet; what was begun goes on; ask again with the same request id";
                 Err(Refusal::new(Reason::OutcomeUnknown, message))
             }
         }
@@ -121,7 +121,7 @@ impl HostHandle {
     fn send(&self, command: Command) -> Result<oneshot::Receiver<Answered>, Refusal> {
         let (reply, answer) = oneshot::channel();
         let stopping = || Refusal::new(Reason::AgentStopping, "the agent is stopping");
-        if let Request::Attach { .. } = command.request {
+        if let Request::Attach { .. } | Request::Create { .. } = command.request {
             self.actor.cast(Message::Attach(command, reply)).map_err(|_| stopping())?;
             return Ok(answer);
         }

@@ -14,10 +14,12 @@ mod directory;
 pub mod discovery;
 mod handed_back;
 mod handle;
+mod orphans;
 mod recover;
 mod start;
 mod watch;
 
 pub(crate) use handle::not_found;
 pub use handle::{Executed, HostHandle};
+pub use orphans::{EndOrphan, Orphan};
 pub use start::{Running, StartError, start};

@@ -3,9 +3,10 @@
 use dormouse_ledger::{CommandRow, LedgerError, Reader, Recovery, SandboxRow, Snapshot, SnapshotState};
 use dormouse_metering::{BillingState, Meter, Shape};
 
-use crate::process::Process;
+use crate::process::{Marker, Process, Started};
 use crate::sandbox::actor::Attachment;
 use crate::sandbox::command::{Command, Request, SandboxKey};
+use crate::sandbox::launching::Launching;
 use crate::sandbox::machine::{Core, LastSign, Phase, Recovered, Settings};
 use crate::sandbox::snapshot::Manifest;
 use crate::sandbox::view::SandboxView;
@@ -17,18 +18,38 @@ pub(super) struct Found {
     pub(super) process: Option<Process>,
 }
 
-/// Everything of the ledger that lives. What cannot be taken up is logged and left as it is.
+/// What a sandbox is taken up with, beside the ledger.
+pub(super) struct Means<'a> {
+    pub(super) settings: &'a Settings,
+    pub(super) launching: &'a Launching,
+    /// The processes that this agent has started, now or before, and that live.
+    pub(super) started: Vec<Started>,
+}
+
+impl Means<'_> {
+    /// The process that a command has started.
+    fn started_by(&self, command: &Command) -> Option<Process> {
+        let by = |started: &&Started| {
+            let Marker { org, sandbox, request_id, .. } = &started.marker;
+            (org, sandbox, request_id) == (&command.key.org, &command.key.sandbox, &command.request_id)
+        };
+        let started = self.started.iter().find(by)?;
+        Process::find_by(started.identity).ok().flatten()
+    }
+}
+
+/// Everything of the ledger that lives, and what was to be created. What cannot be taken up is logged and left as it is.
 pub(super) fn all(
     reader: &Reader,
     recovery: &Recovery,
-    settings: &Settings,
+    means: &Means<'_>,
 ) -> Result<Vec<Found>, LedgerError> {
     let mut found = Vec::new();
     for row in &recovery.sandboxes {
         let tags = reader.tags(&row.key.org, &row.key.sandbox)?.tags;
         let snapshots = reader.snapshots(&row.key)?;
         let suppressed = reader.suppressed_for(row)?;
-        let Some(mut sandbox) = take_up(row, recovery, snapshots, settings) else {
+        let Some(mut sandbox) = take_up(row, recovery, snapshots, means) else {
             tracing::error!(sandbox = %row.key, "the ledger's attachment cannot be read");
             continue;
         };
@@ -36,46 +57,62 @@ pub(super) fn all(
         sandbox.recovered.core.suppressed = suppressed;
         found.push(sandbox);
     }
+    let known: Vec<SandboxKey> = found.iter().map(|found| found.view.key.clone()).collect();
+    let to_create = recovery.unfinished.iter().filter_map(|row| to_create(row, &known, means));
+    found.extend(to_create);
     Ok(found)
 }
 
-/// One sandbox of the ledger, if it lives.
+/// One sandbox of the ledger, if it lives or was to be created.
 pub(super) fn one(
     reader: &Reader,
     key: &SandboxKey,
-    settings: &Settings,
+    means: &Means<'_>,
 ) -> Result<Option<Found>, LedgerError> {
     let mut recovery = reader.recovery()?;
     recovery.sandboxes.retain(|row| row.key.org == key.org && row.key.sandbox == key.sandbox);
-    Ok(all(reader, &recovery, settings)?.pop())
+    recovery.unfinished.retain(|row| row.org == key.org && row.sandbox == key.sandbox);
+    Ok(all(reader, &recovery, means)?.pop())
 }
 
 fn take_up(
     row: &SandboxRow,
     recovery: &Recovery,
     snapshots: Vec<Snapshot>,
-    settings: &Settings,
+    means: &Means<'_>,
 ) -> Option<Found> {
     let attachment = Attachment::from_json(&row.attachment)?;
     let (shape, state) = holding(row)?;
     let key = SandboxKey { org: row.key.org.clone(), sandbox: row.key.sandbox.clone() };
-    let mut core = Core::new(key.clone(), attachment.qmp_path.clone(), settings.clone());
+    let mut core = Core::new(key.clone(), attachment.qmp_path.clone(), means.settings.clone());
     core.generation = row.key.generation;
+    core.terms = attachment.terms.clone();
     (core.shape, core.state) = (shape, state);
     let manifest = complete(snapshots);
     let unfinished = recovery
         .unfinished
         .iter()
         .filter(|command| command.org == key.org && command.sandbox == key.sandbox)
-        .filter(|command| command.generation == Some(row.key.generation))
+        // A create was asked for before there was a generation.
+        .filter(|command| command.generation.is_none_or(|generation| generation == row.key.generation))
         .find_map(|command| as_command(command, &key));
     let hibernated = matches!(state, BillingState::Hibernated | BillingState::Waking);
     core.phase = if hibernated { Phase::Hibernated } else { Phase::Attached };
-    let process = attachment.process().and_then(|identity| Process::find_by(identity).ok().flatten());
-    // An unfinished wake has started it.
-    let wakes = unfinished.as_ref().is_some_and(|command| command.request == Request::Wake);
-    let process = process.filter(|_| !hibernated || wakes);
-    core.process = if hibernated { process.as_ref().map(Process::identity) } else { attachment.process() };
+    let started = unfinished.as_ref().and_then(|command| means.started_by(command));
+    core.started = started.is_some();
+    let process = if let Some(started) = started {
+        // The ledger may know the one before it, or none.
+        core.process = Some(started.identity());
+        Some(started)
+    } else {
+        let process = attachment.process().and_then(|identity| Process::find_by(identity).ok().flatten());
+        // An unfinished wake has started it.
+        let wakes = unfinished.as_ref().is_some_and(|command| command.request == Request::Wake);
+        let process = process.filter(|_| !hibernated || wakes);
+        core.process =
+            if hibernated { process.as_ref().map(Process::identity) } else { attachment.process() };
+        process
+    };
     let saved = if hibernated {
         core.snapshot = manifest;
         None
@@ -87,6 +124,23 @@ fn take_up(
     (view.plan, view.generation) = (row.plan.clone(), row.key.generation);
     let last_sign = LastSign::of(recovery.proof, row.unheard, row.open.as_ref(), &row.pending);
     Some(Found { recovered: Recovered { core, unfinished, saved, ran, last_sign }, view, process })
+}
+
+/// A sandbox that was being created when the agent was killed, and of which the ledger has the intent alone.
+fn to_create(row: &CommandRow, known: &[SandboxKey], means: &Means<'_>) -> Option<Found> {
+    let key = SandboxKey { org: row.org.clone(), sandbox: row.sandbox.clone() };
+    if known.contains(&key) {
+        return None;
+    }
+    let command = as_command(row, &key)?;
+    let Request::Create { plan, tags, .. } = &command.request else { return None };
+    let mut view = SandboxView::gone(key.clone());
+    (view.plan, view.tags) = (plan.clone(), tags.clone());
+    let mut core = Core::new(key.clone(), means.launching.qmp_path(&key).ok()?, means.settings.clone());
+    let process = means.started_by(&command);
+    core.process = process.as_ref().map(Process::identity);
+    let recovered = Recovered { core, unfinished: Some(command), saved: None, ran: false, last_sign: None };
+    Some(Found { recovered, view, process })
 }
 
 /// What the sandbox held when the ledger last heard of it.

@@ -15,13 +15,14 @@ use super::actor::{HostActor, Message, State};
 use super::directory::Directory;
 use super::discovery::{self, DiscoveryError};
 use super::handle::HostHandle;
-use super::{recover, watch};
+use super::{orphans, recover, watch};
 use crate::clock::{self, Beginning, Clock, ClockError};
-use crate::config::Config;
+use crate::config::{Config, Starter};
 use crate::host_memory::{HostMemoryGate, Reserve};
 use crate::metering::{self, Metering, MeteringHandle};
-use crate::process::CpuGroups;
+use crate::process::{CpuGroups, Instance};
 use crate::sandbox::actor::{Environment, SchemaCache, WatchList};
+use crate::sandbox::launching::{self, Launching};
 use crate::sandbox::machine::Settings;
 use crate::sandbox::snapshot::SnapshotStore;
 
@@ -74,7 +75,15 @@ pub async fn start(config: &Config, ledger: &Ledger) -> Result<Running, StartErr
         ledger.writer().write(Class::Fact, vec![Record::Anchor(watch::as_row(&clock.anchor()))])?;
     }
     let settings = settings(config);
-    let found = reader.at_one_moment(|reader| recover::all(reader, &recovery, &settings))?;
+    let launching = launching(config);
+    let started = orphans::started(&launching.agent);
+    let found = reader.at_one_moment(|reader| {
+        recover::all(
+            reader,
+            &recovery,
+            &recover::Means { settings: &settings, launching: &launching, started },
+        )
+    })?;
     let arguments = metering::actor::Arguments {
         writer: ledger.writer(),
         reader: ledger.reader()?,
@@ -88,7 +97,7 @@ pub async fn start(config: &Config, ledger: &Ledger) -> Result<Running, StartErr
     };
     let (metering, _) = Actor::spawn(None, Metering, arguments).await.map_err(not_started)?;
     let (answers, ready) = channel::channel(false);
-    let environment = environment(config, clock.clone(), metering.clone(), ready)?;
+    let environment = environment(config, launching, clock.clone(), metering.clone(), ready)?;
     let directory = Directory::default();
     let state = State {
         environment: environment.clone(),
@@ -110,6 +119,7 @@ pub async fn start(config: &Config, ledger: &Ledger) -> Result<Running, StartErr
         actor: actor.clone(),
         changes: environment.changes.clone(),
         reader: Arc::new(Mutex::new(reader)),
+        environment: environment.clone(),
     };
     let tasks = tasks(config, &clock, &environment, &handle)?;
     answers.send_replace(true);
@@ -164,14 +174,14 @@ fn tasks(
 
 fn environment(
     config: &Config,
+    launching: Launching,
     clock: Clock,
     metering: MeteringHandle,
     ready: channel::Receiver<bool>,
 ) -> Result<Environment, StartError> {
     let snapshots = config.hibernation.dir.clone().unwrap_or_else(|| config.state_dir.join("snapshots"));
-    let log_dir = config.state_dir.join("logs");
     make_folder(&snapshots)?;
-    make_folder(&log_dir)?;
+    make_folder(&launching.log_dir)?;
     let millis = Duration::from_millis;
     let qmp = dormouse_qmp::Config {
         connect_deadline: millis(config.qmp.connect_ms),
@@ -196,9 +206,29 @@ fn environment(
         }),
         qmp,
         ready,
-        log_dir,
+        launching: Arc::new(launching),
         prepaid_plans: config.metering.prepaid_plans.clone().into(),
     })
+}
+
+fn launching(config: &Config) -> Launching {
+    let launch = &config.launch;
+    let beside_socket = || config.socket.parent().map_or_else(PathBuf::new, |dir| dir.join("guests"));
+    let instance = match launch.by {
+        Starter::Session => None,
+        Starter::Auto => Instance::reachable(),
+        // Where it cannot be asked, it says so itself when it is.
+        Starter::Systemd => Some(Instance::System),
+        Starter::SystemdUser => Some(Instance::User),
+    };
+    Launching {
+        agent: launching::canonical(&config.state_dir),
+        sockets_dir: launch.sockets_dir.clone().unwrap_or_else(beside_socket),
+        memory_dir: launch.memory_dir.clone().unwrap_or_else(|| config.state_dir.join("memory")),
+        log_dir: config.state_dir.join("logs"),
+        qemu: launch.qemu.clone(),
+        instance,
+    }
 }
 
 fn settings(config: &Config) -> Settings {

@@ -6,14 +6,13 @@ use dormouse_ledger::Anchor;
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
-use super::actor::attach_command;
 use super::discovery::Discovered;
 use super::handle::HostHandle;
 use crate::clock::{self, Clock, Step};
 use crate::config::Config;
 use crate::metering::{self, MeteringHandle};
 use crate::sandbox::actor::WatchList;
-use crate::sandbox::command::SandboxKey;
+use crate::sandbox::command::{Command, Request, SandboxKey};
 use crate::sandbox::refusal::{Reason, Refusal};
 
 /// Between attempts to attach a socket that does not answer yet.
@@ -72,11 +71,13 @@ pub(super) async fn attach_discovered(
     while let Some(found) = discovered.recv().await {
         match found {
             Discovered::Appeared { sandbox, path, file } => {
+                let terms = Some(Box::new(file.terms()));
                 let org = file.org.unwrap_or_else(|| config.default_org.clone());
                 let plan = file.plan.unwrap_or_else(|| config.default_plan.clone());
                 let key = SandboxKey { org, sandbox: sandbox.clone() };
                 let deadline_ms = config.deadlines.attach_ms;
-                let attempt = tokio::spawn(attach(host.clone(), key, path, plan, file.tags, deadline_ms));
+                let request = Request::Attach { qmp_path: path, plan, terms, tags: file.tags };
+                let attempt = tokio::spawn(attach(host.clone(), key, request, deadline_ms));
                 if let Some(earlier) = attempts.insert(sandbox, attempt.abort_handle()) {
                     earlier.abort();
                 }
@@ -94,14 +95,7 @@ pub(super) async fn attach_discovered(
 }
 
 /// Tries until the sandbox is attached, or it shows that trying again changes nothing.
-async fn attach(
-    host: HostHandle,
-    key: SandboxKey,
-    path: std::path::PathBuf,
-    plan: String,
-    tags: std::collections::BTreeMap<String, String>,
-    deadline_ms: u64,
-) {
+async fn attach(host: HostHandle, key: SandboxKey, request: Request, deadline_ms: u64) {
     let mut pause = RETRY_MIN;
     loop {
         if host.is_handed_back(&key).await {
@@ -111,8 +105,13 @@ async fn attach(
             Ok(request_id) => request_id,
             Err(error) => return tracing::error!(%error, "the kernel gives no random number"),
         };
-        let command =
-            attach_command(key.clone(), path.clone(), plan.clone(), tags.clone(), request_id, deadline_ms);
+        let command = Command {
+            key: key.clone(),
+            request_id,
+            deadline_ms: Some(deadline_ms),
+            asked_by: "discovery".to_owned(),
+            request: request.clone(),
+        };
         match host.execute(command).await {
             Ok(executed) => {
                 return tracing::info!(sandbox = %key, message = executed.outcome.message, "attached");

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use dormouse_ledger::{
-    Anchor, AttachmentUpdate, Class, Committed, Done, LedgerError, LifecycleEvent, Reader, Record, Recovery,
-    SandboxKey, SandboxSeen, Snapshot, TagSet, Watermark, Writer,
+    Anchor, AttachmentUpdate, Class, CommandIntent, CommandOutcome, Committed, Done, LedgerError,
+    LifecycleEvent, Reader, Record, Recovery, SandboxKey, SandboxSeen, Snapshot, TagSet, Watermark, Writer,
 };
 use dormouse_metering::{BillingState, Cause, Change, CommandId, Observation, Shape, Stamp};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -15,7 +15,7 @@ use super::accounts::{Accounts, Sight};
 use super::entries;
 use crate::clock::Clock;
 use crate::failpoint;
-use crate::sandbox::command::{Command, Outcome};
+use crate::sandbox::command::{Command, Outcome, Request};
 use crate::sandbox::refusal::{Reason, Refusal};
 
 /// Called once when what was announced is durable or has failed. It must not block.
@@ -96,6 +96,10 @@ pub enum Message {
     Before(SandboxKey, Box<Command>, Stamp, BillingState, Reply),
     /// A command has come to its end. Answered when the outcome is durable.
     After(Box<Ending>, Reply),
+    /// Something is about to be done that is of no sandbox's life. Answered when the intent is durable.
+    IntendApart(Box<CommandIntent>, Reply),
+    /// It is done. Answered when the outcome is durable.
+    ConcludeApart(Box<CommandOutcome>, Reply),
     /// The life that has begun is durable.
     Born(SandboxKey),
     /// A life could not begin: nothing of it became durable.
@@ -191,6 +195,10 @@ impl Actor for Metering {
             Message::Begin(beginning, reply) => state.begin(*beginning, reply, &myself),
             Message::Born(key) => state.accounts.born(&key),
             Message::Forget(key) => state.accounts.forget(&key),
+            // Nothing of it lives yet: what is to be started has its intent alone.
+            Message::Before(key, command, at, _, reply) if key.generation == 0 => {
+                state.intend(vec![Record::Intent(entries::intent(&command, None, at))], reply);
+            }
             Message::Before(key, command, at, billing, reply) => {
                 let records = vec![
                     Record::Intent(entries::intent(&command, Some(key.generation), at)),
@@ -198,16 +206,10 @@ impl Actor for Metering {
                 ];
                 state.intend(records, reply);
             }
-            Message::After(ending, reply) => {
-                failpoint::reach("before an outcome");
-                let Ending { key, command, at, result, snapshot, state: billing } = *ending;
-                let mut records = vec![
-                    Record::Outcome(entries::outcome_of(&command, at, &result)),
-                    lifecycle_is(&key, billing),
-                    Record::Lifecycle(after_event(&key, &command, at, &result)),
-                ];
-                records.extend(snapshot.map(Record::Snapshot));
-                state.happened(Class::Fact, records, answer_durable(reply));
+            Message::After(ending, reply) => state.after(*ending, reply),
+            Message::IntendApart(intent, reply) => state.intend(vec![Record::Intent(*intent)], reply),
+            Message::ConcludeApart(outcome, reply) => {
+                state.happened(Class::Fact, vec![Record::Outcome(*outcome)], answer_durable(reply));
             }
             Message::Observe(key, observation) => state.observe(&key, observation),
             Message::Sight(key, sight, heard) => {
@@ -271,7 +273,10 @@ impl State {
         let key = SandboxKey { org: org.clone(), sandbox: sandbox.clone(), generation };
         let change = Change::Began(shape, state);
         let id = Some(CommandId::new(&command.request_id));
-        let began = Observation { at, change, cause: Cause::Attach, command: id };
+        // A create has its intent already, and its outcome is yet to come.
+        let is_attach = matches!(command.request, Request::Attach { .. });
+        let cause = if is_attach { Cause::Attach } else { Cause::Create };
+        let began = Observation { at, change, cause, command: id };
         let slices = match self.accounts.observe(&key, prepaid, began, at) {
             Ok(slices) => slices,
             Err(refused) => {
@@ -282,8 +287,9 @@ impl State {
             result: crate::sandbox::command::CommandResult::Done,
             message: format!("{} is attached", command.key),
         });
-        let mut records = vec![
-            Record::Intent(entries::intent(&command, Some(generation), at)),
+        let intent = Record::Intent(entries::intent(&command, Some(generation), at));
+        let mut records = if is_attach { vec![intent] } else { Vec::new() };
+        records.extend([
             Record::SandboxSeen(SandboxSeen {
                 key: key.clone(),
                 plan,
@@ -292,10 +298,12 @@ impl State {
                 created_unix_ns: at.wall_ns,
             }),
             Record::Tags(TagSet { org, sandbox, tags, at_unix_ns: at.wall_ns }),
-        ];
+        ]);
         records.extend(slices);
-        records.push(Record::Outcome(entries::outcome_of(&command, at, &outcome)));
-        records.push(Record::Lifecycle(after_event(&key, &command, at, &outcome)));
+        if is_attach {
+            records.push(Record::Outcome(entries::outcome_of(&command, at, &outcome)));
+            records.push(Record::Lifecycle(after_event(&key, &command, at, &outcome)));
+        }
         let myself = myself.clone();
         let done: Done = Box::new(move |result| {
             failpoint::reach("life begun");
@@ -311,6 +319,19 @@ impl State {
         if let Err(refused) = self.writer.submit(Class::Intent, records, done) {
             refused.answer();
         }
+    }
+
+    fn after(&mut self, ending: Ending, reply: Reply) {
+        failpoint::reach("before an outcome");
+        let Ending { key, command, at, result, snapshot, state: billing } = ending;
+        let mut records = vec![Record::Outcome(entries::outcome_of(&command, at, &result))];
+        // What could not be started has no life to tell of.
+        if key.generation != 0 {
+            records.push(lifecycle_is(&key, billing));
+            records.push(Record::Lifecycle(after_event(&key, &command, at, &result)));
+        }
+        records.extend(snapshot.map(Record::Snapshot));
+        self.happened(Class::Fact, records, answer_durable(reply));
     }
 
     fn observe(&mut self, key: &SandboxKey, observation: Observation) {

@@ -53,6 +53,8 @@ pub enum StatError {
 pub(super) struct Stat {
     /// Dead, but not yet waited for by its parent.
     pub(super) zombie: bool,
+    /// Field 4.
+    pub(super) parent_pid: i32,
     /// Field 22.
     pub(super) start_time_ticks: u64,
 }
@@ -66,7 +68,7 @@ impl ProcessIdentity {
 
 /// The identity of the process that has `pid` now, and whether it is a zombie.
 pub(super) fn look_at(pid: i32) -> Result<(ProcessIdentity, bool), StatError> {
-    let Stat { zombie, start_time_ticks } = Stat::of(pid)?;
+    let Stat { zombie, start_time_ticks, .. } = Stat::of(pid)?;
     Ok((ProcessIdentity { boot: boot_id()?, pid, start_time_ticks }, zombie))
 }
 
@@ -93,9 +95,10 @@ impl Stat {
         let (_, rest) = line.rsplit_once(')')?;
         let mut fields = rest.split_ascii_whitespace();
         let state = fields.next()?;
-        // The state is field 3, the start time field 22.
-        let start_time_ticks = fields.nth(18)?.parse().ok()?;
-        Some(Self { zombie: matches!(state, "Z" | "X" | "x"), start_time_ticks })
+        // The state is field 3, the parent field 4, the start time field 22.
+        let parent_pid = fields.next()?.parse().ok()?;
+        let start_time_ticks = fields.nth(17)?.parse().ok()?;
+        Some(Self { zombie: matches!(state, "Z" | "X" | "x"), parent_pid, start_time_ticks })
     }
 }
 
@@ -109,7 +112,7 @@ mod tests {
     fn the_start_time_is_the_22nd_field_whatever_the_name_holds() {
         for name in ["qemu", "a b", "x) S 1 2", "((", "))", ""] {
             let stat = Stat::parse(&format!("77 ({name}) {REST}")).unwrap();
-            assert_eq!(stat, Stat { zombie: false, start_time_ticks: 98_765 });
+            assert_eq!(stat, Stat { zombie: false, parent_pid: 1, start_time_ticks: 98_765 });
         }
     }
 

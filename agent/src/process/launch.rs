@@ -5,14 +5,13 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use nix::libc;
 use nix::unistd::{Gid, Uid};
 use tokio::sync::watch;
 
-use super::argv;
-use super::{CommandLine, Process, ProcessError};
+use super::{CommandLine, Instance, Marker, Process, ProcessError, argv, systemd};
 
 /// How much of what QEMU wrote is kept for an error, in bytes: its last words say why it ended.
 const LOG_TAIL_BYTES_MAX: u64 = 4096;
@@ -25,6 +24,10 @@ pub struct LaunchSpec {
     pub command: CommandLine,
     /// Standard output and standard error are appended to this file.
     pub log_path: PathBuf,
+    /// What it is started for: by this it is found again.
+    pub marker: Marker,
+    /// Whose systemd starts it as a service; `None` is the agent itself, in a session of its own.
+    pub instance: Option<Instance>,
 }
 
 /// A QEMU that was started. Dropping this does nothing to it.
@@ -34,7 +37,7 @@ pub struct Launched {
     pub process: Process,
     log_path: PathBuf,
     log_from_bytes: u64,
-    ended: watch::Receiver<Option<ExitStatus>>,
+    ended: watch::Receiver<Option<String>>,
 }
 
 /// Why QEMU does not run.
@@ -71,35 +74,59 @@ pub enum LaunchError {
         #[source]
         source: io::Error,
     },
+    /// systemd has not started it.
+    #[error("systemd did not start QEMU: {what}")]
+    Service {
+        /// What systemd said.
+        what: String,
+    },
     /// It was started and cannot be held.
     #[error("QEMU was started and cannot be held")]
     Process(#[source] ProcessError),
     /// It was started and has ended.
-    #[error("QEMU ended ({status}); its last words:\n{log_tail}")]
+    #[error("QEMU ended ({how}); its last words:\n{log_tail}")]
     Ended {
-        /// How it ended.
-        status: ExitStatus,
+        /// How it ended, in words.
+        how: String,
         /// The end of what it wrote since it was started.
         log_tail: String,
     },
 }
 
-/// Starts QEMU in a session of its own, with nothing open but `/dev/null` and its log.
+/// Starts QEMU with nothing open but `/dev/null` and its log: in a session of its own, or as a service of systemd.
 ///
-/// It belongs to no process group, terminal or descriptor of the agent, and lives on when the agent ends
-/// (in a systemd unit: with `KillMode=process`). While the agent lives, it is waited for when it dies.
-/// `-daemonize` is left out: QEMU stays where its end is seen. Blocks for a fork and an exec, and must be
-/// called within a tokio runtime.
-pub fn launch(spec: &LaunchSpec) -> Result<Launched, LaunchError> {
+/// It belongs to no process group, terminal or descriptor of the agent, and lives on when the agent ends (in a session
+/// of its own within a systemd unit: with `KillMode=process`). A child is waited for when it dies, while the agent
+/// lives. `-daemonize` is left out: QEMU stays where its end is seen.
+pub async fn launch(spec: &LaunchSpec) -> Result<Launched, LaunchError> {
     let (log, log_from_bytes) = open_log(&spec.log_path)
         .map_err(|source| LaunchError::Log { path: spec.log_path.clone(), source })?;
-    let child = spawn(&spec.command, log)?;
-    let pid = child.id().cast_signed();
-    // As the child is not waited for yet, its pid is its own even if it has ended already.
-    let process = Process::open_child(pid).map_err(LaunchError::Process)?;
-    forget_oom_score(pid);
     let (tell, ended) = watch::channel(None);
-    tokio::spawn(wait_for(process.clone(), child, tell));
+    let process = match spec.instance {
+        None => {
+            let child = spawn(spec, log)?;
+            let pid = child.id().cast_signed();
+            // As the child is not waited for yet, its pid is its own even if it has ended already.
+            let process = Process::open_child(pid).map_err(LaunchError::Process)?;
+            forget_oom_score(pid);
+            tokio::spawn(wait_for(process.clone(), child, tell));
+            process
+        }
+        Some(instance) => {
+            let started = systemd::start(instance, spec).await;
+            let log_tail = || log_tail(&spec.log_path, log_from_bytes).unwrap_or_default();
+            let ended = || LaunchError::Ended { how: "at once".to_owned(), log_tail: log_tail() };
+            let process = match started.map(|pid| pid.map(Process::open)) {
+                Ok(None | Some(Err(ProcessError::Gone { .. }))) => return Err(ended()),
+                // To systemd it is a service that failed, if it ended soon enough; QEMU has said why.
+                Err(LaunchError::Service { .. }) if !log_tail().is_empty() => return Err(ended()),
+                Err(error) => return Err(error),
+                Ok(Some(opened)) => opened.map_err(LaunchError::Process)?,
+            };
+            tokio::spawn(await_end(process.clone(), tell));
+            process
+        }
+    };
     Ok(Launched { process, log_path: spec.log_path.clone(), log_from_bytes, ended })
 }
 
@@ -107,12 +134,12 @@ impl Launched {
     /// Waits until it has ended, and says how: always [`LaunchError::Ended`].
     pub async fn ended(&self) -> LaunchError {
         let mut ended = self.ended.clone();
-        let status = match ended.wait_for(Option::is_some).await.map(|status| *status) {
-            Ok(Some(status)) => status,
+        let how = match ended.wait_for(Option::is_some).await.map(|how| how.clone()) {
+            Ok(Some(how)) => how,
             // The runtime is going down: nobody will know.
             Ok(None) | Err(_) => std::future::pending().await,
         };
-        LaunchError::Ended { status, log_tail: self.log_tail() }
+        LaunchError::Ended { how, log_tail: self.log_tail() }
     }
 
     /// Waits for `ready`, but no longer than QEMU lives.
@@ -147,7 +174,8 @@ fn log_tail(path: &Path, from_bytes: u64) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&tail).trim_end().to_owned())
 }
 
-fn spawn(line: &CommandLine, log: File) -> Result<Child, LaunchError> {
+fn spawn(spec: &LaunchSpec, log: File) -> Result<Child, LaunchError> {
+    let line = &spec.command;
     let words = argv::without(&line.argv, &["daemonize"]);
     let (name, args) = words.split_first().ok_or(LaunchError::Empty)?;
     let failed = |source| LaunchError::Spawn { exe: line.exe.clone(), cwd: line.cwd.clone(), source };
@@ -159,6 +187,7 @@ fn spawn(line: &CommandLine, log: File) -> Result<Child, LaunchError> {
         .current_dir(&line.cwd)
         .env_clear()
         .envs(&line.env)
+        .envs([spec.marker.variable()])
         .stdin(Stdio::null())
         .stdout(log.try_clone().map_err(failed)?)
         .stderr(log);
@@ -211,13 +240,19 @@ fn forget_oom_score(pid: i32) {
 }
 
 /// Waits for the child once it has died, so that no zombie stays.
-async fn wait_for(process: Process, mut child: Child, tell: watch::Sender<Option<ExitStatus>>) {
+async fn wait_for(process: Process, mut child: Child, tell: watch::Sender<Option<String>>) {
     process.exited().await;
     match child.wait() {
-        Ok(status) => tell.send_replace(Some(status)),
+        Ok(status) => tell.send_replace(Some(status.to_string())),
         Err(error) => {
             tracing::error!(pid = process.pid(), %error, "QEMU died and cannot be waited for");
             None
         }
     };
+}
+
+/// Tells when a service's process has ended. systemd alone learns how.
+async fn await_end(process: Process, tell: watch::Sender<Option<String>>) {
+    process.exited().await;
+    tell.send_replace(Some("systemd's journal says how".to_owned()));
 }

@@ -5,7 +5,8 @@
 //! QEMU outlives the agent: dropping anything here ends nothing.
 //!
 //! Where to go next: [`identity`] reads `/proc`, [`command_line`] says how to start a QEMU again, [`launch()`]
-//! starts it, [`cpu_group`] limits its CPU time, [`paging`] has its memory written out.
+//! starts it, in a session or a service of its own, and [`started_by`] finds what was started. [`cpu_group`] limits its
+//! CPU time, [`paging`] has its memory written out.
 
 mod advise;
 mod argv;
@@ -14,8 +15,10 @@ pub mod cpu_group;
 pub mod cpu_max;
 pub mod identity;
 pub mod launch;
+mod marker;
 pub mod paging;
 mod pidfd;
+mod systemd;
 
 pub use argv::{repeatable, wake_argv};
 pub use command_line::{CommandLine, CommandLineError};
@@ -23,8 +26,10 @@ pub use cpu_group::{CpuGroupError, CpuGroups};
 pub use cpu_max::CpuMax;
 pub use identity::{ProcessIdentity, StatError};
 pub use launch::{LaunchError, LaunchSpec, Launched, launch};
+pub use marker::{Marker, Started, started_by};
 pub use paging::{Advice, Paging};
 pub use pidfd::{Process, ProcessError};
+pub use systemd::Instance;
 
 #[cfg(test)]
 mod tests;

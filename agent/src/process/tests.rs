@@ -37,6 +37,53 @@ fn shell(script: &str) -> CommandLine {
     }
 }
 
+fn marker(agent: &std::path::Path) -> Marker {
+    let (org, sandbox) = ("acme".to_owned(), "sb-1".to_owned());
+    Marker { agent: agent.to_owned(), org, sandbox, request_id: "r1".to_owned() }
+}
+
+fn spec(command: CommandLine, log_path: PathBuf) -> LaunchSpec {
+    LaunchSpec { command, log_path, marker: marker("/state".as_ref()), instance: None }
+}
+
+#[tokio::test]
+async fn what_an_agent_has_started_is_found_by_that_agent_alone_while_it_lives() {
+    let dir = tempfile::tempdir().unwrap();
+    let held = LaunchSpec {
+        marker: marker(dir.path()),
+        // What the process starts itself has the same environment, and is not listed.
+        ..spec(shell("sleep 1000 & echo $! >child; wait"), dir.path().join("log"))
+    };
+    let command = CommandLine { cwd: dir.path().to_owned(), ..held.command.clone() };
+    let launched = launch(&LaunchSpec { command, ..held }).await.unwrap();
+    let child = loop {
+        let text = std::fs::read_to_string(dir.path().join("child")).unwrap_or_default();
+        if let Ok(pid) = text.trim().parse() {
+            break pid;
+        }
+        tokio::task::yield_now().await;
+    };
+    let expected = Started { identity: launched.process.identity(), marker: marker(dir.path()) };
+    assert_eq!(started_by(dir.path()).unwrap(), [expected]);
+    assert_eq!(started_by(&dir.path().join("other")).unwrap(), []);
+    launched.process.kill().unwrap();
+    timeout(LONG, launched.ended()).await.unwrap();
+    // Its child has outlived it: now that is what was started and lives. In the middle of its exec it has no environment.
+    let left = async {
+        loop {
+            let left = started_by(dir.path()).unwrap();
+            if !left.is_empty() {
+                break left;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let left: Vec<i32> =
+        timeout(LONG, left).await.unwrap().iter().map(|started| started.identity.pid).collect();
+    assert_eq!(left, [child]);
+    nix::sys::signal::kill(Pid::from_raw(child), nix::sys::signal::Signal::SIGKILL).unwrap();
+}
+
 #[tokio::test]
 async fn a_living_process_is_known_by_its_identity() {
     let mut child = cat();
@@ -140,7 +187,7 @@ async fn a_launched_process_has_a_session_of_its_own_and_nothing_of_the_agent_s(
         nix::unistd::mkfifo(&dir.path().join(fifo), nix::sys::stat::Mode::S_IRWXU).unwrap();
     }
     let command = CommandLine { cwd: dir.path().to_owned(), ..shell("echo >ready; read line <hold") };
-    let launched = launch(&LaunchSpec { command, log_path: dir.path().join("log") }).unwrap();
+    let launched = launch(&spec(command, dir.path().join("log"))).await.unwrap();
     // From here on the shell waits at the other pipe.
     assert_eq!(std::fs::read_to_string(dir.path().join("ready")).unwrap(), "\n");
     let pid = launched.process.pid();
@@ -156,10 +203,12 @@ async fn a_launched_process_has_a_session_of_its_own_and_nothing_of_the_agent_s(
     drop(leaked);
     assert_eq!(open, BTreeSet::from([PathBuf::from("/dev/null"), dir.path().join("log")]));
     assert_eq!(session.as_raw(), pid);
-    assert_eq!(environ, b"PATH=/usr/bin:/bin\0", "the agent's environment may hold secrets");
+    let names = environ.split(|byte| *byte == 0).filter_map(|entry| entry.split(|byte| *byte == b'=').next());
+    let names: Vec<&[u8]> = names.filter(|name| !name.is_empty()).collect();
+    assert_eq!(names, [&b"DORMOUSE_STARTED"[..], b"PATH"], "the agent's environment may hold secrets");
     assert_eq!(oom.trim(), "0");
     let ended = timeout(LONG, launched.ended()).await.unwrap();
-    assert!(matches!(ended, LaunchError::Ended { status, .. } if status.code().is_none()));
+    assert!(matches!(ended, LaunchError::Ended { how, .. } if how.contains("SIGKILL")));
     assert!(matches!(ProcessIdentity::of(pid), Err(StatError::Gone { .. })), "no zombie stays");
 }
 
@@ -168,12 +217,12 @@ async fn the_last_words_of_a_process_that_ends_at_once_are_in_the_error() {
     let dir = tempfile::tempdir().unwrap();
     let log_path = dir.path().join("log");
     std::fs::write(&log_path, "of an earlier run\n").unwrap();
-    let spec = LaunchSpec { command: shell("echo no such disk >&2; exit 3"), log_path: log_path.clone() };
-    let launched = launch(&spec).unwrap();
+    let spec = spec(shell("echo no such disk >&2; exit 3"), log_path.clone());
+    let launched = launch(&spec).await.unwrap();
     let never = launched.unless_ended(std::future::pending::<()>());
     let error = timeout(LONG, never).await.unwrap().unwrap_err();
-    let LaunchError::Ended { status, log_tail } = error else { panic!("{error}") };
-    assert_eq!(status.code(), Some(3));
+    let LaunchError::Ended { how, log_tail } = error else { panic!("{error}") };
+    assert_eq!(how, "exit status: 3");
     assert_eq!(log_tail, "no such disk");
     assert!(std::fs::read_to_string(&log_path).unwrap().starts_with("of an earlier run\n"));
 }
@@ -182,7 +231,7 @@ async fn the_last_words_of_a_process_that_ends_at_once_are_in_the_error() {
 async fn the_tail_of_a_long_log_is_bounded() {
     let dir = tempfile::tempdir().unwrap();
     let script = "head -c 100000 /dev/zero | tr '\\0' x; echo the end";
-    let launched = launch(&LaunchSpec { command: shell(script), log_path: dir.path().join("log") }).unwrap();
+    let launched = launch(&spec(shell(script), dir.path().join("log"))).await.unwrap();
     timeout(LONG, launched.ended()).await.unwrap();
     assert!(launched.log_tail().len() <= 4096);
     assert!(launched.log_tail().ends_with("xthe end"));
@@ -193,13 +242,12 @@ async fn what_cannot_be_started_says_why() {
     let dir = tempfile::tempdir().unwrap();
     let log_path = dir.path().join("log");
     let missing = CommandLine { exe: PathBuf::from("/none/qemu"), ..shell("") };
-    let error = launch(&LaunchSpec { command: missing, log_path: log_path.clone() }).unwrap_err();
+    let error = launch(&spec(missing, log_path.clone())).await.unwrap_err();
     assert_eq!(error.to_string(), "cannot start /none/qemu in /");
     let empty = CommandLine { argv: Vec::new(), ..shell("") };
-    let error = launch(&LaunchSpec { command: empty, log_path }).unwrap_err();
+    let error = launch(&spec(empty, log_path)).await.unwrap_err();
     assert!(matches!(error, LaunchError::Empty));
-    let error =
-        launch(&LaunchSpec { command: shell(""), log_path: dir.path().join("none/log") }).unwrap_err();
+    let error = launch(&spec(shell(""), dir.path().join("none/log"))).await.unwrap_err();
     assert!(matches!(error, LaunchError::Log { .. }));
 }
 
@@ -207,7 +255,7 @@ async fn what_cannot_be_started_says_why() {
 async fn root_starts_a_process_as_the_user_it_ran_as_and_others_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let command = CommandLine { uid: 65_534, gid: 65_534, groups: vec![65_533], ..shell("id -u; id -G") };
-    let launched = launch(&LaunchSpec { command, log_path: dir.path().join("log") });
+    let launched = launch(&spec(command, dir.path().join("log"))).await;
     if !getuid().is_root() {
         assert!(matches!(launched, Err(LaunchError::ForeignUser { uid: 65_534, .. })));
         return;

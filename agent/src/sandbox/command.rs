@@ -6,6 +6,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::spec::SandboxSpec;
+use super::terms::Terms;
+
 /// A sandbox's name. Sandbox ids are unique within an org only, so the two never part.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct SandboxKey {
@@ -48,6 +51,9 @@ pub enum Request {
         plan: String,
         /// The tags that it starts with.
         tags: BTreeMap<String, String>,
+        /// How it is to be driven, where whoever asks says so.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        terms: Option<Box<Terms>>,
     },
     /// Hand the sandbox back; its QEMU goes on.
     Detach,
@@ -82,7 +88,22 @@ pub enum Request {
     /// Let its time be billed again.
     Unsuppress,
     /// End the sandbox and its QEMU.
-    Destroy,
+    Destroy {
+        /// How long the guest may take to power itself off, before its QEMU is told to quit. `None`: it is not asked.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        graceful_ms: Option<u64>,
+    },
+    /// Start a sandbox.
+    Create {
+        /// What it is made of.
+        spec: Box<SandboxSpec>,
+        /// The plan that it is billed by.
+        plan: String,
+        /// The tags that it starts with.
+        tags: BTreeMap<String, String>,
+    },
+    /// End QEMU and start it again with the same arguments.
+    PowerCycle,
 }
 
 impl Request {
@@ -99,7 +120,9 @@ impl Request {
             Self::Reboot => "reboot",
             Self::Suppress { .. } => "suppress",
             Self::Unsuppress => "unsuppress",
-            Self::Destroy => "destroy",
+            Self::Destroy { .. } => "destroy",
+            Self::Create { .. } => "create",
+            Self::PowerCycle => "power_cycle",
         }
     }
 }

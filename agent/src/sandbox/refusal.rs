@@ -172,4 +172,10 @@ reasons! {
     GuestNeedsMemory = "GUEST_NEEDS_MEMORY" => FailedPrecondition,
     /// What the guest says of its memory cannot be relied on.
     GuestStatisticsUnusable = "GUEST_STATISTICS_UNUSABLE" => FailedPrecondition,
+    /// The spec of a sandbox to be created says what cannot be.
+    InvalidSpec = "INVALID_SPEC" => InvalidArgument,
+    /// Another process cannot be started with the arguments of the sandbox's QEMU.
+    NotRepeatable = "NOT_REPEATABLE" => FailedPrecondition,
+    /// No such process was started by this agent and left without a sandbox.
+    OrphanNotFound = "ORPHAN_NOT_FOUND" => NotFound,
 }

@@ -64,7 +64,7 @@ impl InProcess {
     async fn attached(&self, id: &str, folder: &Path) -> Scripted {
         let qemu = Scripted::start(&Options::default(), id, folder, folder).await.unwrap();
         let (qmp_path, plan) = (qemu.qmp().to_owned(), "default".to_owned());
-        let attach = Request::Attach { qmp_path, plan, tags: BTreeMap::new() };
+        let attach = Request::Attach { qmp_path, plan, tags: BTreeMap::new(), terms: None };
         self.host().execute(command(id, "attach", attach)).await.unwrap();
         qemu
     }

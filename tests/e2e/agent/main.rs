@@ -12,6 +12,7 @@ mod full_disk;
 mod hung_disk;
 mod idle;
 mod isolation;
+mod launching;
 mod libvirt;
 mod lifecycle;
 mod misfortunes;

@@ -39,6 +39,11 @@ impl Scene {
         Self::in_folder(tempfile::tempdir().unwrap(), more).await
     }
 
+    /// Around an agent that a test has started.
+    pub(crate) fn of(agent: Agent, folder: TempDir) -> Self {
+        Self { agent, folder }
+    }
+
     /// In a folder that a test has prepared.
     pub(crate) async fn in_folder(folder: TempDir, more: &str) -> Self {
         let agent = Agent::start_with(folder.path(), &format!("{IMPATIENT}{more}")).await.unwrap();

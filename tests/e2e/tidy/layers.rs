@@ -29,7 +29,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("ingest", &["database", "tls"]),
     ("publish", &["clock", "config", "database", "host", "ids", "metering", "sandbox", "tls"]),
     ("metrics", &["config", "sandbox"]),
-    ("host", &["clock", "config", "host_memory", "ids", "metering", "process", "sandbox"]),
+    ("host", &["clock", "config", "host_memory", "ids", "metering", "process", "sandbox", "size"]),
     ("config", &["ids", "sandbox", "size"]),
     ("sandbox", &["clock", "failpoint", "host_memory", "ids", "metering", "process", "size"]),
     ("metering", &["clock", "failpoint", "ids", "sandbox::command", "sandbox::refusal"]),

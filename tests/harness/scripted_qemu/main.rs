@@ -43,7 +43,11 @@ async fn main() -> Result<(), Failure> {
         // QEMU takes over the socket of a predecessor, too.
         let _ = std::fs::remove_file(socket);
     }
-    let incoming = after("-incoming").is_some();
+    let run_state = match (after("-incoming"), arguments.iter().any(|word| word == "-S")) {
+        (Some(_), _) => "inmigrate",
+        (None, true) => "prelaunch",
+        (None, false) => "running",
+    };
     let migrating = Arc::new(AtomicBool::new(false));
     let (effects, mut happening) = mpsc::unbounded_channel();
     let rules = match std::fs::read_to_string(script.control.with_extension("rules")) {
@@ -53,7 +57,7 @@ async fn main() -> Result<(), Failure> {
     let rules: Rules = Arc::new(Mutex::new(rules));
     let qemu = ScriptedQemu::builder()
         .path(&script.qmp)
-        .model(model(&script.options, incoming)?)
+        .model(model(&script.options, run_state)?)
         .greeting(greeting(script.options.greeting))
         .on(script::behaviour(Arc::clone(&rules), effects.clone(), Arc::clone(&migrating)))
         .start()?;
@@ -93,12 +97,12 @@ async fn answered_last_command(qmp: &Path) {
     }
 }
 
-fn model(options: &Options, incoming: bool) -> Result<Model, Failure> {
+fn model(options: &Options, run_state: &str) -> Result<Model, Failure> {
     let [major, minor, micro] = options.version;
     let (clock, _) = Clock::start(None)?;
     Ok(Model {
         version: Version { major, minor, micro, package: "scripted".to_owned() },
-        run_state: if incoming { "inmigrate" } else { "running" }.to_owned(),
+        run_state: run_state.to_owned(),
         virtio_mem: VirtioMem {
             resize_delay: Duration::from_millis(options.resize_ms),
             unplug_floor_bytes: options.unplug_floor_bytes,

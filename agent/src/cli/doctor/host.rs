@@ -85,16 +85,36 @@ pub(super) async fn agent(socket: &Path) -> Finding {
     let what = format!("agent on {}", socket.display());
     match crate::control::client(socket).await {
         Ok(mut client) => match client.list(crate::proto::ListRequest::default()).await {
-            Ok(reply) => Finding::well(what, format!("{} sandboxes", reply.into_inner().sandboxes.len())),
+            Ok(reply) => {
+                let sandboxes = reply.into_inner().sandboxes.len();
+                let orphans = client.orphans(crate::proto::OrphansRequest {}).await;
+                let orphans = orphans.map_or(0, |reply| reply.into_inner().orphans.len());
+                judge_agent(what, sandboxes, orphans)
+            }
             Err(status) => Finding::less(what, status.message(), "ask for a grant in [[control.grants]]"),
         },
         Err(_) => Finding::less(what, "nobody answers", "start it: `systemctl start dormouse`"),
     }
 }
 
+fn judge_agent(what: String, sandboxes: usize, orphans: usize) -> Finding {
+    if orphans == 0 {
+        return Finding::well(what, format!("{sandboxes} sandboxes"));
+    }
+    let found = format!("{sandboxes} sandboxes, and {orphans} QEMU that it started and no sandbox claims");
+    Finding::less(what, found, "look at `dormouse ls --orphans`; `dormouse destroy-orphan PID` ends one")
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::Verdict;
     use super::*;
+
+    #[test]
+    fn a_qemu_that_no_sandbox_claims_is_worth_a_look() {
+        let verdict = |orphans| judge_agent("agent".to_owned(), 3, orphans).verdict;
+        assert_eq!((verdict(0), verdict(1)), (Verdict::Well, Verdict::Less));
+    }
 
     #[test]
     fn the_version_of_qemu_is_read_from_its_own_words() {

@@ -11,7 +11,6 @@ use nix::libc;
 use nix::unistd::Uid;
 
 use super::SandboxFile;
-use crate::config::wrong_keys;
 use crate::ids::check_id;
 
 /// How long a `<sandbox>.toml` may be, in bytes.
@@ -144,12 +143,7 @@ pub(super) fn sandbox_file(path: &Path, owners: Owners) -> Result<Option<Sandbox
     let Some(text) = read(path, owners).map_err(refused)? else {
         return Ok(None);
     };
-    if let Some(problem) = wrong_keys(&text, SandboxFile::KEYS) {
-        let place = problem.place.map_or_else(String::new, |place| format!("{place}: "));
-        return Err(refused(Rejection::Toml(format!("{place}{}", problem.message))));
-    }
-    let file: SandboxFile =
-        toml::from_str(&text).map_err(|error| refused(Rejection::Toml(error.to_string())))?;
+    let file = SandboxFile::parse(&text).map_err(|why| refused(Rejection::Toml(why)))?;
     if let Some(org) = &file.org {
         check_id(org).map_err(|why| refused(Rejection::Org { org: org.clone(), why }))?;
     }

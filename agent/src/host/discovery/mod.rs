@@ -1,6 +1,7 @@
 //! Finds sandboxes: a folder in which each QEMU puts its socket `<sandbox>.qmp`.
 //!
-//! Beside a socket may lie `<sandbox>.toml`, which says whose the sandbox is ([`SandboxFile`]). It is read
+//! Beside a socket may lie `<sandbox>.toml`, which says whose the sandbox is and how it is to be driven
+//! ([`SandboxFile`]). It is read
 //! when the socket appears, so it has to be complete by then: write it first, or rename it into place.
 //!
 //! The folder is watched before it is scanned, and scanned again when the kernel's queue overflowed: what
@@ -8,18 +9,18 @@
 //! socket is whom its file's owner suggests is for whoever connects.
 
 mod examine;
+mod file;
 mod folder;
 
-use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use inotify::{EventMask, EventStream, Inotify, WatchMask};
-use serde::Deserialize;
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
 
 pub use examine::Rejection;
+pub use file::SandboxFile;
 
 use folder::{Folder, Happening};
 
@@ -28,24 +29,6 @@ const FOUND_WAITING_MAX: usize = 256;
 
 /// Room for some hundred events with names of full length.
 const BUFFER_BYTES: usize = 64 * 1024;
-
-/// What `<sandbox>.toml` may say. Unknown keys are refused.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SandboxFile {
-    /// The org that the sandbox belongs to.
-    pub org: Option<String>,
-    /// The plan that it is billed by.
-    pub plan: Option<String>,
-    /// The tags that it starts with.
-    #[serde(default)]
-    pub tags: BTreeMap<String, String>,
-}
-
-impl SandboxFile {
-    /// Its keys.
-    const KEYS: &'static [&'static str] = &["org", "plan", "tags"];
-}
 
 /// What was found in the folder.
 #[derive(Debug)]

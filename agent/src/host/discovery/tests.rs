@@ -89,7 +89,8 @@ async fn what_is_there_already_is_told_first() {
     let file = SandboxFile {
         org: Some("acme".to_owned()),
         plan: Some("free".to_owned()),
-        tags: BTreeMap::from([("team".to_owned(), "x".to_owned())]),
+        tags: [("team".to_owned(), "x".to_owned())].into(),
+        ..SandboxFile::default()
     };
     assert_eq!(watched.appeared().await, ("b".to_owned(), file));
     watched.nothing_else().await;
@@ -189,7 +190,10 @@ async fn what_is_no_sandbox_is_rejected_with_the_reason() {
         ("file.qmp", "no socket"),
         ("link.qmp", "symbolic link"),
         ("open.qmp", "chmod o-w"),
-        ("x-key.toml", "1:1: unknown key `xyzzy`; known here are `org`, `plan`, `tags`"),
+        (
+            "x-key.toml",
+            "1:1: unknown key `xyzzy`; known here are `org`, `plan`, `tags`, `memory_devices`, `launch`, `limits`",
+        ),
         ("x-mode.toml", "everybody may write to it"),
         ("x-org.toml", "the org \"../acme\""),
         ("x-plan.toml", "the plan \"a plan\" has a character"),

@@ -138,6 +138,8 @@ pub(super) fn why(cause: &str) -> &str {
         Cause::HostBoot => "the host was booted",
         Cause::Suppress => "the platform asked not to bill from here",
         Cause::Unsuppress => "the platform asked to bill again",
+        Cause::Create => "it was created",
+        Cause::PowerCycle => "it was power-cycled",
     }
 }
 

@@ -6,11 +6,11 @@ use dormouse_metering::Stamp;
 use ractor::ActorRef;
 
 use super::link::{self, Ask, Contact, Link};
+use super::start::Wanted;
 use super::{Answered, Message, State, disk, records};
-use crate::failpoint;
 use crate::metering::{self, Acknowledgement};
-use crate::process::{LaunchSpec, Process, ProcessIdentity, launch, wake_argv};
-use crate::sandbox::machine::{Action, Announcement, Answer, Input, Launch, Notice, Token};
+use crate::process::{Process, ProcessIdentity};
+use crate::sandbox::machine::{Action, Announcement, Answer, Input, Notice, Token};
 use crate::sandbox::refusal::{Reason, Refusal};
 use crate::sandbox::view::WatchKind;
 
@@ -40,15 +40,19 @@ impl State {
                 disk::verify(*manifest, answer_to(token, myself));
             }
             Action::RemoveSnapshot(removal) => disk::remove(self, removal),
-            Action::Launch(token, launch) => self.launch(&launch, token, myself),
             Action::PromiseMemory(token, bytes) => self.promise_memory(token, bytes, myself),
             Action::LimitVcpus(token, limit) => self.limit_vcpus(token, limit, myself),
             Action::Advise(token, advice) => self.advise(token, advice, myself),
+            Action::Launch(token, launch) => self.start(Wanted::Wake(launch), token, myself),
+            Action::Start(token, start) => self.start(Wanted::Anew(start), token, myself),
             Action::Kill(identity) => self.kill(identity),
             Action::Disconnect => self.disconnect(),
             Action::Reply(request_id, result) => self.reply(&request_id, &result),
             Action::Publish(notice) => self.publish(&notice, now),
-            Action::Retire => myself.stop(None),
+            Action::Retire => {
+                self.remove_memory();
+                myself.stop(None);
+            }
         }
     }
 
@@ -59,7 +63,7 @@ impl State {
                 metering::Message::Begin(
                     Box::new(records::beginning(
                         &self.environment,
-                        &self.machine.core().qmp_path,
+                        self.machine.core(),
                         command,
                         (&survey, process),
                         (at, shape, state),
@@ -68,8 +72,7 @@ impl State {
                 )
             }
             Announcement::Reattached(survey, process) => {
-                let attachment =
-                    records::Attachment::of(&self.machine.core().qmp_path, &survey, process).to_json();
+                let attachment = records::Attachment::of(self.machine.core(), &survey, process).to_json();
                 metering::Message::Attachment(key, attachment)
             }
             Announcement::Before(command, at, state) => {
@@ -96,8 +99,8 @@ impl State {
 
     fn connect(&mut self, token: Token, after_ms: u64, myself: &ActorRef<Message>) {
         self.disconnect();
-        let path = self.machine.core().qmp_path.clone();
-        let attempt = link::connect(self.environment.clone(), path, Duration::from_millis(after_ms));
+        let (path, terms) = (self.machine.core().qmp_path.clone(), self.machine.core().terms.clone());
+        let attempt = link::connect(self.environment.clone(), path, terms, Duration::from_millis(after_ms));
         let myself = myself.clone();
         let attempt = tokio::spawn(async move {
             let contact = attempt.await;
@@ -141,27 +144,6 @@ impl State {
             let refusal = Refusal::new(Reason::QmpUnreachable, "QMP does not answer; the agent keeps trying");
             answer_to(token, myself)(Answer::Failed(refusal));
         }
-    }
-
-    fn launch(&mut self, wanted: &Launch, token: Token, myself: &ActorRef<Message>) {
-        let mut command = wanted.manifest.command_line.clone();
-        let added: Vec<&str> = wanted.arguments.iter().map(String::as_str).collect();
-        command.argv = wake_argv(&command.argv, &added);
-        let key = &self.machine.core().key;
-        let log_path = self.environment.log_dir.join(format!("{}.{}.log", key.org, key.sandbox));
-        failpoint::reach("before QEMU is started");
-        let answer = match launch(&LaunchSpec { command, log_path }) {
-            Ok(launched) => {
-                failpoint::reach("QEMU is started");
-                let process = launched.process.clone();
-                let identity = process.identity();
-                self.launched = Some(launched);
-                self.hold(process, myself);
-                Answer::Launched(identity)
-            }
-            Err(error) => Answer::Failed(Refusal::new(Reason::LaunchFailed, with_cause(&error))),
-        };
-        answer_to(token, myself)(answer);
     }
 
     /// Ends this very process, and no other that may have come to have its pid.

@@ -12,6 +12,7 @@ use crate::metering::MeteringHandle;
 use crate::process::{CpuGroups, Process, ProcessIdentity};
 use crate::sandbox::command::SandboxKey;
 use crate::sandbox::facts::Capabilities;
+use crate::sandbox::launching::Launching;
 use crate::sandbox::snapshot::SnapshotStore;
 use crate::sandbox::view::WatchEvent;
 
@@ -38,8 +39,8 @@ pub struct Environment {
     pub qmp: dormouse_qmp::Config,
     /// Becomes true when the host answers: no QEMU is connected to before, so that many of them do not delay it.
     pub ready: watch::Receiver<bool>,
-    /// Where the output of QEMU goes that is started for a wake.
-    pub log_dir: PathBuf,
+    /// Where what the agent starts has its files, and who starts it.
+    pub launching: Arc<Launching>,
     /// The plans whose running sandboxes are cut at every tick.
     pub prepaid_plans: Arc<[String]>,
 }

@@ -25,6 +25,7 @@ use crate::process::{CommandLine, CpuGroups, Process};
 use crate::sandbox::facts::Survey;
 use crate::sandbox::machine::{Answer, Input, QemuEvent, QmpCommand, Token};
 use crate::sandbox::refusal::{Reason, Refusal};
+use crate::sandbox::terms::Terms;
 
 /// How much of what QEMU sends may wait in the mailbox.
 const FROM_QEMU_MAX: usize = 256;
@@ -63,6 +64,7 @@ type InFlight = Pin<Box<dyn Future<Output = (Token, Answer, Position)> + Send>>;
 pub(super) async fn connect(
     mut environment: Environment,
     path: PathBuf,
+    terms: Terms,
     after: Duration,
 ) -> Result<Contact, Refusal> {
     tokio::time::sleep(after).await;
@@ -79,6 +81,7 @@ pub(super) async fn connect(
     let process = Process::open(peer.pid).map_err(|error| unreachable(&error))?;
     // Another user's QEMU can be driven and billed without it; it cannot be hibernated.
     let command_line = CommandLine::of(peer.pid).map_err(|error| super::act::with_cause(&error));
+    let command_line = command_line.map(|line| terms.applied(line));
     if !process.is_alive() {
         return Err(Refusal::new(Reason::QmpUnreachable, "QEMU ended while it was being connected to"));
     }

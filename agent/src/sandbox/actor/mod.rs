@@ -13,6 +13,7 @@ mod link;
 mod present;
 mod records;
 mod resources;
+mod start;
 mod survey;
 
 use std::collections::HashMap;
@@ -43,6 +44,8 @@ pub enum Message {
     Input(Input),
     /// QEMU sent something. The permit bounds how much of it may wait.
     FromQemu(Input, OwnedSemaphorePermit),
+    /// QEMU was started, or not.
+    Launched(Token, Result<Box<Launched>, Refusal>),
     /// QMP answers, or not.
     Connected(Token, Box<Result<link::Contact, Refusal>>),
     /// This connection is gone.
@@ -149,6 +152,7 @@ impl Actor for SandboxActor {
                 state.feed(Input::Command(command), &myself);
             }
             Message::Input(input) | Message::FromQemu(input, _) => state.feed(input, &myself),
+            Message::Launched(token, launched) => state.launched(token, launched, &myself),
             Message::Connected(token, contact) => state.connected(token, *contact, &myself),
             Message::LinkClosed(number) => {
                 if state.link.as_ref().is_some_and(|link| link.number == number) {

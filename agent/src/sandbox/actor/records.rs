@@ -1,6 +1,6 @@
 //! What a sandbox actor leaves in the ledger about how to find its QEMU again.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use dormouse_ledger::{Snapshot, SnapshotState};
 use dormouse_metering::{BillingState, BootId, Shape, Stamp};
@@ -12,8 +12,9 @@ use crate::metering::Beginning;
 use crate::process::ProcessIdentity;
 use crate::sandbox::command::{Command, Request};
 use crate::sandbox::facts::{QemuVersion, Survey};
-use crate::sandbox::machine::Sandbox;
+use crate::sandbox::machine::{Core, Sandbox};
 use crate::sandbox::snapshot::Manifest;
+use crate::sandbox::terms::Terms;
 
 /// How a sandbox's QEMU is found again after the agent was restarted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,12 +24,15 @@ pub(crate) struct Attachment {
     start_time_ticks: u64,
     boot: String,
     qemu_version: QemuVersion,
+    #[serde(default, skip_serializing_if = "Terms::is_empty")]
+    pub(crate) terms: Terms,
 }
 
 impl Attachment {
-    pub(super) fn of(qmp_path: &Path, survey: &Survey, process: ProcessIdentity) -> Self {
+    pub(super) fn of(core: &Core, survey: &Survey, process: ProcessIdentity) -> Self {
         Self {
-            qmp_path: qmp_path.to_owned(),
+            qmp_path: core.qmp_path.clone(),
+            terms: core.terms.clone(),
             pid: process.pid,
             start_time_ticks: process.start_time_ticks,
             boot: process.boot.to_string(),
@@ -56,17 +60,19 @@ impl Attachment {
 /// What the metering actor is told when a sandbox's life begins.
 pub(super) fn beginning(
     environment: &Environment,
-    qmp_path: &Path,
+    core: &Core,
     command: Command,
     (survey, process): (&Survey, ProcessIdentity),
     (at, shape, state): (Stamp, Shape, BillingState),
 ) -> Beginning {
     let (plan, tags) = match &command.request {
-        Request::Attach { plan, tags, .. } => (plan.clone(), tags.clone()),
+        Request::Attach { plan, tags, .. } | Request::Create { plan, tags, .. } => {
+            (plan.clone(), tags.clone())
+        }
         _ => Default::default(),
     };
     let prepaid = environment.prepaid_plans.contains(&plan);
-    let attachment = Attachment::of(qmp_path, survey, process).to_json();
+    let attachment = Attachment::of(core, survey, process).to_json();
     Beginning { command, plan, prepaid, tags, attachment, at, shape, state }
 }
 
@@ -82,7 +88,7 @@ pub(super) fn snapshot_after(
     command: &Command,
     result: &Answered,
 ) -> Option<Snapshot> {
-    let consumes = matches!(command.request, Request::Wake | Request::Destroy) && result.is_ok();
+    let consumes = matches!(command.request, Request::Wake | Request::Destroy { .. }) && result.is_ok();
     let undone = matches!(command.request, Request::Hibernate { .. }) && result.is_err();
     let manifest = machine.core().snapshot.as_ref().filter(|_| consumes || undone)?;
     Some(snapshot(key, manifest, SnapshotState::Consumed))

@@ -3,11 +3,12 @@
 use dormouse_metering::{BillingState, Observation, Shape, Stamp};
 use serde_json::Value;
 
-use crate::process::{Advice, ProcessIdentity};
+use crate::process::{Advice, CommandLine, ProcessIdentity};
 use crate::sandbox::command::{Command, Method, Outcome, Request};
 use crate::sandbox::facts::Survey;
 use crate::sandbox::refusal::Refusal;
 use crate::sandbox::snapshot::Manifest;
+use crate::sandbox::spec::SandboxSpec;
 
 /// Matches an answer to the action it is for. An answer with a token nobody waits for is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -45,6 +46,8 @@ pub enum Action {
     LimitVcpus(Token, Option<u32>),
     /// Advise the kernel about the guest's memory.
     Advise(Token, Advice),
+    /// Start QEMU anew, its guest standing at the beginning.
+    Start(Token, Box<Start>),
     /// End this very process at once.
     Kill(ProcessIdentity),
     /// Close the connection.
@@ -102,6 +105,15 @@ pub struct Launch {
     pub manifest: Manifest,
     /// Arguments that the way of loading adds.
     pub arguments: Vec<String>,
+}
+
+/// What QEMU to start anew.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Start {
+    /// The first one of a sandbox.
+    New(SandboxSpec),
+    /// The like of the one that it had.
+    Again(CommandLine),
 }
 
 /// What to remove of a snapshot.

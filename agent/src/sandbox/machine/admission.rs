@@ -13,9 +13,12 @@
 //! | suppress | - | begins | begins | begins | begins | - |
 //! | unsuppress | - | begins | begins | begins | begins | - |
 //! | destroy | - | begins | begins | begins | begins | - |
+//! | create | begins | exists | exists | exists | exists | - |
+//! | power-cycle | - | begins | begins | begins | no | - |
 //!
 //! What is suppressed already, or not at all, is unchanged. Neither needs QMP.
-//! One operation at a time; the same request again joins it; destroy overtakes any other but an attach.
+//! One operation at a time; the same request again joins it. Destroy overtakes any other but an attach and a create, and
+//! a destroy that waits for no guest overtakes one that does.
 
 use dormouse_metering::BillingState;
 
@@ -46,10 +49,11 @@ pub fn admit(core: &Core, underway: Option<&Command>, command: &Command) -> Verd
         };
     }
     let denied = match (&command.request, core.phase) {
-        (Request::Attach { .. }, Phase::New) => None,
+        (Request::Attach { .. } | Request::Create { .. }, Phase::New) => None,
         (_, Phase::New | Phase::Ended) => Some(not_attached(core)),
+        (Request::Create { .. }, _) => Some(exists(core)),
         (Request::Attach { qmp_path, .. }, _) => other_socket(core, qmp_path),
-        (Request::Destroy | Request::Suppress { .. } | Request::Unsuppress, _)
+        (Request::Destroy { .. } | Request::Suppress { .. } | Request::Unsuppress, _)
         | (Request::Wake, Phase::Hibernated) => None,
         (_, Phase::Hibernated) => Some(wrong_state(core, command, "wake it first")),
         (request, Phase::Attached) => attached(core, command, request),
@@ -84,9 +88,16 @@ fn beside(other: &Command, command: &Command) -> Verdict {
     if other.request_id == command.request_id {
         return if other.request == command.request { Verdict::Join } else { Verdict::Deny(reused(command)) };
     }
-    // Until it is attached there is nothing to destroy.
-    let overtaken = !matches!(other.request, Request::Destroy | Request::Attach { .. });
-    if command.request == Request::Destroy && overtaken {
+    let overtakes = match (&command.request, &other.request) {
+        (Request::Destroy { graceful_ms }, Request::Destroy { graceful_ms: other_ms }) => {
+            graceful_ms.is_none() && other_ms.is_some()
+        }
+        // Until it is attached there is nothing to destroy.
+        (Request::Destroy { .. }, Request::Attach { .. } | Request::Create { .. }) => false,
+        (Request::Destroy { .. }, _) => true,
+        _ => false,
+    };
+    if overtakes {
         return Verdict::Overtake;
     }
     Verdict::Deny(
@@ -115,22 +126,29 @@ fn attached(core: &Core, command: &Command, request: &Request) -> Option<Refusal
             format!("QMP of {} does not answer; the agent keeps trying", core.key),
         ));
     }
+    if let Request::Scale(Scaling { memory_bytes: Some(memory_bytes), .. }) = request
+        && let Some(refusal) = core.terms.memory_beyond(*memory_bytes)
+    {
+        return Some(refusal);
+    }
     match (request, core.state) {
         (Request::Wake, _) => Some(wrong_state(core, command, "it is not hibernated")),
         (Request::Scale(_), BillingState::Running)
         | (Request::Pause { .. } | Request::Hibernate { .. }, BillingState::Running | BillingState::Paused)
-        | (Request::Resume { .. } | Request::Detach | Request::Reboot, _) => None,
+        | (Request::Resume { .. } | Request::Detach | Request::Reboot | Request::PowerCycle, _) => None,
         (Request::Scale(_), _) => Some(wrong_state(core, command, "resume it first")),
         _ => Some(wrong_state(core, command, "resume or reboot it first")),
     }
 }
 
 fn other_socket(core: &Core, qmp_path: &std::path::Path) -> Option<Refusal> {
-    (qmp_path != core.qmp_path).then(|| {
-        let place = core.qmp_path.display();
-        Refusal::new(Reason::SandboxExists, format!("{} is attached at {place} already", core.key))
-            .with("qmp_path", place)
-    })
+    (qmp_path != core.qmp_path).then(|| exists(core))
+}
+
+fn exists(core: &Core) -> Refusal {
+    let place = core.qmp_path.display();
+    Refusal::new(Reason::SandboxExists, format!("{} is attached at {place} already", core.key))
+        .with("qmp_path", place)
 }
 
 fn wrong_state(core: &Core, command: &Command, advice: &str) -> Refusal {

@@ -13,6 +13,7 @@ use crate::sandbox::command::{Method, SandboxKey};
 use crate::sandbox::facts::Survey;
 use crate::sandbox::hibernation;
 use crate::sandbox::snapshot::Manifest;
+use crate::sandbox::terms::Terms;
 
 /// How many questions are remembered. An operation has one open, the core a few of its own.
 const ASKED_MAX: usize = 32;
@@ -116,6 +117,10 @@ pub struct Core {
     pub survey: Option<Survey>,
     /// Its QEMU.
     pub process: Option<ProcessIdentity>,
+    /// After a restart: whether its QEMU is one that the unfinished command has started.
+    pub started: bool,
+    /// How it is to be driven, where that is not as QEMU says.
+    pub terms: Terms,
     /// Its last snapshot: the one to wake from, where it is hibernated.
     pub snapshot: Option<Manifest>,
     /// What the QEMU that was started last had written when it exited.
@@ -186,6 +191,8 @@ impl Core {
             suppressed: None,
             survey: None,
             process: None,
+            started: false,
+            terms: Terms::default(),
             snapshot: None,
             last_words: None,
             progress: (0, 0),

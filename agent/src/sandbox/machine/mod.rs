@@ -4,11 +4,12 @@
 //! clock or awaits. The shell in `sandbox::actor` carries the actions out and answers each by its token.
 //!
 //! ```text
-//!            attach                       hibernate: saved, QEMU gone
+//!        attach, create                   hibernate: saved, QEMU gone
 //!   New ───────────────▶ Attached ───────────────────────────────────▶ Hibernated
 //!                         │  ▲ │ ▲                                        │   │
 //!       STOP, RESUME,     │  │ │ └────────────────────────────────────────┘   │
-//!       faults, sizes     └──┘ │            wake: loaded, continued           │
+//!       faults, sizes,    └──┘ │            wake: loaded, continued           │
+//!       power-cycle            │                                              │
 //!                              │                                              │
 //!                              └──────────────────▶ Ended ◀───────────────────┘
 //!                               exit, destroy, detach          destroy
@@ -42,7 +43,7 @@ mod sight;
 #[cfg(test)]
 mod tests;
 
-pub use action::{Action, Announcement, Launch, Notice, QmpCommand, SnapshotRemoval, Token};
+pub use action::{Action, Announcement, Launch, Notice, QmpCommand, SnapshotRemoval, Start, Token};
 pub use core::{Core, Link, Phase, Settings};
 pub use input::{Answer, Input, QemuEvent};
 pub(super) use operations::internal_tag;
@@ -182,7 +183,9 @@ impl Sandbox {
             return self.work(now, actions, |operation, cx| operation.begin(cx));
         }
         let token = self.core.token();
-        actions.push(Action::Publish(Notice::Before(command.request.clone())));
+        if self.core.phase != Phase::New {
+            actions.push(Action::Publish(Notice::Before(command.request.clone())));
+        }
         actions.push(Action::Announce(token, Announcement::Before(command.clone(), now, self.core.state)));
         self.underway = Some(Underway { command, stage: Stage::Intending(operation), waiting: Some(token) });
     }
@@ -335,7 +338,7 @@ impl Sandbox {
 /// What becomes of a command whose sandbox ended while its intent was being recorded.
 fn ended_before(request: &Request) -> Result<Outcome, Refusal> {
     match request {
-        Request::Destroy | Request::Detach => {
+        Request::Destroy { .. } | Request::Detach => {
             let message = "its QEMU had ended by itself".to_owned();
             Ok(Outcome { result: CommandResult::Done, message })
         }

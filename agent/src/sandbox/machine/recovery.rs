@@ -10,6 +10,8 @@
 //! | wake | done if the guest runs, else its QEMU is ended | - | interrupted |
 //! | suppress, unsuppress | done if it is so, else interrupted; at once | as where it lives | as where it lives |
 //! | destroy, detach | begun again | done | begun again |
+//! | create | goes on: attached, recorded, continued | interrupted, or died | - |
+//! | power-cycle | goes on in the next QEMU; interrupted in the one before | died | - |
 //!
 //! Where QEMU lives and does not answer, a destroy kills it, and so does a hibernation whose snapshot is recorded.
 
@@ -198,8 +200,9 @@ impl Sandbox {
                 self.core.snapshot = Some(manifest);
                 self.conclude(now, Ok(done("hibernated before the agent was restarted")), actions);
             }
-            (Request::Destroy | Request::Detach, _) => {
-                let cause = cause(if request == Request::Destroy { Cause::Destroy } else { Cause::Detach });
+            (Request::Destroy { .. } | Request::Detach, _) => {
+                let destroyed = matches!(request, Request::Destroy { .. });
+                let cause = cause(if destroyed { Cause::Destroy } else { Cause::Detach });
                 self.core.died_unseen(now, cause, actions);
                 self.conclude(now, Ok(done("its QEMU is gone")), actions);
             }
@@ -218,7 +221,7 @@ impl Sandbox {
         let Link::Connecting(_, failed) = self.core.link else { return };
         let Some(Underway { command, stage: Stage::Recovering, .. }) = self.underway.as_ref() else { return };
         match command.request {
-            Request::Destroy | Request::Detach if failed >= ATTEMPTS_MAX => self.recover(now, actions),
+            Request::Destroy { .. } | Request::Detach if failed >= ATTEMPTS_MAX => self.recover(now, actions),
             Request::Hibernate { .. } if failed == ATTEMPTS_MAX && self.saved.is_some() => {
                 actions.extend(self.core.process.map(Action::Kill));
             }
@@ -237,6 +240,13 @@ impl Sandbox {
                 Scaled::Partly => return Resolution::GoesOn(operations::of(request)),
                 Scaled::NotAtAll => Err(interrupted()),
             },
+            Request::Create { .. } if core.process.is_some() => {
+                return Resolution::GoesOn(operations::go_on_creating());
+            }
+            Request::PowerCycle if core.started => {
+                return Resolution::GoesOn(operations::go_on_cycling());
+            }
+            Request::Create { .. } | Request::PowerCycle => Err(interrupted()),
             Request::Pause { .. } => reached(BillingState::Paused),
             Request::Resume { .. } => reached(BillingState::Running),
             Request::Reboot => Err(Refusal::new(
@@ -250,7 +260,11 @@ impl Sandbox {
             Request::Wake if core.phase == Phase::Attached => Ok(done("it runs")),
             Request::Wake => return Resolution::GoesOn(operations::reclaim_wake(interrupted())),
             Request::Attach { .. } | Request::Suppress { .. } | Request::Unsuppress => Ok(done("it is so")),
-            Request::Detach | Request::Destroy => return Resolution::GoesOn(operations::of(request)),
+            // It has had its time: what is left is to end it.
+            Request::Destroy { .. } => {
+                return Resolution::GoesOn(operations::of(&Request::Destroy { graceful_ms: None }));
+            }
+            Request::Detach => return Resolution::GoesOn(operations::of(request)),
         })
     }
 

@@ -6,4 +6,5 @@ mod driver;
 mod known;
 mod paths;
 mod scaling;
+mod starting;
 mod table;

@@ -10,6 +10,7 @@
 use dormouse_metering::{BillingState, Cause, Change, RunState, Stamp};
 
 use super::{Answer, Context, Flow, Procedure, done, failed, out_of_place, unchanged};
+use crate::sandbox::command::Request;
 use crate::sandbox::machine::core::{Link, Phase};
 use crate::sandbox::machine::{Action, Announcement};
 
@@ -21,6 +22,19 @@ pub(super) enum Attach {
     RecordingTooLate(Stamp),
 }
 
+/// Its file says something else of how it is to be driven.
+fn driven_otherwise(cx: &mut Context<'_>) -> Flow {
+    if let (Some(survey), Some(process)) = (cx.core.survey.as_mut(), cx.core.process) {
+        if let Ok(line) = &mut survey.command_line {
+            *line = cx.core.terms.applied(line.clone());
+        }
+        let announcement = Announcement::Reattached(Box::new(survey.clone()), process);
+        let token = cx.core.token();
+        cx.actions.push(Action::Announce(token, announcement));
+    }
+    done(format!("{} goes by its file as it is now", cx.core.key))
+}
+
 impl Procedure for Attach {
     fn step(&self) -> &'static str {
         match self {
@@ -30,8 +44,19 @@ impl Procedure for Attach {
     }
 
     fn begin(&mut self, cx: &mut Context<'_>) -> Flow {
+        let told = match &cx.command.request {
+            Request::Attach { terms: Some(terms), .. } if **terms != cx.core.terms => Some((**terms).clone()),
+
+            _ => None,
+        };
+        let changed = told.is_some();
+        cx.core.terms = told.unwrap_or_else(|| std::mem::take(&mut cx.core.terms));
         if cx.core.phase != Phase::New {
-            return unchanged(format!("{} is attached already", cx.core.key));
+            return if changed {
+                driven_otherwise(cx)
+            } else {
+                unchanged(format!("{} is attached already", cx.core.key))
+            };
         }
         cx.ask(|token| Action::Connect(token, 0))
     }
@@ -49,23 +74,12 @@ impl Procedure for Attach {
                 cx.announce(Announcement::Attached { command, survey, process, at, shape, state })
             }
             (Self::Recording, Answer::Recorded(generation)) => {
-                cx.core.generation = generation;
-                cx.core.phase = Phase::Attached;
-                cx.core.catch_up(cx.actions);
-                if cx.core.link != Link::Up {
-                    // QMP was lost meanwhile, when there was nothing yet to connect again for.
-                    cx.core.connect(0, cx.actions);
-                } else if cx.core.missed.is_some() {
-                    cx.core.resync(cx.now, cx.actions);
-                } else {
-                    cx.core.settle(cx.now, cx.actions);
-                }
+                begun(cx, generation);
+                listen(cx);
                 done(format!("{} is attached", cx.core.key))
             }
             (Self::RecordingTooLate(exited), Answer::Recorded(generation)) => {
-                cx.core.generation = generation;
-                cx.core.phase = Phase::Attached;
-                cx.core.catch_up(cx.actions);
+                begun(cx, generation);
                 if cx.core.missed.is_some() {
                     // That its process existed says nothing of whether its guest ran.
                     let at = cx.core.end_of_process(*exited);
@@ -95,5 +109,23 @@ impl Procedure for Attach {
     fn exited(&mut self, cx: &mut Context<'_>) -> Flow {
         *self = Self::RecordingTooLate(cx.now);
         Flow::Wait
+    }
+}
+
+/// Its life is durable: what QEMU told meanwhile follows.
+pub(super) fn begun(cx: &mut Context<'_>, generation: i64) {
+    (cx.core.generation, cx.core.phase) = (generation, Phase::Attached);
+    cx.core.catch_up(cx.actions);
+}
+
+/// Hears the QEMU of a life that has begun.
+pub(super) fn listen(cx: &mut Context<'_>) {
+    if cx.core.link != Link::Up {
+        // QMP was lost meanwhile, when there was nothing yet to connect again for.
+        cx.core.connect(0, cx.actions);
+    } else if cx.core.missed.is_some() {
+        cx.core.resync(cx.now, cx.actions);
+    } else {
+        cx.core.settle(cx.now, cx.actions);
     }
 }

@@ -1,32 +1,58 @@
-//! Destroy: `quit`, and when QEMU does not go, SIGKILL by its pidfd.
+//! Destroy: the power button, where the guest is to be asked; `quit`; and when QEMU does not go, SIGKILL by its pidfd.
 //!
 //! ```text
+//!   (graceful) PoweringDown ── exit ─▶ done
+//!                   │ too slow, stands, or cannot be asked
+//!                   ▼
 //!   AskingMemory ─▶ Quitting ── exit ─▶ done
 //!        │ QMP does not answer │ too slow
 //!        ▼                     ▼
 //!                Killing ── exit ─▶ done
 //! ```
+//!
+//! While it is given time the guest runs, and is billed.
 
 use dormouse_metering::{BillingState, Cause, Change};
 
 use super::{Answer, Context, Flow, Procedure, done, out_of_place};
 use crate::sandbox::machine::core::{Link, Phase};
-use crate::sandbox::machine::{Action, SnapshotRemoval};
+use crate::sandbox::machine::{Action, QemuEvent, SnapshotRemoval};
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Destroy {
     step: Step,
+    /// How long the guest may take to power itself off, where it is asked.
+    graceful_ms: Option<u64>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
-    #[default]
+    PoweringDown,
     AskingMemory,
     Quitting,
     Killing,
 }
 
 impl Destroy {
+    pub(super) fn new(graceful_ms: Option<u64>) -> Self {
+        Self { step: Step::AskingMemory, graceful_ms }
+    }
+
+    /// A guest that stands hears nothing.
+    fn ask_guest(&mut self, cx: &mut Context<'_>) -> Flow {
+        if self.graceful_ms.is_none() || cx.core.state != BillingState::Running {
+            return self.quit(cx);
+        }
+        self.step = Step::PoweringDown;
+        cx.query("system_powerdown")
+    }
+
+    /// A size event that is still on its way would come too late: the memory is asked for first.
+    fn quit(&mut self, cx: &mut Context<'_>) -> Flow {
+        self.step = Step::AskingMemory;
+        if cx.core.link == Link::Up { cx.query("query-memory-devices") } else { self.kill(cx) }
+    }
+
     fn kill(&mut self, cx: &mut Context<'_>) -> Flow {
         self.step = Step::Killing;
         if let Some(process) = cx.core.process {
@@ -42,14 +68,23 @@ impl Destroy {
         cx.observe(at, Change::Ended, Cause::Destroy);
         cx.core.phase = Phase::Ended;
         cx.actions.push(Action::RemoveSnapshot(SnapshotRemoval::Draft));
-        let how = if self.step == Step::Killing { " (its QEMU had to be killed)" } else { "" };
-        done(format!("{} is destroyed{how}", cx.core.key))
+        done(format!("{} is destroyed{}", cx.core.key, self.how()))
+    }
+
+    fn how(&self) -> String {
+        match (self.step, self.graceful_ms) {
+            (Step::PoweringDown, _) => " (its guest powered itself off)".to_owned(),
+            (Step::Killing, _) => " (its QEMU had to be killed)".to_owned(),
+            (_, Some(ms)) => format!(" (its guest did not power itself off within {ms} ms)"),
+            (_, None) => String::new(),
+        }
     }
 }
 
 impl Procedure for Destroy {
     fn step(&self) -> &'static str {
         match self.step {
+            Step::PoweringDown => "waiting for the guest to power itself off",
             Step::AskingMemory => "asking for the memory",
             Step::Quitting => "quit",
             Step::Killing => "killing QEMU",
@@ -64,11 +99,13 @@ impl Procedure for Destroy {
             cx.core.consumed.clone_from(&cx.core.snapshot);
             return done(format!("{} is destroyed", cx.core.key));
         }
-        if cx.core.link == Link::Up { cx.query("query-memory-devices") } else { self.kill(cx) }
+        if cx.core.link == Link::Up { self.ask_guest(cx) } else { self.kill(cx) }
     }
 
     fn answer(&mut self, cx: &mut Context<'_>, answer: Answer) -> Flow {
         match (self.step, answer) {
+            (Step::PoweringDown, Answer::Returned(_)) => cx.wait(self.graceful_ms.unwrap_or_default()),
+            (Step::PoweringDown, Answer::Failed(_) | Answer::Elapsed) => self.quit(cx),
             (Step::AskingMemory, Answer::Returned(devices)) => {
                 cx.core.learn_memory(cx.now, &devices, cx.actions);
                 self.step = Step::Quitting;
@@ -82,6 +119,12 @@ impl Procedure for Destroy {
 
     fn claim(&self, event: &str) -> Option<(Cause, BillingState)> {
         (event == "SHUTDOWN").then_some((Cause::Destroy, BillingState::Paused))
+    }
+
+    fn event(&mut self, cx: &mut Context<'_>, event: &QemuEvent) -> Flow {
+        // QEMU with -no-shutdown stands once the guest is off, and is to be told to go.
+        let stands = event.name == "STOP" && cx.core.shutdown.is_some();
+        if self.step == Step::PoweringDown && stands { self.quit(cx) } else { Flow::Wait }
     }
 
     fn expects_exit(&self) -> bool {

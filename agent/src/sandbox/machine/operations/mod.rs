@@ -4,12 +4,15 @@
 //! time. What all of them share is here.
 
 mod attach;
+mod create;
 mod destroy;
 mod detach;
 mod hibernate;
+mod power_cycle;
 mod reboot;
 mod run_state;
 mod scale;
+mod start;
 mod suppress;
 mod transfer;
 mod wake;
@@ -95,6 +98,16 @@ pub(super) fn reclaim_wake(why: Refusal) -> Operation {
     Box::new(wake::Wake::to_reclaim(why))
 }
 
+/// Goes on with a create that a restart of the agent has interrupted, its QEMU found again.
+pub(super) fn go_on_creating() -> Operation {
+    Box::new(create::Create::to_go_on())
+}
+
+/// Goes on with a power-cycle that a restart of the agent has interrupted, its next QEMU found again.
+pub(super) fn go_on_cycling() -> Operation {
+    Box::new(power_cycle::PowerCycle::to_continue())
+}
+
 /// The operation that carries out a request.
 pub(super) fn of(request: &Request) -> Operation {
     match request {
@@ -108,7 +121,9 @@ pub(super) fn of(request: &Request) -> Operation {
         Request::Suppress { reason } => Box::new(suppress::SetSuppression::to(Some(reason.clone()))),
         Request::Unsuppress => Box::new(suppress::SetSuppression::to(None)),
         Request::Reboot => Box::new(reboot::Reboot::default()),
-        Request::Destroy => Box::new(destroy::Destroy::default()),
+        Request::Destroy { graceful_ms } => Box::new(destroy::Destroy::new(*graceful_ms)),
+        Request::Create { spec, .. } => Box::new(create::Create::new(spec)),
+        Request::PowerCycle => Box::new(power_cycle::PowerCycle::default()),
     }
 }
 

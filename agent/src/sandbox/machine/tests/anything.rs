@@ -7,7 +7,7 @@ use dormouse_metering::{BillingState, Change};
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::driver::{BASE, Driver, GIB, MIB, attach, command, hibernate, scale, token_of};
+use super::driver::{BASE, Driver, GIB, MIB, attach, command, create, hibernate, scale, token_of};
 use crate::sandbox::command::{Method, Request, Scaling};
 use crate::sandbox::machine::{Action, Announcement, Answer, Input, Phase};
 use crate::sandbox::refusal::{Reason, Refusal};
@@ -44,7 +44,9 @@ fn requests() -> impl Strategy<Value = Request> {
         Just(Request::Reboot),
         Just(super::driver::suppress()),
         Just(Request::Unsuppress),
-        Just(Request::Destroy),
+        Just(Request::Destroy { graceful_ms: None }),
+        Just(Request::Destroy { graceful_ms: Some(500) }),
+        Just(Request::PowerCycle),
     ]
 }
 
@@ -83,7 +85,7 @@ impl Watch {
                 Action::Qmp(_, qmp) if !CHANGES_NOTHING.contains(&qmp.name) => {
                     assert!(self.durable, "M7: {} before the intent is durable: {:#?}", qmp.name, driver.log);
                 }
-                Action::Launch(..) | Action::LimitVcpus(..) | Action::Advise(..) => {
+                Action::Launch(..) | Action::Start(..) | Action::LimitVcpus(..) | Action::Advise(..) => {
                     assert!(self.durable, "M7: {action:?} before the intent is durable");
                 }
                 _ => {}
@@ -133,10 +135,14 @@ fn turn(driver: &mut Driver, watch: &mut Watch, number: usize, turn: &Turn) {
     }
 }
 
-fn holds_whatever_happens(script: &[Turn]) {
+fn holds_whatever_happens(first: Request, script: &[Turn]) {
+    let is_attach = matches!(first, Request::Attach { .. });
     let mut driver = Driver::new();
-    let mut watch = Watch { durable: true, ..Watch::default() };
-    turn(&mut driver, &mut watch, 1000, &Turn::Ask(attach()));
+    if !is_attach {
+        driver.qemu = None;
+    }
+    let mut watch = Watch { durable: is_attach, ..Watch::default() };
+    turn(&mut driver, &mut watch, 1000, &Turn::Ask(first));
     for (number, one) in script.iter().enumerate() {
         if driver.retired {
             break;
@@ -164,8 +170,9 @@ proptest! {
 
     #[test]
     fn every_command_gets_one_reply_whatever_is_answered_fails_happens_or_dies(
+        created in any::<bool>(),
         script in prop::collection::vec(turns(), 0..120)
     ) {
-        holds_whatever_happens(&script);
+        holds_whatever_happens(if created { create() } else { attach() }, &script);
     }
 }

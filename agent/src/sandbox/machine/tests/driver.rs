@@ -42,6 +42,15 @@ pub(super) fn attach() -> Request {
         qmp_path: "/run/dormouse/sb-1.qmp".into(),
         plan: "pro".to_owned(),
         tags: std::collections::BTreeMap::default(),
+        terms: None,
+    }
+}
+
+pub(super) fn create() -> Request {
+    Request::Create {
+        spec: Box::new(crate::sandbox::spec::tests::small()),
+        plan: "pro".to_owned(),
+        tags: std::collections::BTreeMap::default(),
     }
 }
 
@@ -391,7 +400,7 @@ impl Driver {
                 (token, Answer::SnapshotWritten(Box::new(manifest(method))))
             }
             Action::VerifySnapshot(token, manifest) => (token, Answer::SnapshotVerified(manifest)),
-            Action::Launch(token, _) => {
+            Action::Launch(token, _) | Action::Start(token, _) => {
                 self.qemu = Some(Qemu { status: "paused", ..Qemu::new(200) });
                 (token, Answer::Launched(identity(200)))
             }
@@ -416,7 +425,8 @@ pub(super) fn token_of(action: &Action) -> Option<Token> {
         | Action::Launch(token, _)
         | Action::PromiseMemory(token, _)
         | Action::LimitVcpus(token, _)
-        | Action::Advise(token, _) => Some(*token),
+        | Action::Advise(token, _)
+        | Action::Start(token, _) => Some(*token),
         _ => None,
     }
 }
@@ -453,6 +463,7 @@ fn word(action: &Action) -> String {
         Action::PromiseMemory(_, bytes) => format!("promise {}", bytes / MIB),
         Action::LimitVcpus(_, limit) => format!("limit {limit:?}"),
         Action::Advise(_, advice) => format!("advise {advice:?}"),
+        Action::Start(..) => "start".to_owned(),
         Action::Kill(_) => "kill".to_owned(),
         Action::Disconnect => "disconnect".to_owned(),
         Action::Reply(_, Ok(_)) => "reply ok".to_owned(),

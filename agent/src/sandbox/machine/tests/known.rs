@@ -93,7 +93,7 @@ fn an_end_is_as_certain_as_it_was_told_however_little_is_known_of_the_memory() {
 
 #[test]
 fn a_snapshot_goes_once_it_is_durable_that_nobody_needs_it() {
-    for request in [Request::Wake, Request::Destroy] {
+    for request in [Request::Wake, Request::Destroy { graceful_ms: None }] {
         let mut driver = Driver::hibernated(Method::MappedRam);
         driver.feed(Input::Command(super::driver::command("c1", request)));
         until(&mut driver, is_after);
@@ -109,7 +109,7 @@ fn whoever_waits_for_an_outcome_that_is_being_recorded_is_answered_though_the_sa
     driver.feed(Input::Command(super::driver::command("c1", Request::Pause { reclaim: false })));
     until(&mut driver, is_after);
     let recording = driver.open.pop_front().unwrap();
-    driver.feed(Input::Command(super::driver::command("c2", Request::Destroy)));
+    driver.feed(Input::Command(super::driver::command("c2", Request::Destroy { graceful_ms: None })));
     until(&mut driver, |action| matches!(action, Action::Announce(_, Announcement::Before(..))));
     let token = super::driver::token_of(&driver.open.pop_front().unwrap()).unwrap();
     driver.feed(Input::Answer(token, Answer::Failed(Refusal::new(Reason::LedgerUnwritable, "full"))));

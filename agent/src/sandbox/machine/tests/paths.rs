@@ -6,7 +6,7 @@ use super::driver::{Driver, MIB, hibernate, pause, resume, scale};
 use crate::sandbox::command::{CommandResult, Method, Request};
 
 /// What was done but for what watchers are told.
-fn done(driver: &Driver) -> Vec<&str> {
+pub(super) fn done(driver: &Driver) -> Vec<&str> {
     driver.log.iter().map(String::as_str).filter(|word| *word != "publish").collect()
 }
 
@@ -107,7 +107,7 @@ fn m4_the_shape_from_before_a_command_is_told_before_the_command_changes_it() {
 #[test]
 fn destroy_asks_for_the_memory_quits_and_waits_for_the_exit() {
     let mut driver = Driver::attached();
-    driver.execute("c1", Request::Destroy).unwrap();
+    driver.execute("c1", Request::Destroy { graceful_ms: None }).unwrap();
     let expected = [
         "before",
         "query-memory-devices",

@@ -2,7 +2,7 @@
 
 use dormouse_metering::{BillingState, Fault};
 
-use super::driver::{Driver, attach, command, hibernate, key, pause, resume, scale, suppress};
+use super::driver::{Driver, attach, command, create, hibernate, key, pause, resume, scale, suppress};
 use crate::sandbox::command::{Command, Method, Request};
 use crate::sandbox::machine::admission::{Verdict, admit};
 use crate::sandbox::machine::{Core, Link, Phase, Settings};
@@ -20,7 +20,7 @@ const COLUMNS: [(Phase, BillingState); 6] = [
     (Phase::Ended, BillingState::Running),
 ];
 
-fn rows() -> [(Request, [bool; 6]); 11] {
+fn rows() -> [(Request, [bool; 6]); 14] {
     let (yes, no) = (true, false);
     [
         (attach(), [yes, yes, yes, yes, yes, no]),
@@ -33,7 +33,10 @@ fn rows() -> [(Request, [bool; 6]); 11] {
         (Request::Reboot, [no, yes, yes, yes, no, no]),
         (suppress(), [no, yes, yes, yes, yes, no]),
         (Request::Unsuppress, [no, yes, yes, yes, yes, no]),
-        (Request::Destroy, [no, yes, yes, yes, yes, no]),
+        (Request::Destroy { graceful_ms: None }, [no, yes, yes, yes, yes, no]),
+        (Request::Destroy { graceful_ms: Some(1) }, [no, yes, yes, yes, yes, no]),
+        (create(), [yes, no, no, no, no, no]),
+        (Request::PowerCycle, [no, yes, yes, yes, no, no]),
     ]
 }
 
@@ -65,14 +68,14 @@ fn without_qmp_nothing_begins_on_an_attached_sandbox_but_what_needs_none() {
         let begins = admit(&core, None, &begun(request.clone())) == Verdict::Accept;
         let allowed = matches!(
             request,
-            Request::Detach | Request::Destroy | Request::Suppress { .. } | Request::Unsuppress
+            Request::Detach | Request::Destroy { .. } | Request::Suppress { .. } | Request::Unsuppress
         );
         assert_eq!(begins, allowed, "{}", request.kind());
     }
 }
 
 #[test]
-fn beside_another_the_same_joins_another_payload_is_refused_and_destroy_overtakes_all_but_an_attach() {
+fn beside_another_the_same_joins_another_payload_is_refused_and_destroy_overtakes_all_that_has_a_qemu() {
     let core = core(Phase::Attached, BillingState::Running);
     for (under_way, _) in rows() {
         let other = begun(under_way.clone());
@@ -82,9 +85,11 @@ fn beside_another_the_same_joins_another_payload_is_refused_and_destroy_overtake
             if request != under_way {
                 assert!(matches!(reused, Verdict::Deny(why) if why.reason == Reason::RequestIdReused));
             }
-            let overtakes = request == Request::Destroy
-                && under_way != Request::Destroy
-                && !matches!(under_way, Request::Attach { .. });
+            let overtakes = match (&request, &under_way) {
+                (Request::Destroy { graceful_ms: None }, Request::Destroy { graceful_ms: Some(_) }) => true,
+                (_, Request::Destroy { .. } | Request::Attach { .. } | Request::Create { .. }) => false,
+                (request, _) => matches!(request, Request::Destroy { .. }),
+            };
             match admit(&core, Some(&other), &command("second", request.clone())) {
                 Verdict::Overtake => assert!(overtakes, "{}", under_way.kind()),
                 Verdict::Deny(why) => {
