@@ -110,8 +110,9 @@ impl Floor {
         let now_s = cx.now.wall_ns.div_euclid(1_000_000_000);
         self.restores = interval_s <= 0;
         let interval_s = interval_s.max(0);
-        // Somebody's polling is let alone: what was told within an interval is as new as it gets.
-        self.not_before_s = if self.restores { now_s } else { now_s - interval_s - 1 };
+        // QEMU stamps by whole seconds: what was told in this one may have been told before. Somebody's polling is let
+        // alone: what was told within an interval is as new as it gets.
+        self.not_before_s = if self.restores { now_s + 1 } else { now_s - interval_s - 1 };
         let a_while_ns = interval_s.unsigned_abs().saturating_mul(1_000_000_000).saturating_add(TOLD_NS_MAX);
         self.until_ns = cx.now.boottime_ns.saturating_add(a_while_ns);
         if self.restores {
