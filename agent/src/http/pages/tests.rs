@@ -7,7 +7,7 @@ use dormouse_ledger::{Class, Editor, Record, Role, SinkNames, TagSet};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::super::tests::{BEGAN, HOUR, Server, Store, limits};
+use super::super::tests::stage::{BEGAN, HOUR, Server, Store, limits};
 
 struct Answer {
     status: u16,

@@ -6,7 +6,7 @@ use serde_json::json;
 use super::driver::{Driver, MIB, create, identity, scale};
 use super::paths::done;
 use crate::sandbox::command::Request;
-use crate::sandbox::machine::{Action, Answer, Input, Phase};
+use crate::sandbox::machine::{Action, Announcement, Answer, Input, Phase, Token};
 use crate::sandbox::refusal::{Reason, Refusal};
 
 /// Nothing of the sandbox is there yet.
@@ -26,6 +26,12 @@ fn until(driver: &mut Driver, wanted: impl Fn(&Action) -> bool) -> Action {
         let action = driver.open.pop_front().unwrap_or_else(|| panic!("{:#?}", driver.log));
         driver.answer_well(action);
     }
+}
+
+fn until_its_life_is_announced(driver: &mut Driver) -> Token {
+    let announced = |action: &Action| matches!(action, Action::Announce(_, Announcement::Attached { .. }));
+    let Action::Announce(token, _) = until(driver, announced) else { unreachable!("no other is wanted") };
+    token
 }
 
 fn ask(driver: &mut Driver, request: Request) {
@@ -69,11 +75,7 @@ fn a_create_whose_qemu_ends_at_once_leaves_nothing_and_says_what_qemu_said() {
 fn a_create_that_cannot_be_recorded_ends_the_qemu_that_it_started() {
     let mut driver = nothing();
     ask(&mut driver, create());
-    let Action::Announce(token, _) = until(&mut driver, |action| {
-        matches!(action, Action::Announce(_, super::super::Announcement::Attached { .. }))
-    }) else {
-        panic!()
-    };
+    let token = until_its_life_is_announced(&mut driver);
     driver.feed(Input::Answer(token, Answer::Failed(Refusal::new(Reason::LedgerUnwritable, "full"))));
     driver.settle();
     assert_eq!(refusal(&driver).reason, Reason::LedgerUnwritable);
@@ -84,11 +86,7 @@ fn a_create_that_cannot_be_recorded_ends_the_qemu_that_it_started() {
 fn a_create_whose_qemu_ends_while_its_life_is_recorded_ends_that_life() {
     let mut driver = nothing();
     ask(&mut driver, create());
-    let Action::Announce(token, _) = until(&mut driver, |action| {
-        matches!(action, Action::Announce(_, super::super::Announcement::Attached { .. }))
-    }) else {
-        panic!()
-    };
+    let token = until_its_life_is_announced(&mut driver);
     driver.exit();
     driver.feed(Input::Answer(token, Answer::Recorded(7)));
     driver.settle();
