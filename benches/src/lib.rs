@@ -5,12 +5,15 @@
 //! moments that the bench works, and is a test. Nothing is asserted about speed anywhere: a number that misses its
 //! goal is printed as missed. What was seen is in README.md.
 
+mod agent;
 mod allocations;
 pub mod audit;
 pub mod command;
 pub mod crowd;
 pub mod fleet;
 pub mod fleet_usage;
+mod hand;
+pub mod hibernate;
 pub mod ledger;
 pub mod life;
 pub mod meter;
@@ -53,11 +56,12 @@ impl Size {
 pub type Bench = (&'static str, fn(Size) -> Result<Vec<Row>, Error>);
 
 /// Every bench, in the order of the table.
-pub const BENCHES: [Bench; 11] = [
+pub const BENCHES: [Bench; 12] = [
     ("meter", meter::run),
     ("ledger", ledger::run),
     ("qmp", qmp::run),
     ("command", command::run),
+    ("hibernate", hibernate::run),
     ("ready", ready::run),
     ("crowd", crowd::run),
     ("audit", audit::run),

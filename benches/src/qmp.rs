@@ -91,9 +91,21 @@ impl Bare {
 
     /// Sends a command and reads its reply, past events.
     pub(crate) fn ask(&mut self, command: &str) -> Result<(), Error> {
+        self.reply(command).map(drop)
+    }
+
+    /// Sends a command; the line with its reply.
+    pub(crate) fn reply(&mut self, command: &str) -> Result<String, Error> {
         self.0.get_mut().write_all(format!("{command}\n").as_bytes())?;
-        while !self.line()?.starts_with("{\"return\"") {}
-        Ok(())
+        loop {
+            let line = self.line()?;
+            if line.starts_with("{\"error\"") {
+                return Err(format!("{command}: {line}").into());
+            }
+            if line.starts_with("{\"return\"") {
+                return Ok(line);
+            }
+        }
     }
 
     fn line(&mut self) -> Result<String, Error> {

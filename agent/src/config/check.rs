@@ -194,6 +194,7 @@ fn ranges(config: &Config) -> Vec<(&'static str, u64, RangeInclusive<u64>)> {
         ("metering.tick_ms", metering.tick_ms, 1_000..=HOUR_MS),
         ("http.requests_per_second", config.http.requests_per_second, 1..=1_000_000),
         ("http.requests_at_once", config.http.requests_at_once, 1..=1_000),
+        ("hibernation.at_once", config.hibernation.at_once, 1..=1_000),
         ("outbox.retention_ms", config.outbox.retention_ms, 0..=3_650 * DAY_MS),
         ("billing.free_disk_bytes", config.billing.free_disk_bytes, 0..=1 << 60),
     ];

@@ -183,6 +183,9 @@ section! {
         /// The order in which `auto` tries the methods; the first that the sandbox allows is taken. `shared` costs
         /// the least, but needs RAM in files; `mapped-ram` needs QEMU 9.0; `internal` needs qcow2 disks.
         order: Vec<Method> = vec![Method::Shared, Method::MappedRam, Method::Internal],
+        /// How many sandboxes are saved at once; the others wait for their turn, and run on meanwhile. One that takes longer
+        /// than 10 s, because it is large or sick, goes on beside the next.
+        at_once: u64 = 8,
     }
     sections {}
 }

@@ -43,7 +43,7 @@ impl HostHandle {
     /// operation itself goes on to its end.
     pub async fn execute(&self, command: Command) -> Result<Executed, Refusal> {
         let wait = command.deadline_ms.map_or(Duration::MAX, Duration::from_millis);
-        let host = self.clone();
+        let (host, key) = (self.clone(), command.key.clone());
         // A task of its own: the ledger's disk may hang also for those who only read, and what is not known to the
         // caller must not depend on how far it had come by the deadline.
         let executed = tokio::spawn(async move { host.executed(command).await });
@@ -51,7 +51,12 @@ impl HostHandle {
             Ok(Ok(executed)) => executed,
             Ok(Err(lost)) => Err(Refusal::new(Reason::Bug, format!("the command was lost: {lost}"))),
             Err(_) => {
-                let message = "the outcome is not known yet; what was begun goes on; ask again with the same request id";
+                let operation =
+                    self.directory.get(&key).and_then(|entry| entry.view.borrow().operation.clone());
+                let step = operation.map_or_else(String::new, |operation| format!(" ({})", operation.step));
+                let message = format!(
+                    "the outcome is not known yet{step}; what was begun goes on; ask again with the same request id"
+                );
                 Err(Refusal::new(Reason::OutcomeUnknown, message))
             }
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use dormouse_ledger::{Class, Ledger, LedgerError, Record};
 use ractor::{Actor, ActorRef};
-use tokio::sync::{broadcast, oneshot, watch as channel};
+use tokio::sync::{Semaphore, broadcast, oneshot, watch as channel};
 use tokio::task::JoinHandle;
 
 use super::actor::{HostActor, Message, State};
@@ -199,6 +199,7 @@ fn environment(
         watch_list: WatchList::default(),
         schemas: SchemaCache::default(),
         snapshots: SnapshotStore::new(&snapshots),
+        saves: Arc::new(Semaphore::new(usize::try_from(config.hibernation.at_once).unwrap_or(1))),
         cpu_groups: CpuGroups::new(&config.scale.cgroup_dir),
         host_memory: HostMemoryGate::new(Reserve {
             available_bytes_min: config.scale.host_reserve_bytes,

@@ -64,6 +64,30 @@ async fn a_full_ledger_changes_nothing_and_goes_on_when_there_is_space() {
     scene.audits_clean().await;
 }
 
+#[tokio::test]
+async fn a_full_folder_for_snapshots_leaves_the_guest_running_and_billed() {
+    let folder = tempfile::tempdir().unwrap();
+    let snapshots = folder.path().join("snapshots");
+    std::fs::create_dir(&snapshots).unwrap();
+    let Some(_disk) = SmallDisk::mounted(&snapshots) else {
+        assert!(!Uid::effective().is_root(), "root cannot mount a tmpfs here");
+        eprintln!("only root can mount a small file system: not tested");
+        return;
+    };
+    let more = format!("[hibernation]\ndir = {:?}\n", snapshots.display().to_string());
+    let scene = Scene::in_folder(folder, &more).await;
+    let qemu = scene.sandbox("s1", &Options::default()).await;
+    let ballast = snapshots.join("ballast");
+    fill(&ballast);
+    let error = scene.refused(&["hibernate", "s1"], "SAVE_FAILED", "INTERNAL").await;
+    assert!(error["message"].as_str().unwrap().contains("No space left on device"), "{error}");
+    assert_eq!((&scene.view("s1").await["state"], qemu.pids().len()), (&"running".into(), 1));
+    std::fs::remove_file(&ballast).unwrap();
+    scene.does(&["hibernate", "s1"]).await;
+    scene.does(&["wake", "s1"]).await;
+    scene.audits_clean().await;
+}
+
 fn fill(ballast: &Path) {
     use std::io::Write;
     let mut file = std::fs::File::create(ballast).unwrap();

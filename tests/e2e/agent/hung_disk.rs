@@ -1,4 +1,4 @@
-//! A ledger on a disk that hangs: writes that neither succeed nor fail.
+//! A ledger on a disk that hangs, whose writes neither succeed nor fail, or that turns read-only.
 
 use std::path::Path;
 use std::process::Command;
@@ -12,14 +12,15 @@ use tempfile::TempDir;
 
 use crate::scene::{DEADLINE, Scene, causes};
 
-/// An ext4 of its own on a file, which can be made to hang. Gone with this value.
+/// An ext4 of its own on a file, which can be made to hang or to turn read-only. Gone with this value.
 struct Disk<'a>(&'a Path);
 
 impl<'a> Disk<'a> {
     fn mounted(image: &Path, at: &'a Path) -> Option<Self> {
         std::fs::File::create(image).and_then(|file| file.set_len(32 << 20)).unwrap();
         let (image, place) = (image.to_str().unwrap(), at.to_str().unwrap());
-        let made = run("mkfs.ext4", &["-q", image]) && run("mount", &["-o", "loop", image, place]);
+        let made =
+            run("mkfs.ext4", &["-q", image]) && run("mount", &["-o", "loop,errors=remount-ro", image, place]);
         made.then_some(Self(at))
     }
 
@@ -27,6 +28,16 @@ impl<'a> Disk<'a> {
     fn hang(&self) -> Hanging<'_> {
         assert!(run("fsfreeze", &["--freeze", self.0.to_str().unwrap()]));
         Hanging(self.0)
+    }
+
+    /// Turns it read-only as the kernel does after an error, until it is mounted anew. False where the kernel cannot be
+    /// told to.
+    fn turn_read_only(&self) -> bool {
+        let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
+        let place = self.0.to_str().unwrap();
+        let device = mounts.lines().find(|line| line.split(' ').nth(1) == Some(place)).unwrap();
+        let device = device.split(' ').next().unwrap().trim_start_matches("/dev/");
+        std::fs::write(format!("/sys/fs/ext4/{device}/trigger_fs_error"), "1").is_ok()
     }
 }
 
@@ -122,4 +133,27 @@ async fn a_disk_that_hangs_holds_up_no_answer_and_qemu_hears_nothing_before_the_
     let slices = scene.until_slices("s2", |slices| slices.len() == 2).await;
     assert_eq!(causes(&slices), ["attach", "stop"], "what happened meanwhile is there");
     scene.audits_clean().await;
+}
+
+#[tokio::test]
+async fn a_state_folder_that_turns_read_only_changes_nothing_and_no_agent_starts_on_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("state");
+    let Some((mut scene, disk)) = scene_on_disk(&state, folder).await else { return };
+    let qemu = scene.sandbox("s1", &Options::default()).await;
+    if !disk.turn_read_only() {
+        eprintln!("this kernel cannot be told to turn a file system read-only: not tested");
+        return;
+    }
+    for command in ["pause", "hibernate", "destroy"] {
+        scene.refused(&[command, "s1"], "LEDGER_UNWRITABLE", "UNAVAILABLE").await;
+    }
+    for command in ["stop", "migrate", "quit"] {
+        assert_eq!(qemu.times_asked(command).await.unwrap(), 0, "QEMU was told {command} without an intent");
+    }
+    assert_eq!(scene.view("s1").await["state"], "running");
+    scene.agent.kill9().await.unwrap();
+    let error = scene.agent.restart().await.unwrap_err().to_string();
+    assert!(error.contains("Read-only") || error.contains("readonly"), "{error}");
+    assert_eq!(qemu.pids().len(), 1, "the guest runs on");
 }

@@ -1,6 +1,9 @@
 //! What happens to a QEMU by itself or at somebody else's hand, while the agent watches.
 
+use std::time::Duration;
+
 use dormouse_tests::scripted::{Options, Order};
+use serde_json::Value;
 
 use crate::scene::{Scene, causes, now_unix_ns};
 
@@ -145,5 +148,72 @@ async fn another_client_on_the_socket_is_waited_for() {
     scene.refused(&attach, "QMP_BUSY", "UNAVAILABLE").await;
     drop(other);
     scene.does(&attach).await;
+    scene.audits_clean().await;
+}
+
+#[tokio::test]
+async fn a_megabyte_of_garbage_and_replies_to_nobody_disturb_no_command() {
+    let scene = Scene::new().await;
+    let qemu = scene.sandbox("s1", &Options::default()).await;
+    let before = scene.slices("s1").await;
+    let garbage = "\u{1}{[\"garbage\u{fffd}".repeat(80);
+    for told in [
+        format!("{}\n", garbage.repeat(1024)),
+        format!("{garbage}\n").repeat(1024),
+        "{\"return\": {}, \"id\": 987654321}\n".to_owned(),
+        "{\"return\": {\"status\": \"paused\"}}\n{\"error\": {\"class\": \"GenericError\", \"desc\": \"no\"}}\n".to_owned(),
+    ] {
+        qemu.order(&Order::Raw(told)).await.unwrap();
+        assert_eq!(scene.does(&["pause", "s1"]).await["result"], "done");
+        assert_eq!(scene.does(&["resume", "s1"]).await["result"], "done");
+    }
+    let slices = scene.slices("s1").await;
+    assert_eq!(slices[0]["start_unix_ns"], before[0]["start_unix_ns"]);
+    assert_eq!(causes(&slices)[1..], ["pause", "resume"].repeat(4));
+    assert_eq!(scene.view("s1").await["connection"], "connected");
+    scene.audits_clean().await;
+}
+
+#[tokio::test]
+async fn a_qemu_that_is_stopped_for_a_minute_is_not_dead_and_loses_and_doubles_nothing() {
+    let scene = Scene::new().await;
+    let qemu = scene.sandbox("s1", &Options::default()).await;
+    let _other = scene.sandbox("s2", &Options::default()).await;
+    let before = scene.slices("s1").await;
+    qemu.freeze();
+    scene.refused(&["pause", "s1", "--deadline", "1s"], "OUTCOME_UNKNOWN", "DEADLINE_EXCEEDED").await;
+    let until = tokio::time::Instant::now() + Duration::from_mins(1);
+    while tokio::time::Instant::now() < until {
+        scene.does(&["pause", "s2"]).await;
+        scene.does(&["resume", "s2"]).await;
+        let listed = scene.does(&["ls"]).await;
+        assert_eq!(listed.as_array().map(Vec::len), Some(2), "it was taken for dead: {listed}");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    qemu.thaw();
+    scene.until("s1", |view| view["connection"] == "connected" && view["operation"].is_null()).await;
+    scene.does(&["pause", "s1"]).await;
+    scene.does(&["resume", "s1"]).await;
+    let slices = scene.slices("s1").await;
+    let same = |name: &str| slices.iter().all(|slice| slice[name] == before[0][name]);
+    assert!(same("generation") && slices[0]["start_unix_ns"] == before[0]["start_unix_ns"], "{slices:?}");
+    assert!(slices.iter().all(|slice| slice["state"] != "lost"), "{slices:?}");
+    assert!(slices.windows(2).all(|pair| pair[0]["end_unix_ns"] == pair[1]["start_unix_ns"]), "{slices:?}");
+    scene.audits_clean().await;
+}
+
+#[tokio::test]
+async fn two_agents_on_one_host_never_bill_the_same_qemu() {
+    let (scene, rival) = (Scene::new().await, Scene::new().await);
+    let qemu = scene.sandbox("s1", &Options::default()).await;
+    let before = scene.shown("s1").await;
+    // One that finds it in its own folder, and one that is told.
+    std::os::unix::fs::symlink(qemu.qmp(), rival.agent.run_dir().join("s1.qmp")).unwrap();
+    let attach = ["attach", "s1", "--qmp", qemu.qmp().to_str().unwrap()];
+    rival.refused(&attach, "QMP_BUSY", "UNAVAILABLE").await;
+    assert_eq!(rival.does(&["ls"]).await, Value::Array(Vec::new()));
+    assert_eq!(rival.does(&["slices"]).await, Value::Array(Vec::new()));
+    assert_eq!(scene.shown("s1").await, before);
+    scene.does(&["pause", "s1"]).await;
     scene.audits_clean().await;
 }

@@ -8,6 +8,10 @@ use crate::scene::{Scene, causes};
 
 /// The one file of the hibernated guest's state.
 fn state_file(folder: &Path) -> PathBuf {
+    file_of("state", folder)
+}
+
+fn file_of(kind: &str, folder: &Path) -> PathBuf {
     let mut found = Vec::new();
     let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {
@@ -15,7 +19,7 @@ fn state_file(folder: &Path) -> PathBuf {
             let path = entry.path();
             if path.is_dir() {
                 folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "state") {
+            } else if path.extension().is_some_and(|extension| extension == kind) {
                 found.push(path);
             }
         }
@@ -44,6 +48,24 @@ async fn a_state_file_that_was_changed_or_cut_is_never_started_and_wakes_once_it
     std::fs::remove_file(&path).unwrap();
     scene.refused(&["wake", "s1"], "SNAPSHOT_DAMAGED", "DATA_LOSS").await;
     std::fs::write(&path, &whole).unwrap();
+    assert_eq!(scene.does(&["wake", "s1"]).await["sandbox"]["state"], "running");
+    scene.audits_clean().await;
+}
+
+#[tokio::test]
+async fn a_snapshot_without_its_manifest_is_never_started_and_wakes_once_that_is_back() {
+    let scene = Scene::new().await;
+    let qemu = scene.sandbox("s1", &Options::default()).await;
+    scene.does(&["hibernate", "s1"]).await;
+    let before = scene.shown("s1").await;
+    let manifest = file_of("json", &scene.agent.state_dir());
+    let aside = scene.folder().join("manifest");
+    std::fs::rename(&manifest, &aside).unwrap();
+    let error = scene.refused(&["wake", "s1"], "SNAPSHOT_DAMAGED", "DATA_LOSS").await;
+    assert!(error["message"].as_str().unwrap().contains("it has no manifest"), "{error}");
+    assert_eq!(qemu.pids(), [], "it was started");
+    assert_eq!(scene.shown("s1").await, before);
+    std::fs::rename(&aside, &manifest).unwrap();
     assert_eq!(scene.does(&["wake", "s1"]).await["sandbox"]["state"], "running");
     scene.audits_clean().await;
 }

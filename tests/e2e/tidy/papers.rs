@@ -25,23 +25,50 @@ fn quoted(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
 }
 
-/// Every function of the project that is a test or could be one.
-fn functions() -> BTreeSet<String> {
+/// Every test of the project.
+fn tests() -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for file in rust_files("") {
         let code = file.code();
         for (at, _) in code.match_indices("fn ") {
-            let name = code[at + 3..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
-            names.insert(name);
+            // What stands between it and what comes before it, its attributes among that.
+            let before = code[..at].rfind(['}', '{', ';']).map_or(0, |end| end + 1);
+            if code[before..at].contains("#[test]") || code[before..at].contains("#[tokio::test") {
+                names.insert(
+                    code[at + 3..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect(),
+                );
+            }
         }
     }
     names
 }
 
+/// What is wrong with a table of two cells, the second of which names tests.
+fn wrong_in_table(page: &File, first_heading: &str, tests: &BTreeSet<String>) -> Vec<String> {
+    let lines = rows(page).into_iter().skip_while(|(_, cells)| cells[0] != first_heading).skip(2);
+    let lines: Vec<_> = lines.take_while(|(_, cells)| cells.len() == 2).collect();
+    if lines.is_empty() {
+        return vec![page.at(1, format!("there is no table of each {first_heading} with its test"))];
+    }
+    let mut found = Vec::new();
+    for (line, cells) in lines {
+        let mut named = quoted(cells[1]).peekable();
+        if named.peek().is_none() {
+            found.push(page.at(line, format!("no test for: {}", cells[0])));
+        }
+        found.extend(
+            named
+                .filter(|test| !tests.contains(*test))
+                .map(|test| page.at(line, format!("there is no test {test}"))),
+        );
+    }
+    found
+}
+
 #[test]
 fn every_invariant_names_a_test_that_exists() {
     let architecture = file("ARCHITECTURE.md");
-    let functions = functions();
+    let known = tests();
     let mut found = Vec::new();
     for id in INVARIANTS {
         let row = rows(architecture).into_iter().find(|(_, cells)| cells[0].trim_end_matches('*') == id);
@@ -50,7 +77,7 @@ fn every_invariant_names_a_test_that_exists() {
             continue;
         };
         let tests: Vec<&str> = quoted(cells.get(2).copied().unwrap_or_default()).collect();
-        for test in tests.iter().filter(|test| !functions.contains(**test)) {
+        for test in tests.iter().filter(|test| !known.contains(**test)) {
             found.push(architecture.at(line, format!("{id}: there is no test {test}")));
         }
         match (tests.is_empty(), INVARIANTS_NOT_YET.contains(&id)) {
@@ -69,17 +96,14 @@ fn every_invariant_names_a_test_that_exists() {
 
 #[test]
 fn every_feature_of_the_readme_names_a_test_that_exists() {
-    let readme = file("README.md");
-    let functions = functions();
-    let mut found = Vec::new();
-    let features = rows(readme).into_iter().skip_while(|(_, cells)| cells[0] != "feature").skip(2);
-    for (line, cells) in features.take_while(|(_, cells)| cells.len() == 2) {
-        let mut tests = quoted(cells[1]).peekable();
-        if tests.peek().is_none() {
-            found.push(readme.at(line, format!("no test for: {}", cells[0])));
-        }
-        found.extend(tests.filter(|test| !functions.contains(*test)).map(|test| readme.at(line, test)));
-    }
+    assert_none(&wrong_in_table(file("README.md"), "feature", &tests()));
+}
+
+#[test]
+fn every_failure_and_every_fault_of_the_architecture_names_a_test_that_exists() {
+    let (architecture, tests) = (file("ARCHITECTURE.md"), tests());
+    let mut found = wrong_in_table(architecture, "failure", &tests);
+    found.extend(wrong_in_table(architecture, "fault", &tests));
     assert_none(&found);
 }
 

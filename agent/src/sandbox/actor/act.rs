@@ -160,6 +160,7 @@ impl State {
 
     fn reply(&mut self, request_id: &str, result: &Answered) {
         self.promised.take_if(|(of, _)| of == request_id);
+        self.turn.take_if(|(of, _)| of == request_id);
         for caller in self.waiting.remove(request_id).unwrap_or_default() {
             // A caller that has gone away reads the outcome from the ledger when it asks again.
             let _ = caller.send(result.clone());

@@ -7,20 +7,24 @@ use dormouse_metering::Stamp;
 use dormouse_qmp::{Client, QmpError};
 use ractor::ActorRef;
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 
 use super::act::{AnswerTo, answer_to, with_cause};
 use super::{Message, State};
 use crate::sandbox::command::Method;
 use crate::sandbox::facts::Survey;
-use crate::sandbox::machine::{Answer, SnapshotRemoval, Token, internal_tag};
+use crate::sandbox::machine::{Answer, Input, SnapshotRemoval, Token, internal_tag};
 use crate::sandbox::refusal::{Reason, Refusal};
-use crate::sandbox::snapshot::{Contents, Damaged, DraftSpec, Manifest, SnapshotError};
+use crate::sandbox::snapshot::{Contents, Damaged, Draft, DraftSpec, Manifest, SnapshotError};
 
 /// Between two looks at a job that nobody waits for.
 const POLL_MIN: Duration = Duration::from_millis(10);
 const POLL_MAX: Duration = Duration::from_millis(500);
 
-/// Makes a place for a snapshot. Creating an empty file is quick enough to be done here.
+/// How long a turn lasts at the longest: who takes more goes on beside the next, so that no sick one holds the others up.
+const TURN_MAX: Duration = Duration::from_secs(10);
+
+/// Waits for the sandbox's turn to be saved, and makes a place for its snapshot.
 pub(super) fn prepare(state: &mut State, token: Token, method: Method, myself: &ActorRef<Message>) {
     let core = state.machine.core();
     let Some(Ok(command_line)) = core.survey.as_ref().map(|survey| &survey.command_line) else {
@@ -29,15 +33,43 @@ pub(super) fn prepare(state: &mut State, token: Token, method: Method, myself: &
     };
     let (uid, gid) = (command_line.uid, command_line.gid);
     let ordinal_min = core.snapshot.as_ref().map_or(1, |last| last.ordinal + 1);
-    let spec = DraftSpec { key: &core.key, generation: core.generation, ordinal_min, method, uid, gid };
-    let answer = match state.environment.snapshots.begin(spec) {
-        Ok(draft) => {
-            state.draft = Some(draft.clone());
-            Answer::SnapshotPrepared(draft)
+    let (key, generation) = (core.key.clone(), core.generation);
+    let (snapshots, saves) = (state.environment.snapshots.clone(), state.environment.saves.clone());
+    let request_id = state.machine.underway().map(|(command, _)| command.request_id.clone());
+    let myself = myself.clone();
+    let mut turn = JoinSet::new();
+    turn.spawn(async move {
+        // The semaphore is never closed.
+        let Ok(_turn) = saves.acquire_owned().await else { return };
+        let make_place =
+            move || snapshots.begin(DraftSpec { key: &key, generation, ordinal_min, method, uid, gid });
+        let prepared = match tokio::task::spawn_blocking(make_place).await {
+            Ok(begun) => begun.map_err(|error| not_written(&error)),
+            Err(lost) => Err(Refusal::new(Reason::Bug, format!("making a place was lost: {lost}"))),
+        };
+        // An actor that is gone needs not be told.
+        let _ = myself.cast(Message::Prepared(token, prepared));
+        tokio::time::sleep(TURN_MAX).await;
+    });
+    state.turn = request_id.map(|request_id| (request_id, turn));
+}
+
+/// The turn has come, unless the command that waited for it is over.
+pub(super) fn prepared(
+    state: &mut State,
+    token: Token,
+    prepared: Result<Draft, Refusal>,
+    myself: &ActorRef<Message>,
+) {
+    if state.turn.is_none() {
+        if let Ok(draft) = prepared {
+            tokio::task::spawn_blocking(move || log_failure(draft.abandon()));
         }
-        Err(error) => Answer::Failed(not_written(&error)),
-    };
-    answer_to(token, myself)(answer);
+        return;
+    }
+    state.draft = prepared.as_ref().ok().cloned();
+    let answer = prepared.map_or_else(Answer::Failed, Answer::SnapshotPrepared);
+    state.feed(Input::Answer(token, answer), myself);
 }
 
 /// Makes the draft complete: syncs, digest, manifest, rename.
@@ -66,6 +98,8 @@ pub(super) fn verify(manifest: Manifest, reply: AnswerTo) {
 pub(super) fn remove(state: &mut State, removal: SnapshotRemoval) {
     match removal {
         SnapshotRemoval::Draft => {
+            // What is left of a save that failed needs no disk, however long it takes.
+            state.turn = None;
             if let Some(draft) = state.draft.take() {
                 tokio::task::spawn_blocking(move || log_failure(draft.abandon()));
             }

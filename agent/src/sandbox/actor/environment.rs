@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{Semaphore, broadcast, watch};
 
 use crate::clock::Clock;
 use crate::host_memory::HostMemoryGate;
@@ -31,6 +31,8 @@ pub struct Environment {
     pub schemas: SchemaCache,
     /// Where snapshots are kept.
     pub snapshots: SnapshotStore,
+    /// The turns of those that are saved at once.
+    pub saves: Arc<Semaphore>,
     /// Where QEMU's CPU time is limited.
     pub cpu_groups: CpuGroups,
     /// What lets sandboxes grow beside each other.

@@ -33,8 +33,9 @@ const FROM_QEMU_MAX: usize = 256;
 /// How many commands may wait for the connection. The machine has one under way, and a few questions.
 const COMMANDS_MAX: usize = 16;
 
-/// The events that change what is known of a sandbox. Others are QEMU's own affair.
-const EVENTS: [&str; 5] = ["STOP", "RESUME", "RESET", "SHUTDOWN", "MEMORY_DEVICE_SIZE_CHANGE"];
+/// The events that change what is known of a sandbox, or tell how saving and loading go. Others are QEMU's own affair.
+const EVENTS: [&str; 7] =
+    ["STOP", "RESUME", "RESET", "SHUTDOWN", "MEMORY_DEVICE_SIZE_CHANGE", "MIGRATION", "JOB_STATUS_CHANGE"];
 
 /// A QEMU that answers.
 pub struct Contact {

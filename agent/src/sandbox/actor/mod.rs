@@ -21,7 +21,7 @@ use std::collections::HashMap;
 use dormouse_metering::Stamp;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinSet};
 
 use super::command::{Command, Outcome};
 use super::machine::{Core, Input, Recovered, Sandbox, Token};
@@ -46,6 +46,8 @@ pub enum Message {
     FromQemu(Input, OwnedSemaphorePermit),
     /// QEMU was started, or not.
     Launched(Token, Result<Box<Launched>, Refusal>),
+    /// It is the sandbox's turn to be saved, and there is a place for it, or not.
+    Prepared(Token, Result<Draft, Refusal>),
     /// QMP answers, or not.
     Connected(Token, Box<Result<link::Contact, Refusal>>),
     /// This connection is gone.
@@ -90,6 +92,8 @@ pub struct State {
     launched: Option<Launched>,
     waiting: HashMap<String, Vec<oneshot::Sender<Answered>>>,
     draft: Option<Draft>,
+    /// The turn to be saved that a command waits for or has, under its request id. Dropping it gives it back.
+    turn: Option<(String, JoinSet<()>)>,
     /// The host's memory that a command was promised, under its request id.
     promised: Option<(String, Promise)>,
     /// What the metering actor was last told of whether QEMU can be asked.
@@ -129,6 +133,7 @@ impl Actor for SandboxActor {
             launched: None,
             waiting: HashMap::new(),
             draft: None,
+            turn: None,
             promised: None,
             sight: None,
             attempt: None,
@@ -153,6 +158,7 @@ impl Actor for SandboxActor {
             }
             Message::Input(input) | Message::FromQemu(input, _) => state.feed(input, &myself),
             Message::Launched(token, launched) => state.launched(token, launched, &myself),
+            Message::Prepared(token, prepared) => disk::prepared(state, token, prepared, &myself),
             Message::Connected(token, contact) => state.connected(token, *contact, &myself),
             Message::LinkClosed(number) => {
                 if state.link.as_ref().is_some_and(|link| link.number == number) {

@@ -9,6 +9,9 @@ use super::{Action, Notice, QemuEvent, QmpCommand};
 /// How many events are kept that come before the life is recorded; after more, QEMU is asked.
 const EARLY_MAX: usize = 64;
 
+/// Of saving and loading, which is the business of the operation alone: nothing that is billed follows from them.
+const TRANSFERS: [&str; 2] = ["MIGRATION", "JOB_STATUS_CHANGE"];
+
 /// An event that the operation under way has brought about.
 #[derive(Clone, Debug)]
 pub(super) struct Claim {
@@ -20,6 +23,9 @@ pub(super) struct Claim {
 impl Core {
     /// Folds one event into what is known.
     pub(super) fn event(&mut self, event: &QemuEvent, claim: Option<Claim>, actions: &mut Vec<Action>) {
+        if TRANSFERS.contains(&event.name.as_str()) {
+            return;
+        }
         match self.phase {
             Phase::New => return self.too_early(event),
             Phase::Ended => return,

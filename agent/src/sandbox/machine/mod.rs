@@ -240,6 +240,9 @@ impl Sandbox {
                 self.reply(Err(refusal), actions);
             }
             (Stage::Intending(_) | Stage::Recovering, _) => {}
+            // The process is gone and the end of its connection on its way: that is what the command comes to.
+            (Stage::Working(_), Answer::Failed(refusal))
+                if self.exit_seen && operations::is_unsure(&refusal) => {}
             (Stage::Working(_), answer) => {
                 self.work(now, actions, |operation, cx| operation.answer(cx, answer));
             }

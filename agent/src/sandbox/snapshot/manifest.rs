@@ -16,14 +16,14 @@ use crate::process::CommandLine;
 use crate::sandbox::command::{Method, SandboxKey};
 use crate::sandbox::facts::MemoryDevice;
 
-/// The version of the manifest that is written and understood.
-pub(super) const VERSION: u32 = 1;
+/// The version of the manifest that is written. Version 1 is understood as well.
+pub(super) const VERSION: u32 = 2;
 
 /// What is in a snapshot and what waking from it needs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// The version of this format: 1.
+    /// The version of this format: 2. With 1 the state file's digest is of every byte.
     pub version: u32,
     /// Whose state it is.
     pub key: SandboxKey,
@@ -62,7 +62,8 @@ pub struct StateFile {
     pub name: String,
     /// Its length.
     pub bytes: u64,
-    /// Its BLAKE3, in hexadecimal digits.
+    /// The BLAKE3 of its blocks of 64 KiB that are not zeros alone, each behind its offset (8 bytes, little-endian), in
+    /// hexadecimal digits.
     pub blake3: String,
 }
 
@@ -149,7 +150,7 @@ impl Manifest {
             return Err(Damage::ManifestDigest);
         }
         let Versioned { version } = serde_json::from_str(sealed.manifest.get()).map_err(malformed)?;
-        if version != VERSION {
+        if !(1..=VERSION).contains(&version) {
             return Err(Damage::ManifestVersion { found: version });
         }
         serde_json::from_str(sealed.manifest.get()).map_err(malformed)

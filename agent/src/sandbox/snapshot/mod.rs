@@ -8,11 +8,11 @@
 //!
 //! A draft becomes a snapshot in this order, and QEMU may quit only after the last step:
 //!
-//! 1. every file of RAM is synced (`shared`), and its size, time and inode are noted;
-//! 2. the state file is synced, and its digest taken;
-//! 3. the manifest is written beside it and synced;
-//! 4. the state file is renamed, then the manifest;
-//! 5. the folder is synced.
+//! 1. side by side: every file of RAM is synced (`shared`), and its size, time and inode are noted; the state file
+//!    is synced, and its digest taken; the folders above are synced;
+//! 2. the manifest is written beside it and synced;
+//! 3. the state file is renamed, then the manifest;
+//! 4. the folder is synced.
 //!
 //! So whoever sees a manifest sees a whole snapshot, and what a crash leaves is a draft
 //! ([`SnapshotStore::stale_drafts`]). QEMU itself syncs nothing and checks nothing: a state file that was

@@ -105,7 +105,7 @@ impl SnapshotStore {
         Ok(self.dir.join(&key.org).join(&key.sandbox))
     }
 
-    /// Makes the folder and those above it, durably.
+    /// Makes the folder and those above it. They become durable with the snapshot.
     fn make(&self, folder: &Path, uid: u32) -> Result<(), SnapshotError> {
         let mut builder = DirBuilder::new();
         builder.recursive(true).mode(FOLDER_MODE).create(folder).map_err(files::failed("make", folder))?;
@@ -116,7 +116,6 @@ impl SnapshotStore {
                 let passage = Permissions::from_mode(FOLDER_MODE);
                 fs::set_permissions(made, passage).map_err(files::failed("open to others", made))?;
             }
-            made.parent().map_or(Ok(()), files::sync_folder)?;
         }
         Ok(())
     }

@@ -41,7 +41,7 @@ pub enum Damage {
     #[error("its manifest was changed after it was written")]
     ManifestDigest,
     /// The manifest is of another version.
-    #[error("its manifest has version {found}, and this agent knows version 1")]
+    #[error("its manifest has version {found}, and this agent knows versions 1 and 2")]
     ManifestVersion {
         /// Its version.
         found: u32,
@@ -116,17 +116,17 @@ fn check_files(manifest: &Manifest, path: &Path) -> Result<(), Damage> {
         return Err(Damage::NotRecorded);
     }
     manifest.ram.iter().try_for_each(check_ram)?;
-    manifest
-        .state
-        .as_ref()
-        .map_or(Ok(()), |state| check_state(state, &path.with_file_name(manifest.state_name())))
+    manifest.state.as_ref().map_or(Ok(()), |state| {
+        check_state(manifest.version, state, &path.with_file_name(manifest.state_name()))
+    })
 }
 
-fn check_state(written: &StateFile, path: &Path) -> Result<(), Damage> {
+fn check_state(version: u32, written: &StateFile, path: &Path) -> Result<(), Damage> {
     let file = opened(files::open(path), path)?;
     let unreadable = |source| Damage::Unreadable { path: path.to_owned(), source };
     check_length(path, written.bytes, file.metadata().map_err(unreadable)?.len())?;
-    let digest = files::digest(&file).map_err(unreadable)?;
+    let digest = if version == 1 { files::digest_of_all } else { files::digest };
+    let digest = digest(&file).map_err(unreadable)?;
     if digest == written.blake3 { Ok(()) } else { Err(Damage::StateDigest { path: path.to_owned() }) }
 }
 

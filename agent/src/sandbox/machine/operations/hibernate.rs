@@ -1,13 +1,15 @@
 //! Hibernate: stop the guest, write its state, make that durable, and only then let QEMU go.
 //!
 //! ```text
-//!   AskingMemory ─▶ Stopping ─▶ Measuring ─▶ Preparing ─▶ Saving ─▶ Writing ─▶ Recording ─▶ Quitting ─▶ done
-//!                      │            │            │           │         │          │             │ too slow
-//!                      └────────────┴────────────┴─ Undoing ◀┴─────────┴──────────┘         Killing ─▶ done
-//!                                                    │ cont
-//!                                                    ▼
+//!   Preparing ─▶ AskingMemory ─▶ Stopping ─▶ Measuring ─▶ Saving ─▶ Writing ─▶ Recording ─▶ Quitting ─▶ done
+//!       │             │             │            │           │         │          │             │ too slow
+//!       ▼             ▼             └────────────┴─ Undoing ◀┴─────────┴──────────┘         Killing ─▶ done
+//!     failed, the guest untouched                   │ cont
+//!                                                   ▼
 //!                          failed, and the guest runs on as soon as QEMU says so
 //! ```
+//!
+//! `Preparing` also waits for a turn: a host saves so many at once, and whoever waits runs on meanwhile, and is billed.
 //!
 //! One that the agent's restart cut short begins at `Cancelling`, which calls off the save that QEMU may still be
 //! busy with, and then undoes the rest.
@@ -19,9 +21,9 @@ use super::{Answer, Context, Flow, Procedure, done, failed, is_unsure, out_of_pl
 use crate::sandbox::command::{Method, MethodChoice};
 use crate::sandbox::hibernation;
 use crate::sandbox::machine::core::{Link, Phase};
-use crate::sandbox::machine::{Action, Announcement, SnapshotRemoval};
+use crate::sandbox::machine::{Action, Announcement, QemuEvent, SnapshotRemoval};
 use crate::sandbox::refusal::{Reason, Refusal};
-use crate::sandbox::snapshot::Manifest;
+use crate::sandbox::snapshot::{Draft, Manifest};
 
 #[derive(Debug)]
 pub(super) struct Hibernate {
@@ -31,6 +33,8 @@ pub(super) struct Hibernate {
     /// Whether the guest ran before, and so runs on if saving fails.
     ran: bool,
     step: Step,
+    /// Where its state is to be written.
+    place: Option<Draft>,
     /// How often the guest was told to go on, and since when it may go on.
     told: (u32, Option<Stamp>),
 }
@@ -40,10 +44,10 @@ const CONT_MAX: u32 = 3;
 
 #[derive(Debug)]
 enum Step {
+    Preparing,
     AskingMemory,
     Stopping,
     Measuring,
-    Preparing,
     Saving(Transfer),
     Writing,
     Recording(Box<Manifest>),
@@ -60,7 +64,8 @@ impl Hibernate {
             method: Method::Internal,
             why: String::new(),
             ran: false,
-            step: Step::AskingMemory,
+            step: Step::Preparing,
+            place: None,
             told: (0, None),
         }
     }
@@ -76,7 +81,7 @@ impl Hibernate {
         cx.query("stop")
     }
 
-    fn prepare(&mut self, cx: &mut Context<'_>) -> Flow {
+    fn measure(&mut self, cx: &mut Context<'_>) -> Flow {
         // Where its STOP was lost, the guest stands since some time after it was told to.
         if !cx.core.told_since_asked() {
             let at = cx.since_asked();
@@ -87,9 +92,10 @@ impl Hibernate {
         cx.query("query-memory-devices")
     }
 
-    fn save(&mut self, cx: &mut Context<'_>, place: &crate::sandbox::snapshot::Draft) -> Flow {
-        let Some(survey) = cx.core.survey.clone() else {
-            return failed(Refusal::new(Reason::Bug, "a sandbox without a survey cannot be saved"));
+    fn save(&mut self, cx: &mut Context<'_>) -> Flow {
+        let (Some(survey), Some(place)) = (cx.core.survey.clone(), self.place.as_ref()) else {
+            let bug = Refusal::new(Reason::Bug, "a sandbox without a survey or a draft cannot be saved");
+            return self.undo(cx, bug);
         };
         let tag = internal_tag(cx.core.generation, place.ordinal());
         let mut transfer = Transfer::save(self.method, &survey, place.state_path(), &tag);
@@ -186,10 +192,10 @@ impl Hibernate {
 impl Procedure for Hibernate {
     fn step(&self) -> &'static str {
         match self.step {
+            Step::Preparing => "waiting for its turn to be saved",
             Step::AskingMemory => "asking for the memory",
             Step::Stopping => "stop",
             Step::Measuring => "asking for the memory again",
-            Step::Preparing => "making a place for the snapshot",
             Step::Saving(_) => "saving",
             Step::Writing => "syncing the snapshot",
             Step::Recording(_) => "recording the snapshot",
@@ -213,25 +219,27 @@ impl Procedure for Hibernate {
             Err(refusal) => return failed(refusal),
             Ok((method, why)) => (self.method, self.why) = (method, why),
         }
-        self.ran = cx.core.state == BillingState::Running;
-        cx.query("query-memory-devices")
+        cx.ask(|token| Action::PrepareSnapshot(token, self.method))
     }
 
     fn answer(&mut self, cx: &mut Context<'_>, answer: Answer) -> Flow {
-        match (std::mem::replace(&mut self.step, Step::AskingMemory), answer) {
+        match (std::mem::replace(&mut self.step, Step::Preparing), answer) {
+            (Step::Preparing, Answer::SnapshotPrepared(place)) => {
+                self.place = Some(place);
+                self.step = Step::AskingMemory;
+                cx.query("query-memory-devices")
+            }
             (Step::AskingMemory, Answer::Returned(devices)) => {
                 cx.core.learn_memory(cx.now, &devices, cx.actions);
-                // Somebody else may have continued it meanwhile.
-                self.ran |= cx.core.state == BillingState::Running;
-                if self.ran { self.stop(cx) } else { self.prepare(cx) }
+                // Somebody else may have stopped or continued it while it waited for its turn.
+                self.ran = cx.core.state == BillingState::Running;
+                if self.ran { self.stop(cx) } else { self.measure(cx) }
             }
-            (Step::Stopping, Answer::Returned(_)) => self.prepare(cx),
+            (Step::Stopping, Answer::Returned(_)) => self.measure(cx),
             (Step::Measuring, Answer::Returned(devices)) => {
                 cx.core.learn_memory(cx.now, &devices, cx.actions);
-                self.step = Step::Preparing;
-                cx.ask(|token| Action::PrepareSnapshot(token, self.method))
+                self.save(cx)
             }
-            (Step::Preparing, Answer::SnapshotPrepared(place)) => self.save(cx, &place),
             (Step::Saving(mut transfer), answer) => {
                 let turn = transfer.answer(cx, answer);
                 self.step = Step::Saving(transfer);
@@ -247,7 +255,10 @@ impl Procedure for Hibernate {
                 cx.wait(cx.core.settings.quit_ms)
             }
             (Step::Quitting(manifest), Answer::Failed(_) | Answer::Elapsed) => self.kill(cx, manifest),
-            (Step::AskingMemory, Answer::Failed(refusal)) => failed(refusal),
+            (Step::Preparing | Step::AskingMemory, Answer::Failed(refusal)) => {
+                cx.actions.push(Action::RemoveSnapshot(SnapshotRemoval::Draft));
+                failed(refusal)
+            }
             (Step::Undoing(refusal), answer) => self.gone_on(cx, refusal, &answer),
             // Whether there was a migration to cancel or not: the guest is to go on.
             (Step::Cancelling(refusal), _) | (_, Answer::Failed(refusal)) => self.undo(cx, refusal),
@@ -258,9 +269,16 @@ impl Procedure for Hibernate {
         }
     }
 
+    fn event(&mut self, cx: &mut Context<'_>, event: &QemuEvent) -> Flow {
+        if let Step::Saving(transfer) = &mut self.step {
+            transfer.event(cx, event);
+        }
+        Flow::Wait
+    }
+
     fn claim(&self, event: &str) -> Option<(Cause, BillingState)> {
         match (event, &self.step) {
-            ("STOP", Step::Undoing(_) | Step::Cancelling(_))
+            ("STOP", Step::Preparing | Step::AskingMemory | Step::Undoing(_) | Step::Cancelling(_))
             | ("RESUME", Step::Quitting(_) | Step::Killing(_)) => None,
             ("STOP", _) => Some((Cause::Hibernate, BillingState::Hibernating)),
             ("RESUME", Step::Undoing(_)) => Some((Cause::HibernateFailed, BillingState::Running)),
@@ -277,7 +295,7 @@ impl Procedure for Hibernate {
     }
 
     fn exited(&mut self, cx: &mut Context<'_>) -> Flow {
-        let step = std::mem::replace(&mut self.step, Step::AskingMemory);
+        let step = std::mem::replace(&mut self.step, Step::Preparing);
         let (Step::Quitting(manifest) | Step::Killing(manifest)) = step else { return Flow::Wait };
         let at = cx.core.end_of_process(cx.now);
         if cx.core.state == BillingState::Running {

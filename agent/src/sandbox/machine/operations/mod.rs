@@ -201,7 +201,7 @@ fn out_of_place(step: &str, answer: &Answer) -> Flow {
 }
 
 /// Whether QEMU may have done what it was told, though it did not say so.
-fn is_unsure(refusal: &Refusal) -> bool {
+pub(super) fn is_unsure(refusal: &Refusal) -> bool {
     matches!(refusal.reason, Reason::OutcomeUnknown | Reason::QmpUnreachable)
 }
 

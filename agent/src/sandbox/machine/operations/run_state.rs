@@ -35,6 +35,8 @@ pub(super) struct SetRunState {
     unchanged: bool,
     /// When QEMU was told.
     told: Option<Stamp>,
+    /// Why it is not known whether QEMU took it.
+    unheard: Option<Refusal>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +59,7 @@ impl SetRunState {
             advised: String::new(),
             unchanged: false,
             told: None,
+            unheard: None,
         }
     }
 
@@ -70,6 +73,7 @@ impl SetRunState {
             advised: String::new(),
             unchanged: false,
             told: None,
+            unheard: None,
         }
     }
 
@@ -114,10 +118,17 @@ impl SetRunState {
                 _ => self.reached(cx),
             };
         }
-        failed(Refusal::new(
-            Reason::QemuFailed,
-            format!("QEMU took `{}`, but the guest is {}", self.command, cx.core.state),
-        ))
+        let (command, state) = (self.command, cx.core.state);
+        failed(match self.unheard.take() {
+            Some(why) => {
+                let message =
+                    format!("`{command}` did not reach QEMU, and the guest is {state}: {}", why.message);
+                Refusal { reason: Reason::QmpUnreachable, message, metadata: why.metadata }
+            }
+            None => {
+                Refusal::new(Reason::QemuFailed, format!("QEMU took `{command}`, but the guest is {state}"))
+            }
+        })
     }
 }
 
@@ -155,7 +166,10 @@ impl Procedure for SetRunState {
             }
             (Step::Telling, Answer::Returned(_)) if cx.core.state == self.target => self.conclude(cx),
             (Step::Telling, Answer::Returned(_)) | (Step::Confirming, Answer::Elapsed) => self.confirm(cx),
-            (Step::Telling, Answer::Failed(refusal)) if is_unsure(&refusal) => self.confirm(cx),
+            (Step::Telling, Answer::Failed(refusal)) if is_unsure(&refusal) => {
+                self.unheard = Some(refusal);
+                self.confirm(cx)
+            }
             (Step::Confirming, Answer::Returned(status)) => {
                 if status_of(&status) == Some(self.target) {
                     let at = cx.core.since(cx.now, self.told);

@@ -2,13 +2,16 @@
 //!
 //! ```text
 //!   Preparing ── each command returned ─▶ Watching ── completed, concluded ─▶ (Dismissing) ─▶ complete
-//!       │ refused                            │ failed
-//!       ▼                                    ▼
+//!       │ refused                          │ ▲ │ failed
+//!       │                       not over   ▼ │ │
+//!       │                              Pausing │
+//!       ▼                                      ▼
 //!                       failed, with QEMU's own words
 //! ```
 //!
 //! A migration is watched by `query-migrate`, a snapshot job by `query-jobs`, because that is where their
-//! errors appear; a job's id stays taken until it is dismissed.
+//! errors appear; a job's id stays taken until it is dismissed. QEMU's event that it is over only ends the pause
+//! before the next look: one that is lost costs a pause and nothing else.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -18,7 +21,7 @@ use serde_json::{Value, json};
 use super::{Answer, Context, Flow, is_unsure, out_of_place};
 use crate::sandbox::command::Method;
 use crate::sandbox::facts::Survey;
-use crate::sandbox::machine::{Action, QmpCommand};
+use crate::sandbox::machine::{Action, QemuEvent, QmpCommand};
 use crate::sandbox::refusal::{Reason, Refusal};
 
 /// The state of one transfer.
@@ -35,7 +38,10 @@ pub(super) struct Transfer {
 #[derive(Debug)]
 enum Stage {
     Preparing,
-    Watching,
+    /// QEMU is being asked; whether it has said since that it is over.
+    Watching(bool),
+    /// Until the next look.
+    Pausing,
     Dismissing(Option<String>),
 }
 
@@ -96,17 +102,16 @@ impl Transfer {
     pub(super) fn answer(&mut self, cx: &mut Context<'_>, answer: Answer) -> Turn {
         match (&self.stage, answer) {
             (Stage::Preparing, Answer::Returned(_)) => self.prepare(cx),
-            (Stage::Watching, Answer::Returned(value)) => self.judge(cx, &value),
-            (Stage::Watching, Answer::Elapsed) => self.look(cx),
+            (Stage::Watching(_), Answer::Returned(value)) => self.judge(cx, &value),
+            (Stage::Pausing, Answer::Elapsed) => self.look(cx),
             (Stage::Dismissing(error), _) => match error {
                 None => Turn::Complete,
                 Some(error) => Turn::Failed(Refusal::new(Reason::QemuFailed, error.clone())),
             },
-            (Stage::Preparing | Stage::Watching, Answer::Failed(refusal)) if is_unsure(&refusal) => {
+            (Stage::Preparing | Stage::Watching(_), Answer::Failed(refusal)) if is_unsure(&refusal) => {
                 // QEMU may be at it all the same: what it says of the job or migration decides.
-                self.heard &= matches!(self.stage, Stage::Watching);
+                self.heard &= matches!(self.stage, Stage::Watching(_));
                 self.commands.clear();
-                self.stage = Stage::Watching;
                 self.pause(cx)
             }
             (_, Answer::Failed(refusal)) => Turn::Failed(refusal),
@@ -118,20 +123,42 @@ impl Transfer {
     }
 
     fn prepare(&mut self, cx: &mut Context<'_>) -> Turn {
-        let Some(command) = self.commands.pop_front() else {
-            self.stage = Stage::Watching;
-            return self.look(cx);
-        };
+        let Some(command) = self.commands.pop_front() else { return self.look(cx) };
         cx.ask(|token| Action::Qmp(token, command));
         Turn::Wait
     }
 
-    fn look(&self, cx: &mut Context<'_>) -> Turn {
+    /// QEMU sent an event.
+    pub(super) fn event(&mut self, cx: &mut Context<'_>, event: &QemuEvent) {
+        match self.stage {
+            _ if !self.is_over_by(event) => {}
+            // The pause goes on for nobody: its end comes with a token that is no longer waited for.
+            Stage::Pausing => drop(self.look(cx)),
+            Stage::Watching(_) => self.stage = Stage::Watching(true),
+            Stage::Preparing | Stage::Dismissing(_) => {}
+        }
+    }
+
+    fn is_over_by(&self, event: &QemuEvent) -> bool {
+        let status = event.detail["status"].as_str().unwrap_or_default();
+        match (event.name.as_str(), &self.job) {
+            ("MIGRATION", None) => matches!(status, "completed" | "failed" | "cancelled"),
+            ("JOB_STATUS_CHANGE", Some(job)) => status == "concluded" && event.detail["id"] == job.as_str(),
+            _ => false,
+        }
+    }
+
+    fn look(&mut self, cx: &mut Context<'_>) -> Turn {
+        self.stage = Stage::Watching(false);
         cx.query(if self.job.is_some() { "query-jobs" } else { "query-migrate" });
         Turn::Wait
     }
 
     fn pause(&mut self, cx: &mut Context<'_>) -> Turn {
+        if matches!(self.stage, Stage::Watching(true)) {
+            return self.look(cx);
+        }
+        self.stage = Stage::Pausing;
         self.poll_ms = (self.poll_ms * 2).min(cx.core.settings.poll_max_ms);
         cx.wait(self.poll_ms);
         Turn::Wait

@@ -30,6 +30,8 @@ use crate::sandbox::snapshot::Manifest;
 pub(super) struct Wake {
     step: Step,
     connect_until_ns: u64,
+    /// QEMU was told to continue the guest, which may have run and written to its disks since.
+    told: bool,
     /// The guest cannot have run before.
     stood: Option<Stamp>,
     /// Since when it may run because somebody else has continued it.
@@ -53,12 +55,12 @@ enum Step {
 
 impl Wake {
     pub(super) fn new() -> Self {
-        Self { step: Step::Verifying, connect_until_ns: 0, stood: None, meddled: None }
+        Self { step: Step::Verifying, connect_until_ns: 0, told: false, stood: None, meddled: None }
     }
 
     /// One that was interrupted: the QEMU that it may have started is looked for.
     pub(super) fn to_reclaim(why: Refusal) -> Self {
-        Self { step: Step::Reclaiming(why), connect_until_ns: 0, stood: None, meddled: None }
+        Self { step: Step::Reclaiming(why), ..Self::new() }
     }
 
     fn launch(&mut self, cx: &mut Context<'_>, manifest: Box<Manifest>) -> Flow {
@@ -245,6 +247,8 @@ impl Procedure for Wake {
             // Whether the guest was continued shows when QEMU answers again.
             (Step::Continuing, Answer::Failed(why)) if is_unsure(&why) => {
                 self.step = Step::Reclaiming(why);
+                // The connection that failed is given up, and its end is not waited for.
+                cx.core.link = Link::None;
                 cx.ask(|token| Action::Connect(token, 0))
             }
             (Step::Loading(mut transfer), answer) => {
@@ -258,6 +262,7 @@ impl Procedure for Wake {
                 self.step = Step::Continuing;
                 self.meddled = self.meddled.or(cx.core.continued.take());
                 self.stood = self.meddled.or(Some(cx.now));
+                self.told = true;
                 cx.query("cont")
             }
             (Step::Continuing, Answer::Returned(value)) if value.get("status").is_some() => {
@@ -288,7 +293,10 @@ impl Procedure for Wake {
         }
     }
 
-    fn event(&mut self, _cx: &mut Context<'_>, event: &QemuEvent) -> Flow {
+    fn event(&mut self, cx: &mut Context<'_>, event: &QemuEvent) -> Flow {
+        if let Step::Loading(transfer) = &mut self.step {
+            transfer.event(cx, event);
+        }
         match event.name.as_str() {
             "RESUME" => self.meddled = self.meddled.or(Some(event.at.earlier_by(event.at.uncertainty_ns))),
             "STOP" => self.meddled = None,
@@ -322,7 +330,7 @@ impl Procedure for Wake {
     }
 
     fn expects_exit(&self) -> bool {
-        !matches!(self.step, Step::Continuing)
+        !self.told || matches!(self.step, Step::GivingUp(_))
     }
 
     fn exited(&mut self, cx: &mut Context<'_>) -> Flow {

@@ -179,3 +179,30 @@ fn after_a_restart_sizes_are_known_through_the_last_that_is_not_final() {
     assert_eq!(sign.sizes, at(10_000_000_000));
     assert!(sign.told.boottime_ns > 29_000_000_000);
 }
+
+#[test]
+fn what_qemu_says_is_over_is_looked_at_at_once_whether_it_was_asked_meanwhile_or_not() {
+    let active = || Answer::Returned(json!({ "status": "active" }));
+    let migration = |status: &str| ("MIGRATION", json!({ "status": status }));
+    for asked in [false, true] {
+        let mut driver = Driver::attached();
+        driver.feed(Input::Command(super::driver::command("c1", hibernate(Method::MappedRam))));
+        until(&mut driver, is_qmp("query-migrate"));
+        let token = super::driver::token_of(&driver.open.pop_front().unwrap()).unwrap();
+        let tell = |driver: &mut Driver| {
+            for (name, detail) in [migration("active"), migration("completed")] {
+                driver.event(name, detail);
+            }
+        };
+        if asked {
+            tell(&mut driver);
+        }
+        driver.feed(Input::Answer(token, active()));
+        if !asked {
+            assert!(matches!(driver.open.front(), Some(Action::Wait(..))), "{:?}", driver.open);
+            tell(&mut driver);
+        }
+        let next = driver.open.pop_back().unwrap();
+        assert!(is_qmp("query-migrate")(&next), "asked meanwhile: {asked}: {next:?}");
+    }
+}

@@ -60,11 +60,11 @@ fn hibernate_records_the_snapshot_before_qemu_goes() {
         driver.execute("c1", hibernate(method)).unwrap();
         let before = [
             "before",
+            "prepare snapshot",
             "query-memory-devices",
             "stop",
             "observe hibernating",
             "query-memory-devices",
-            "prepare snapshot",
         ];
         let after = ["write snapshot", "saved", "quit", "wait", "observe hibernated", "after", "reply ok"];
         let expected: Vec<&str> = [before.as_slice(), saving, after.as_slice()].concat();

@@ -1,0 +1,88 @@
+//! The whole agent, without a process of its own: what it costs is measured in the profile that the bench is built in.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use dormouse::clock::Clock;
+use dormouse::config::{Config, Starter};
+use dormouse::control::{self, Serving};
+use dormouse::host;
+use dormouse::proto::{AttachRequest, CommandHeader, SandboxKey};
+use dormouse_ledger::Ledger;
+use tokio::runtime::Runtime;
+use tonic::transport::Channel;
+
+use crate::{Error, life};
+
+/// An agent at work.
+pub(crate) struct Agent {
+    /// Asks it by its socket.
+    pub(crate) client: dormouse::proto::control_client::ControlClient<Channel>,
+    running: host::Running,
+    stop: tokio::sync::oneshot::Sender<()>,
+    ledger: Ledger,
+    requests: u32,
+}
+
+impl Agent {
+    /// Starts one whose files are all in `folder`.
+    pub(crate) fn start(runtime: &Runtime, folder: &Path) -> Result<Self, Error> {
+        let mut config = Config {
+            state_dir: folder.join("state"),
+            run_dir: folder.join("run"),
+            socket: folder.join("control"),
+            ..Config::default()
+        };
+        // The same on every machine, whether it has a systemd or not.
+        config.launch.by = Starter::Session;
+        std::fs::create_dir_all(&config.state_dir)?;
+        let ledger = Ledger::open(&config.ledger_path(), &life::host())?;
+        runtime.block_on(async {
+            let entrance = control::Entrance::open(&config).await?;
+            let running = host::start(&config, &ledger).await?;
+            let (clock, _) = Clock::start(None)?;
+            let client = control::client(&config.socket);
+            let (stop, stopped) = tokio::sync::oneshot::channel();
+            let (host, writer) = (running.handle.clone(), ledger.writer());
+            let serving = Serving {
+                host,
+                config: Arc::new(config.clone()),
+                clock,
+                ledger: writer,
+                metrics: Arc::default(),
+            };
+            tokio::spawn(control::serve(entrance, serving, async {
+                let _ = stopped.await;
+            }));
+            let client = client.await?;
+            Ok(Self { client, running, stop, ledger, requests: 0 })
+        })
+    }
+
+    /// The header of the next command for a sandbox.
+    pub(crate) fn header(&mut self, sandbox: &str) -> CommandHeader {
+        self.requests += 1;
+        let key = Some(SandboxKey { org: "default".to_owned(), sandbox: sandbox.to_owned() });
+        CommandHeader { key, request_id: format!("request-{}", self.requests), deadline_ms: 60_000 }
+    }
+
+    /// Attaches what listens there.
+    pub(crate) fn attach(&mut self, runtime: &Runtime, sandbox: &str, qmp: &Path) -> Result<(), Error> {
+        let request = AttachRequest {
+            header: Some(self.header(sandbox)),
+            qmp_path: qmp.display().to_string(),
+            plan: "default".to_owned(),
+            tags: HashMap::default(),
+        };
+        runtime.block_on(self.client.attach(request))?;
+        Ok(())
+    }
+
+    /// Ends it, and leaves every guest alone.
+    pub(crate) fn stop(self, runtime: &Runtime) {
+        let _ = self.stop.send(());
+        runtime.block_on(self.running.stop());
+        drop(self.ledger);
+    }
+}
