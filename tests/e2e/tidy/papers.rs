@@ -27,9 +27,13 @@ fn quoted(text: &str) -> impl Iterator<Item = &str> {
 
 /// Every test of the project.
 fn tests() -> BTreeSet<String> {
-    let mut names = BTreeSet::new();
+    let mut names: BTreeSet<String> = BTreeSet::new();
     for file in rust_files("") {
         let code = file.code();
+        if code.contains("fn $test") {
+            // Functions that a macro makes tests of, by a list of their names.
+            names.extend(code.lines().filter_map(|line| line.trim().strip_suffix(',')).map(str::to_owned));
+        }
         for (at, _) in code.match_indices("fn ") {
             // What stands between it and what comes before it, its attributes among that.
             let before = code[..at].rfind(['}', '{', ';']).map_or(0, |end| end + 1);
@@ -45,14 +49,19 @@ fn tests() -> BTreeSet<String> {
 
 /// What is wrong with a table of two cells, the second of which names tests.
 fn wrong_in_table(page: &File, first_heading: &str, tests: &BTreeSet<String>) -> Vec<String> {
-    let lines = rows(page).into_iter().skip_while(|(_, cells)| cells[0] != first_heading).skip(2);
-    let lines: Vec<_> = lines.take_while(|(_, cells)| cells.len() == 2).collect();
+    let from = rows(page).into_iter().skip_while(|(_, cells)| cells[0] != first_heading);
+    // A table ends where a line is none of it.
+    let table = from.enumerate().scan(0, |first, (index, row)| {
+        *first = if index == 0 { row.0 } else { *first };
+        (row.0 == *first + index).then_some(row)
+    });
+    let lines: Vec<_> = table.skip(2).collect();
     if lines.is_empty() {
         return vec![page.at(1, format!("there is no table of each {first_heading} with its test"))];
     }
     let mut found = Vec::new();
     for (line, cells) in lines {
-        let mut named = quoted(cells[1]).peekable();
+        let mut named = quoted(cells.get(1).copied().unwrap_or_default()).peekable();
         if named.peek().is_none() {
             found.push(page.at(line, format!("no test for: {}", cells[0])));
         }
