@@ -4,6 +4,7 @@ use axum::Json;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
+use super::problem::Problem;
 use super::{sandboxes, tags, usage};
 
 #[derive(OpenApi)]
@@ -23,6 +24,7 @@ use super::{sandboxes, tags, usage};
         tags::of_sandbox,
         tags::replace,
     ),
+    components(schemas(Problem)),
     modifiers(&Bearer),
     security(("bearer" = []))
 )]

@@ -1,11 +1,17 @@
 //! What goes wrong, as RFC 9457 says it: one stable reason each.
 
+use std::collections::BTreeMap;
+
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use dormouse_ledger::LedgerError;
 use serde::Serialize;
-use utoipa::ToSchema;
+use utoipa::openapi::{Content, Ref, RefOr, ResponseBuilder, ResponsesBuilder};
+use utoipa::{IntoResponses, ToSchema};
+
+/// What problems are sent as (RFC 9457).
+const MEDIA_TYPE: &str = "application/problem+json";
 
 macro_rules! reasons {
     ($($(#[$doc:meta])* $variant:ident = $name:literal => $status:ident, $title:literal;)*) => {
@@ -136,13 +142,22 @@ impl From<LedgerError> for Problem {
     }
 }
 
+/// What every path of the specification may answer instead.
+impl IntoResponses for Problem {
+    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
+        let schema = Ref::from_schema_name(Self::name());
+        let problem = ResponseBuilder::new().content(MEDIA_TYPE, Content::new(Some(schema))).build();
+        ResponsesBuilder::new().response("4XX", problem.clone()).response("5XX", problem).build().into()
+    }
+}
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let reason = self.reason;
         let mut response = (status, axum::Json(self)).into_response();
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
         if reason == Reason::Unauthenticated.as_str() {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }

@@ -49,7 +49,7 @@ impl Behind {
         ("limit" = Option<u16>, Query, minimum = 1, maximum = 500, description = "Default: 50."),
         ("cursor" = Option<String>, Query, description = "`nextCursor` of the page before."),
     ),
-    responses((status = 200, body = Sandboxes), (status = "4XX", body = Problem, content_type = "application/problem+json"), (status = "5XX", body = Problem, content_type = "application/problem+json")),
+    responses((status = 200, body = Sandboxes), Problem),
 )]
 pub(super) async fn list(
     State(shared): State<Arc<Shared>>,
@@ -78,7 +78,7 @@ pub(super) async fn list(
     get,
     path = "/api/sandboxes/{id}",
     params(("id" = String, Path)),
-    responses((status = 200, body = Sandbox), (status = "4XX", body = Problem, content_type = "application/problem+json"), (status = "5XX", body = Problem, content_type = "application/problem+json")),
+    responses((status = 200, body = Sandbox), Problem),
 )]
 pub(super) async fn one(
     State(shared): State<Arc<Shared>>,
@@ -109,7 +109,7 @@ pub(super) async fn one(
         ("limit" = Option<u16>, Query, minimum = 1, maximum = 500, description = "Default: 50."),
         ("cursor" = Option<String>, Query, description = "`nextCursor` of the page before."),
     ),
-    responses((status = 200, body = Slices), (status = "4XX", body = Problem, content_type = "application/problem+json"), (status = "5XX", body = Problem, content_type = "application/problem+json")),
+    responses((status = 200, body = Slices), Problem),
 )]
 pub(super) async fn slices(
     State(shared): State<Arc<Shared>>,

@@ -28,7 +28,7 @@ use super::sandboxes::{Behind, SandboxId};
         ("limit" = Option<u16>, Query, minimum = 1, maximum = 500, description = "Default: 50."),
         ("cursor" = Option<String>, Query, description = "`nextCursor` of the page before."),
     ),
-    responses((status = 200, body = Keys), (status = "4XX", body = Problem, content_type = "application/problem+json"), (status = "5XX", body = Problem, content_type = "application/problem+json")),
+    responses((status = 200, body = Keys), Problem),
 )]
 pub(super) async fn keys(
     State(shared): State<Arc<Shared>>,
@@ -54,7 +54,7 @@ pub(super) async fn keys(
     get,
     path = "/api/sandboxes/{id}/tags",
     params(("id" = String, Path)),
-    responses((status = 200, body = Tags), (status = "4XX", body = Problem, content_type = "application/problem+json"), (status = "5XX", body = Problem, content_type = "application/problem+json")),
+    responses((status = 200, body = Tags), Problem),
 )]
 pub(super) async fn of_sandbox(
     State(shared): State<Arc<Shared>>,
@@ -80,7 +80,7 @@ pub(super) async fn of_sandbox(
     path = "/api/sandboxes/{id}/tags",
     params(("id" = String, Path)),
     request_body(content = BTreeMap<String, String>, description = "At most 50 tags. Keys: 1 to 128 of [A-Za-z0-9_.:-], not beginning with `dm:`. Values: at most 256 characters."),
-    responses((status = 200, body = Tags), (status = "4XX", body = Problem, content_type = "application/problem+json"), (status = "5XX", body = Problem, content_type = "application/problem+json")),
+    responses((status = 200, body = Tags), Problem),
 )]
 pub(super) async fn replace(
     State(shared): State<Arc<Shared>>,

@@ -33,7 +33,7 @@ const OF_ORG: [&str; 10] =
         ("basis" = Option<String>, Query, pattern = "^(plugged|requested|greater|lesser)$", description = "Which memory: `plugged`, `requested`, `greater` or `lesser`. Default: as configured."),
         ("attribution" = Option<String>, Query, pattern = "^(live|asof)$", description = "Tags as they are now (`live`, default) or as they were when the time passed (`asof`)."),
     ),
-    responses((status = 200, body = Usage), (status = "4XX", body = Problem, content_type = "application/problem+json"), (status = "5XX", body = Problem, content_type = "application/problem+json")),
+    responses((status = 200, body = Usage), Problem),
 )]
 pub(super) async fn usage(
     State(shared): State<Arc<Shared>>,
@@ -121,7 +121,7 @@ fn tags_of<'a>(
         ("interval" = Option<String>, Query, pattern = "^1[hd]$", description = "`1h` or `1d`: adds points, which add up to the whole."),
         ("basis" = Option<String>, Query, pattern = "^(plugged|requested|greater|lesser)$", description = "Which memory: `plugged`, `requested`, `greater` or `lesser`. Default: as configured."),
     ),
-    responses((status = 200, body = SandboxUsage), (status = "4XX", body = Problem, content_type = "application/problem+json"), (status = "5XX", body = Problem, content_type = "application/problem+json")),
+    responses((status = 200, body = SandboxUsage), Problem),
 )]
 pub(super) async fn of_sandbox(
     State(shared): State<Arc<Shared>>,
