@@ -19,9 +19,7 @@ use bytes::Bytes;
 use dormouse::address::LedgerAddress;
 use dormouse::export::{Export, ExportError, Format, write};
 use dormouse_ledger::fleet::{Batch, FleetLedger, VERSION, migrate};
-use dormouse_ledger::usage::{
-    Attribution, BreakdownQuery, Cancel, GroupBy, Moment, Rules, Sort, UsageLedger,
-};
+use dormouse_ledger::usage::{BreakdownQuery, Cancel, Moment, Rules, UsageLedger};
 use dormouse_ledger::{LedgerError, SliceQuery};
 use dormouse_metering::{Basis, Policy, Quantities};
 use dormouse_tests::events::Host;
@@ -114,19 +112,8 @@ impl Both {
 
     /// What the API sums up.
     fn total(&self, address: &LedgerAddress, org: &str, window: Range<i64>) -> Quantities {
-        let query = BreakdownQuery {
-            org: org.to_owned(),
-            window,
-            moment: Moment { open_until: None, tags_unix_ns: BEGAN + 100 * HOUR },
-            rules: rules(),
-            group_by: GroupBy::Sandbox,
-            filters: Vec::new(),
-            attribution: Attribution::Live,
-            sort: Sort::Memory,
-            interval: None,
-            limit: 1,
-            after: None,
-        };
+        let moment = Moment { open_until: None, tags_unix_ns: BEGAN + 100 * HOUR };
+        let query = BreakdownQuery::by_sandbox(org, window, moment, rules());
         self.open(address).breakdown(&query, &Cancel::default()).unwrap().total.quantities
     }
 }

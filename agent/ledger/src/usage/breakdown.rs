@@ -87,6 +87,25 @@ pub struct Breakdown {
     pub points: Option<Vec<Point>>,
 }
 
+impl BreakdownQuery {
+    /// All that an org used in a window, by sandbox: the 50 with the most memory.
+    pub fn by_sandbox(org: impl Into<String>, window: Range<i64>, moment: Moment, rules: Rules) -> Self {
+        Self {
+            org: org.into(),
+            window,
+            moment,
+            rules,
+            group_by: GroupBy::Sandbox,
+            filters: Vec::new(),
+            attribution: Attribution::Live,
+            sort: Sort::Memory,
+            interval: None,
+            limit: 50,
+            after: None,
+        }
+    }
+}
+
 impl Sort {
     fn place(self, item: &Item) -> Place {
         let amount = match self {

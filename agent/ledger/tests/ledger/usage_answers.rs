@@ -3,8 +3,7 @@
 use std::ops::Range;
 
 use dormouse_ledger::usage::{
-    Attribution, BreakdownQuery, Cancel, GroupBy, Interval, Item, Moment, Place as Spot, Rules, Sort,
-    UsageLedger as _,
+    BreakdownQuery, Cancel, GroupBy, Interval, Item, Moment, Place as Spot, Rules, UsageLedger as _,
 };
 use dormouse_ledger::{Record, TagSet};
 use dormouse_metering::{Basis, Cause, Policy};
@@ -14,19 +13,9 @@ use crate::support::{BEGAN, GIB, Life, Place, SECOND, facts, key, stamp};
 const HOUR_S: i64 = 3600;
 
 fn query(window: Range<i64>, now_s: i64) -> BreakdownQuery {
-    BreakdownQuery {
-        org: "org".to_owned(),
-        window,
-        moment: Moment { open_until: Some(stamp(now_s)), tags_unix_ns: BEGAN + now_s * SECOND },
-        rules: Rules { policy: Policy::default(), basis: Basis::Plugged, free_disk_bytes: 0 },
-        group_by: GroupBy::Sandbox,
-        filters: Vec::new(),
-        attribution: Attribution::Live,
-        sort: Sort::Memory,
-        interval: None,
-        limit: 50,
-        after: None,
-    }
+    let moment = Moment { open_until: Some(stamp(now_s)), tags_unix_ns: BEGAN + now_s * SECOND };
+    let rules = Rules { policy: Policy::default(), basis: Basis::Plugged, free_disk_bytes: 0 };
+    BreakdownQuery::by_sandbox("org", window, moment, rules)
 }
 
 fn hours(from: i64, to: i64) -> Range<i64> {

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use dormouse_ledger::usage::{
-    Amount, Attribution, BreakdownQuery, Cancel, DrilldownQuery, GroupBy, Interval, Moment, Rules, Sort,
-    TagFilter, UsageLedger,
+    Amount, Attribution, BreakdownQuery, Cancel, DrilldownQuery, GroupBy, Interval, Moment, Rules, TagFilter,
+    UsageLedger,
 };
 use dormouse_ledger::{Reader, Record, SandboxFilter, SliceBatch, TagSet, UsageQuery};
 use dormouse_metering::{
@@ -186,19 +186,8 @@ fn sum(amounts: impl IntoIterator<Item = Amount>) -> Amount {
 }
 
 fn query(org: &str, window: Range<i64>, rules: &Rules, moment: Moment) -> BreakdownQuery {
-    BreakdownQuery {
-        org: org.to_owned(),
-        window,
-        moment,
-        rules: rules.clone(),
-        group_by: GroupBy::Sandbox,
-        filters: Vec::new(),
-        attribution: Attribution::Live,
-        sort: Sort::Memory,
-        interval: None,
-        limit: usize::MAX,
-        after: None,
-    }
+    let all = BreakdownQuery::by_sandbox(org, window, moment, rules.clone());
+    BreakdownQuery { limit: usize::MAX, ..all }
 }
 
 /// What each value of the tag amounts to by the slices alone, as tags were or as they are.
