@@ -9,12 +9,11 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use dormouse_tests::people::{self, Served};
 use dormouse_tests::{process, wait};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::Value;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::TcpStream;
+use serde_json::{Value, json};
 use tokio::process::Command;
 
 #[tokio::test]
@@ -33,8 +32,43 @@ async fn the_demo_holds_what_it_claims_and_leaves_nothing_but_its_folder() {
     }
     assert_eq!(processes_of(folder.path()), []);
     assert!(folder.path().join("state/ledger.sqlite").exists());
-    assert_eq!(served_memory(&report).await, report["usage"]["total"]["memory_byte_nanoseconds"]);
     assert!(!folder.path().join("guest").exists());
+}
+
+#[tokio::test]
+async fn a_new_user_tags_the_demos_sandbox_and_reads_equal_sums_in_the_page_by_curl_and_by_each_client() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = demo(folder.path()).output().await.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let memory = &report["usage"]["total"]["memory_byte_nanoseconds"];
+    let token = report["token"].as_str().unwrap();
+    let served = Served::start(serve(&report)).await.unwrap();
+
+    let page = people::walk(&served.url(), token, "sb-1").await.unwrap();
+    let slices: Vec<&str> = page["slices"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    for reason in ["it was found", "it was scaled", "it was paused", "it was hibernated", "it was destroyed"]
+    {
+        assert!(slices.iter().any(|slice| slice.contains(reason)), "{reason}: {slices:#?}");
+    }
+    assert_eq!((&page["amount"], &page["total"]), (memory, memory), "{page}");
+
+    for tag in ["red & blue", "red"] {
+        let answers = people::curl_as_the_readme_does(served.address(), token).await.unwrap();
+        let [(_, usage), (line, put)] = answers.as_slice() else { panic!("{answers:?}") };
+        assert_eq!(usage["items"][0]["value"], tag, "{usage}");
+        assert_eq!(
+            (&usage["items"][0]["memoryByteNanoseconds"], &usage["total"]["memoryByteNanoseconds"]),
+            (memory, memory)
+        );
+        assert!(line.contains("-X PUT"), "{line}");
+        assert_eq!(put["tags"], json!({"team": "red"}));
+    }
+
+    let reader = read_token(&report).await;
+    let said = people::clients(&served.url(), [&reader, token], "sb-1").await.unwrap();
+    let memory = memory.as_str().unwrap();
+    assert_eq!(said, format!("sb-1 {memory} byte-nanoseconds, team=red {memory}"));
 }
 
 #[tokio::test]
@@ -86,25 +120,22 @@ async fn a_demo_that_is_interrupted_leaves_no_process_behind() {
     assert_eq!(processes_of(folder.path()), []);
 }
 
-/// What the command that the demo ends with serves to who has its token: the memory of the org, exactly.
-async fn served_memory(report: &Value) -> Value {
+/// The command that the demo ends with.
+fn serve(report: &Value) -> Command {
+    let mut parts = report["serve"].as_array().unwrap().iter().filter_map(Value::as_str);
+    let mut serve = Command::new(parts.next().unwrap());
+    serve.args(parts);
+    serve
+}
+
+/// A token of the demo's org that may only read.
+async fn read_token(report: &Value) -> String {
     let parts: Vec<&str> = report["serve"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
-    let mut serve = Command::new(parts[0]);
-    serve.args(&parts[1..]).args(["--listen", "127.0.0.1:0"]).stderr(Stdio::piped()).kill_on_drop(true);
-    let mut served = serve.spawn().unwrap();
-    let line = BufReader::new(served.stderr.take().unwrap()).lines().next_line().await.unwrap().unwrap();
-    let address = line.strip_prefix("listening on http://").unwrap_or_else(|| panic!("{line}"));
-    let mut stream = TcpStream::connect(address).await.unwrap();
-    let token = report["token"].as_str().unwrap();
-    let request = format!(
-        "GET /api/usage HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n\r\n"
-    );
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    let (_, body) = answer.split_once("\r\n\r\n").unwrap();
-    let usage: Value = serde_json::from_str(body).unwrap();
-    usage["total"]["memoryByteNanoseconds"].clone()
+    let mut create = Command::new(parts[0]);
+    create.args(["token", "create", "--org", "default", "--role", "read", "--json", parts[2], parts[3]]);
+    let output = create.output().await.unwrap();
+    let created: Value = serde_json::from_slice(&output.stdout).unwrap();
+    created["token"].as_str().unwrap().to_owned()
 }
 
 fn demo(folder: &Path) -> Command {

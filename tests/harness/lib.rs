@@ -17,6 +17,7 @@ pub mod events;
 pub mod guest;
 pub mod monitor;
 pub mod paths;
+pub mod people;
 pub mod process;
 pub mod scripted;
 pub mod servers;

@@ -1,13 +1,8 @@
 //! Usage as people and their programs get it: the pages in a real browser, and the clients for Python and TypeScript.
 
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
-
-use dormouse_tests::agent::Output;
-use dormouse_tests::paths;
 use dormouse_tests::scripted::{Options, Scripted};
+use dormouse_tests::{paths, people};
 use serde_json::Value;
-use tokio::process::Command;
 
 use crate::scene::Scene;
 use crate::usage_over_http::{address_in, ask};
@@ -69,38 +64,10 @@ async fn token(scene: &Scene, role: &str) -> String {
     created["token"].as_str().unwrap().to_owned()
 }
 
-/// What `scripts/install-deps` has installed of npm and of Python's packages.
-fn tools() -> PathBuf {
-    let tools = paths::workspace().join("target/tools");
-    assert!(tools.join("npm/node_modules").exists(), "run scripts/install-deps");
-    tools
-}
-
-async fn run(program: &Path, arguments: &[&str]) -> Output {
-    let mut command = Command::new(program);
-    command.args(arguments).env("NODE_TOOLS", tools().join("npm")).stdin(Stdio::null()).kill_on_drop(true);
-    let output = command.output().await.unwrap();
-    Output {
-        asked: format!("{} {}", program.display(), arguments.join(" ")),
-        code: output.status.code().unwrap_or(-1),
-        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-    }
-}
-
 #[tokio::test]
 async fn a_life_is_seen_tagged_and_summed_up_in_a_browser_by_keyboard_and_without_scripts() {
     let lived = Lived::new().await;
-    let pictures = paths::workspace().join("target/pages");
-    let script = paths::workspace().join("tests/browser/pages.mjs");
-    let script = script.to_str().unwrap();
-    let read =
-        run(Path::new("node"), &[script, &lived.url(), &lived.write, "ended", pictures.to_str().unwrap()])
-            .await
-            .succeeded()
-            .unwrap()
-            .json()
-            .unwrap();
+    let read = people::walk(&lived.url(), &lived.write, "ended").await.unwrap();
     // What the page says is what the API says, to the last digit, and the tag is in the ledger.
     assert_eq!(read["amount"], lived.memory_of_ended().await.as_str(), "{read}");
     assert_ne!(read["amount"], "0", "{read}");
@@ -118,11 +85,9 @@ async fn a_life_is_seen_tagged_and_summed_up_in_a_browser_by_keyboard_and_withou
 #[tokio::test]
 async fn the_clients_for_python_and_typescript_hold_their_types_and_say_what_the_server_says() {
     let lived = Lived::new().await;
-    tools();
-    let script = paths::workspace().join("scripts/check-clients");
-    let said = run(&script, &[&lived.url(), &lived.read, &lived.write, "ended"]).await.succeeded().unwrap();
+    let said = people::clients(&lived.url(), [&lived.read, &lived.write], "ended").await.unwrap();
     let memory = lived.memory_of_ended().await;
-    assert_eq!(said.stdout.trim(), format!("ended {memory} byte-nanoseconds, team=red {memory}"));
+    assert_eq!(said, format!("ended {memory} byte-nanoseconds, team=red {memory}"));
 }
 
 #[test]

@@ -1,10 +1,9 @@
 //! Usage over HTTP, by the agent itself and by `dormouse serve` beside it.
 
-use std::process::Stdio;
-
+use dormouse_tests::people::Served;
 use dormouse_tests::scripted::Options;
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::scene::Scene;
@@ -59,13 +58,9 @@ async fn the_agent_and_a_server_beside_it_tell_the_same_usage_over_http() {
     scene.does(&["destroy", "s1"]).await;
     scene.last_slice("s1").await;
     drop(qemu);
-    let listen = ["serve", "--ledger", &format!("sqlite:{ledger}"), "--listen", "127.0.0.1:0"];
-    let mut command = scene.agent.command(&listen).unwrap();
-    let mut beside = command.stderr(Stdio::piped()).spawn().unwrap();
-    let mut said = BufReader::new(beside.stderr.take().unwrap()).lines();
-    let line = said.next_line().await.unwrap().unwrap();
-    let beside_it = line.strip_prefix("listening on http://").unwrap_or_else(|| panic!("{line}"));
-    let answers = [&agent, beside_it];
+    let serve = scene.agent.command(&["serve", "--ledger", &format!("sqlite:{ledger}")]).unwrap();
+    let beside = Served::start(serve).await.unwrap();
+    let answers = [&agent, beside.address()];
     let window = ask(&agent, "GET", "/api/sandboxes/s1/usage", token, "", 200).await;
     let (from, to) = (&window["firstStartedAt"], &window["lastEndedAt"]);
     let target =
