@@ -97,13 +97,19 @@ pub(crate) fn roll_up(conn: &Connection, pk: i64, slice: &Slice) -> Result<(), L
         Some(last) if last.totals.len() > KEPT_APART_MAX => (Some(last.hour_unix_ns), Totals::default()),
         Some(last) => (last.since_unix_ns, last.totals),
     };
+    let seq = crate::encode::int("seq", slice.seq)?;
     let mut fits = true;
-    each_piece(conn, pk, from_seq, hour_unix_ns, |piece| {
+    let mut add = |piece: &Piece| {
         fits &= totals.add(piece, &(from_unix_ns..hour_unix_ns)).is_some();
         Ok(())
-    })?;
+    };
+    // The slices of a sandbox that is let alone go from hour to hour: what is to be added is this one.
+    if slice.start.unix_ns == from_unix_ns && seq == from_seq + 1 {
+        add(&Piece::of(slice))?;
+    } else {
+        each_piece(conn, pk, from_seq, hour_unix_ns, add)?;
+    }
     if fits {
-        let seq = crate::encode::int("seq", slice.seq)?;
         let mut insert = conn.prepare_cached(ROLL_UP)?;
         insert.execute((pk, hour_unix_ns, seq, since_unix_ns, totals.encode()))?;
     }
