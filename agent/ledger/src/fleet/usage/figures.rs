@@ -1,6 +1,6 @@
 //! The figures of a fleet's ledger.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
 use dormouse_metering::{Stamp, hour};
@@ -31,13 +31,14 @@ const ROLLUPS: &str = "SELECT a.ordinal, k.state, k.disk_bytes, h.duration_ns, h
      CROSS JOIN LATERAL (SELECT * FROM usage_hours h WHERE h.kind_id = k.id AND h.hour_unix_ns <= a.unix_ns \
          ORDER BY h.hour_unix_ns DESC LIMIT 1) h";
 
-/// The slices that begin in an instant's hour, before it. None crosses an hour.
+/// The slices that begin in an instant's hour, before it: none crosses an hour. All that is asked at one instant is one
+/// scan: a part of `$1` are its sandboxes.
 const EDGES: &str = concat!(
-    "SELECT a.ordinal, ",
+    "SELECT a.ordinal, x.sandbox_id, ",
     piece_columns!(),
-    " FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) WITH ORDINALITY \
-         AS a (sandbox_id, hour_unix_ns, unix_ns, ordinal) \
-     CROSS JOIN LATERAL (SELECT * FROM slices x WHERE x.sandbox_id = a.sandbox_id \
+    " FROM unnest($2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[]) WITH ORDINALITY \
+         AS a (hour_unix_ns, unix_ns, first, last, ordinal) \
+     CROSS JOIN LATERAL (SELECT * FROM slices x WHERE x.sandbox_id = ANY (($1::bigint[])[a.first::integer:a.last::integer]) \
          AND x.start_unix_ns >= a.hour_unix_ns AND x.start_unix_ns < a.unix_ns OFFSET 0) x"
 );
 
@@ -113,21 +114,30 @@ impl FleetFigures<'_> {
         rules: &Rules,
         amounts: &mut [Amount],
     ) -> Result<(), LedgerError> {
-        let edges: Vec<(usize, i64, i64)> = instants
-            .iter()
-            .enumerate()
-            .filter(|(_, (_, at))| hour_at(*at) < *at)
-            .map(|(index, (id, at))| (index, *id, *at))
-            .collect();
+        // By instant: at which sandboxes it is asked, and whose amount that is.
+        let mut edges = BTreeMap::<i64, BTreeMap<i64, usize>>::new();
+        for (index, (id, at)) in instants.iter().enumerate().filter(|(_, (_, at))| hour_at(*at) < *at) {
+            edges.entry(*at).or_default().insert(*id, index);
+        }
         if edges.is_empty() {
             return Ok(());
         }
-        let ids: Vec<i64> = edges.iter().map(|(_, id, _)| *id).collect();
-        let ends: Vec<i64> = edges.iter().map(|(_, _, at)| *at).collect();
+        let (mut ids, mut first, mut last) = (Vec::new(), Vec::new(), Vec::new());
+        let place = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        for sandboxes in edges.values() {
+            first.push(place(ids.len() + 1));
+            ids.extend(sandboxes.keys().copied());
+            last.push(place(ids.len()));
+        }
+        let edges: Vec<_> = edges.into_iter().collect();
+        let ends: Vec<i64> = edges.iter().map(|(at, _)| *at).collect();
         let hours: Vec<i64> = ends.iter().map(|at| hour_at(*at)).collect();
-        for row in self.session.query(EDGES, &[&ids, &hours, &ends])? {
-            let (index, _, at) = edges[ordinal(&row)?];
-            amounts[index].add(rows::piece(&row, 1)?.amount(&(hour_at(at)..at), rules)?)?;
+        for row in self.session.query(EDGES, &[&ids, &hours, &ends, &first, &last])? {
+            let (at, indexes) = &edges[ordinal(&row)?];
+            let index = indexes
+                .get(&row.get(1))
+                .ok_or_else(|| LedgerError::corrupt("a slice that was not asked for"))?;
+            amounts[*index].add(rows::piece(&row, 2)?.amount(&(hour_at(*at)..*at), rules)?)?;
         }
         Ok(())
     }
