@@ -57,7 +57,7 @@ pub use reader::{
 };
 pub use records::{
     Anchor, AttachmentUpdate, CommandIntent, CommandOutcome, Denial, LifecycleEvent, OutcomeStatus, Record,
-    SandboxSeen, SinkNames, SinkProgress, SliceBatch, Snapshot, SnapshotState, TagSet, Watermark,
+    SandboxSeen, SinkNames, SinkProgress, SinkTerms, SliceBatch, Snapshot, SnapshotState, TagSet, Watermark,
 };
 pub use rows::{CommandRow, OutboxRow, OutcomeRow, SandboxRow, SliceRow};
 pub use tags::{validate_tag_key, validate_tags};

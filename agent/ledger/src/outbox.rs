@@ -134,6 +134,8 @@ struct CloudEvent<'a> {
     datacontenttype: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     org: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    plan: Option<&'a str>,
     hostseq: &'a str,
     payloadhash: &'a str,
     prevhash: &'a str,
@@ -158,6 +160,8 @@ pub(crate) struct Draft<'a> {
     event_type: &'static str,
     /// The sandbox that it is about.
     key: Option<&'a SandboxKey>,
+    /// The plan that the sandbox had when the event was committed.
+    plan: Option<&'a str>,
     unix_ns: i64,
     data: Box<RawValue>,
 }
@@ -165,7 +169,7 @@ pub(crate) struct Draft<'a> {
 impl<'a> Draft<'a> {
     /// The event of a slice, `<sandbox>:<generation>:<seq>`.
     pub(crate) fn slice(
-        key: &'a SandboxKey,
+        (key, plan): (&'a SandboxKey, &'a str),
         slice: &Slice,
         suppressed_for: Option<String>,
     ) -> Result<Self, LedgerError> {
@@ -173,18 +177,24 @@ impl<'a> Draft<'a> {
             id: format!("{}:{}:{}", key.sandbox, key.generation, slice.seq),
             event_type: SLICE_EVENT,
             key: Some(key),
+            plan: Some(plan),
             unix_ns: slice.end.unix_ns,
             data: raw(&SliceRow::closed(key, slice, true).suppressed_for(suppressed_for))?,
         })
     }
 
     /// A lifecycle event, `<sandbox>:<generation>:lifecycle-<host_seq>`.
-    pub(crate) fn lifecycle(event: &'a LifecycleEvent, host_seq: u64) -> Result<Self, LedgerError> {
+    pub(crate) fn lifecycle(
+        event: &'a LifecycleEvent,
+        plan: &'a str,
+        host_seq: u64,
+    ) -> Result<Self, LedgerError> {
         let key = &event.key;
         Ok(Self {
             id: format!("{}:{}:lifecycle-{host_seq}", key.sandbox, key.generation),
             event_type: LIFECYCLE_EVENT,
             key: Some(key),
+            plan: Some(plan),
             unix_ns: event.at.wall_ns,
             data: raw(&LifecycleData {
                 org: &key.org,
@@ -218,6 +228,7 @@ impl<'a> Draft<'a> {
             id: format!("watermark:{}", watermark.hour_unix_ns),
             event_type: WATERMARK_EVENT,
             key: None,
+            plan: None,
             unix_ns: watermark.at_unix_ns,
             data: raw(&data)?,
         })
@@ -236,6 +247,7 @@ impl<'a> Draft<'a> {
             time: &rfc3339(self.unix_ns),
             datacontenttype: "application/json",
             org: self.key.map(|key| key.org.as_str()),
+            plan: self.plan,
             hostseq: &(prev.host_seq + 1).to_string(),
             payloadhash: &payload_hash,
             prevhash: &prev_hash,

@@ -43,6 +43,8 @@ pub enum Record {
     Sinks(SinkNames),
     /// How far a sink has come.
     SinkProgress(SinkProgress),
+    /// By which terms a sink is told the events that come. The same again changes nothing.
+    SinkTerms(SinkTerms),
     /// Events that took place before this, in nanoseconds since the Unix epoch, and that every configured sink has,
     /// need not be kept: the oldest of them go, 2,048 at the most. Without sinks everything is kept.
     Retain {
@@ -228,6 +230,15 @@ pub struct SinkNames {
     pub names: Vec<String>,
     /// When, in nanoseconds since the Unix epoch.
     pub at_unix_ns: i64,
+}
+
+/// By which terms a sink is told events: the first that it has hold for all that there are, others for those that come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SinkTerms {
+    /// The sink.
+    pub sink: String,
+    /// The terms, whatever they are to who tells.
+    pub terms: Value,
 }
 
 /// How far a sink has come.

@@ -89,6 +89,17 @@ impl SliceRow {
         self
     }
 
+    /// What is held all through it.
+    pub fn shape(&self) -> Shape {
+        Shape {
+            vcpus_milli: self.vcpus_milli,
+            memory_base_bytes: self.memory_base_bytes,
+            memory_plugged_bytes: self.memory_plugged_bytes,
+            memory_requested_bytes: self.memory_requested_bytes,
+            disk_bytes: self.disk_bytes,
+        }
+    }
+
     /// The row of a slice that is still open, with the duration that it had at a moment.
     pub fn open_until(key: &SandboxKey, until: &Slice) -> Self {
         let duration_ns = until.duration_ns;

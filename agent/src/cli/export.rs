@@ -5,7 +5,6 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
-use dormouse_ledger::usage::Rules;
 
 use super::context::Context;
 use super::exit::Exit;
@@ -76,11 +75,7 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     let export = Export {
         org: args.org,
         window: moment(&args.from)?..moment(&args.to)?,
-        rules: Rules {
-            policy: config.billing.policy.policy(),
-            basis: config.billing.basis.into(),
-            free_disk_bytes: config.billing.free_disk_bytes,
-        },
+        rules: config.billing.rules(),
         format: match args.format {
             Format::Csv => export::Format::Csv,
             Format::Parquet => export::Format::Parquet,

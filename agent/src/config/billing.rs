@@ -1,5 +1,6 @@
 //! What is billed: which parts of a sandbox's shape count in which billing state.
 
+use dormouse_ledger::usage::Rules;
 use dormouse_metering::{Dimensions, Policy};
 use serde::{Deserialize, Serialize};
 
@@ -65,6 +66,17 @@ section! {
         lost: Billed = Billed { memory: false, vcpu: false, disk: false },
         /// The platform asked for the time not to be billed.
         suppressed: Billed = Billed { memory: false, vcpu: false, disk: true },
+    }
+}
+
+impl Billing {
+    /// The rules that usage is computed by.
+    pub fn rules(&self) -> Rules {
+        Rules {
+            policy: self.policy.policy(),
+            basis: self.basis.into(),
+            free_disk_bytes: self.free_disk_bytes,
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use tracing_subscriber::EnvFilter;
 
-use super::{Config, Control, Sink, SinkKind, Tls};
+use super::{Config, Control, Sink, SinkForm, SinkKind, Tls};
 use crate::ids::check_id;
 
 const HOUR_MS: u64 = 3_600_000;
@@ -13,6 +13,8 @@ const DAY_MS: u64 = 24 * HOUR_MS;
 const MIB: u64 = 1 << 20;
 /// QEMU answers no faster than this on a loaded host, and nobody waits longer.
 const QMP_MS: RangeInclusive<u64> = 10..=600_000;
+/// In millionths of a cent: 100,000 dollars an hour.
+const PRICE: RangeInclusive<u64> = 0..=10_000_000_000_000;
 const DEADLINE_MS: RangeInclusive<u64> = 1..=DAY_MS;
 /// `sun_path` holds 108 bytes, the last one zero.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
@@ -157,6 +159,9 @@ fn wrong_in_sink(sink: &Sink) -> Vec<String> {
     {
         wrong.push("token_env is for nats and http, and without user_env".to_owned());
     }
+    if sink.form == SinkForm::Flat && sink.kind != SinkKind::Redis {
+        wrong.push("form is flat: that is for redis alone".to_owned());
+    }
     if sink.cert_file.is_some() != sink.key_file.is_some() {
         wrong.push("cert_file and key_file go together".to_owned());
     }
@@ -165,6 +170,9 @@ fn wrong_in_sink(sink: &Sink) -> Vec<String> {
         ("batch_events", sink.batch_events, 1..=20_000),
         ("backoff_min_ms", sink.backoff_min_ms, 10..=sink.backoff_max_ms),
         ("backoff_max_ms", sink.backoff_max_ms, 10..=HOUR_MS),
+        ("memory_gib_hour_microcents", sink.memory_gib_hour_microcents, PRICE),
+        ("vcpu_hour_microcents", sink.vcpu_hour_microcents, PRICE),
+        ("disk_gib_hour_microcents", sink.disk_gib_hour_microcents, PRICE),
     ];
     for (key, value, range) in ranges {
         if !range.contains(&value) {

@@ -27,7 +27,7 @@ pub use sections::{
     Config, Deadlines, FileMode, Hibernation, Http, Launch, Log, LogFormat, Metering, Metrics,
     MetricsAddress, Qmp, Starter,
 };
-pub use sinks::{Outbox, Sink, SinkKind};
+pub use sinks::{Outbox, Sink, SinkForm, SinkKind};
 
 /// Where the configuration is when nobody says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/dormouse/dormouse.toml";

@@ -27,8 +27,19 @@ section! {
         /// Where it is, without credentials: nats://HOST:PORT, redis://HOST:PORT/DB or http://HOST/PATH; with TLS
         /// tls://, rediss:// or https://. For PostgreSQL postgresql://HOST/DB?sslmode=verify-full.
         url: String = "nats://127.0.0.1:4222".to_owned(),
-        /// The stream. Not set: `DORMOUSE` for nats, which is created where there is none, `dormouse:events` for redis.
+        /// The stream. Not set: `DORMOUSE` for nats, which is created where there is none, `dormouse:events` for redis
+        /// (`events:CELL` where it is flat).
         stream: Option<String> = None,
+        /// `cloudevents`, or, for redis, `flat`: created, usage_tick, scaled, hibernated, woke and stopped, each with
+        /// id, type, sandbox_id, org_id, plan, worker_id, cell_id, payload and timestamp. What is changed of [billing] or
+        /// of the prices holds for events that come after. A fleet's ledger reads CloudEvents alone.
+        form: SinkForm = SinkForm::Cloudevents,
+        /// What a GiB of memory costs for an hour in `cost_cents` of a flat usage_tick, in millionths of a cent.
+        memory_gib_hour_microcents: u64 = 0,
+        /// What a vCPU costs for an hour, in millionths of a cent.
+        vcpu_hour_microcents: u64 = 0,
+        /// What a GiB of disk above `billing.free_disk_bytes` costs for an hour, in millionths of a cent.
+        disk_gib_hour_microcents: u64 = 0,
         /// The environment variables that hold the user's name and password, or a token (nats, http).
         user_env: Option<String> = None,
         /// See `user_env`.
@@ -51,6 +62,16 @@ section! {
         backoff_max_ms: u64 = 30_000,
     }
     sections {}
+}
+
+/// What a sink is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SinkForm {
+    /// Events, byte for byte as they were frozen.
+    Cloudevents,
+    /// What a sandbox platform's consumers know, made of them.
+    Flat,
 }
 
 /// What a sink is.

@@ -158,6 +158,12 @@ fn sinks_are_a_list_whose_keys_and_values_are_checked_and_which_is_written_out_a
         ("cert_file = \"/c\"", "sinks of a: cert_file and key_file go together"),
         ("batch_events = 0", "sinks of a: batch_events is 0: it must be from 1"),
         ("kind2 = 1", "unknown key `sinks.kind2`"),
+        ("form = \"xml\"", "unknown variant `xml`"),
+        (
+            "vcpu_hour_microcents = 10000000000001",
+            "vcpu_hour_microcents is 10000000000001: it must be from 0",
+        ),
+        ("[[sinks]]\nname = \"b\"\nform = \"flat\"", "sinks of b: form is flat: that is for redis alone"),
     ] {
         let problems = problems(&format!("{text}{more}\n"));
         assert!(problems.iter().any(|problem| problem.contains(part)), "{more}: {problems:?}");

@@ -92,11 +92,7 @@ impl Site {
         let (billing, http) = (&config.billing, &config.http);
         Self {
             ledger,
-            rules: Rules {
-                policy: billing.policy.policy(),
-                basis: billing.basis.into(),
-                free_disk_bytes: billing.free_disk_bytes,
-            },
+            rules: billing.rules(),
             clock,
             open_until,
             limits: Limits {

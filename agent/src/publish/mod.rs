@@ -13,6 +13,7 @@
 //!   delays no other, and costs the disk that its events take and nothing else.
 //! - `jetstream`, `redis`, `postgres` and `http` are the sinks; `access` reads their credentials and certificates. Another kind is
 //!   another implementation of `sink::Sink`, and a line in `start`.
+//! - `flat` makes other entries of events for a Redis sink that wants them.
 //! - [`resend`] answers requests to send events again: by a connection of its own, and without any cursor moving.
 //! - `retention` lets go of events that every sink has.
 //!
@@ -21,6 +22,7 @@
 
 mod access;
 pub mod cursor;
+mod flat;
 mod http;
 mod jetstream;
 mod line;
@@ -40,7 +42,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::clock::Clock;
-use crate::config::{self, Config, SinkKind};
+use crate::config::{self, Config, SinkForm, SinkKind};
 use cursor::Standing;
 use worker::Worker;
 
@@ -62,6 +64,9 @@ pub fn start(
     clock: &Clock,
 ) -> Result<Publisher, LedgerError> {
     configure(config, ledger, clock)?;
+    for sink in config.sinks.iter().filter(|sink| sink.form == SinkForm::Flat) {
+        flat::agree(ledger, sink, &config.billing)?;
+    }
     let (tell_head, head) = watch::channel(0);
     let tell_head = Arc::new(tell_head);
     let told = Arc::clone(&tell_head);
@@ -84,8 +89,9 @@ pub fn start(
             }
             SinkKind::Redis => {
                 let requests = resend::Stream::new(sink.clone(), host);
-                tasks.spawn(resend::run(requests, common.answering(redis::RedisStream::new(sink.clone()))?));
-                tasks.spawn(common.worker(redis::RedisStream::new(sink.clone()))?.run(saved))
+                tasks.spawn(resend::run(requests, common.answering(common.redis(host)?)?));
+                let stream = common.redis(host)?;
+                tasks.spawn(common.worker(stream)?.run(saved))
             }
             SinkKind::Postgres => {
                 tasks.spawn(common.worker(postgres::Postgres::new(sink.clone()))?.run(saved))
@@ -132,6 +138,14 @@ struct Common<'a> {
 }
 
 impl Common<'_> {
+    fn redis(&self, host: &HostName) -> Result<redis::RedisStream, LedgerError> {
+        let flat = match self.config.form {
+            SinkForm::Cloudevents => None,
+            SinkForm::Flat => Some(flat::Flat::new(self.ledger.reader()?, host, &self.config.name)?),
+        };
+        Ok(redis::RedisStream::new(self.config.clone(), host, flat))
+    }
+
     fn answering<S: sink::Sink>(&self, again: S) -> Result<resend::Answering<S>, LedgerError> {
         Ok(resend::Answering {
             sink: self.config.name.clone(),

@@ -1,18 +1,19 @@
 //! Redis Streams: every event an entry of one stream, its bytes in the field `event`, a batch at a time in one
-//! transaction.
+//! transaction. Or, in the flat form, the entries that are made of it.
 //!
 //! What Redis has answered is as durable as it is configured to make it: `appendonly yes`, and `appendfsync always`
 //! where a loss of power must lose nothing.
 
 use std::time::Duration;
 
-use dormouse_ledger::OutboxRow;
+use dormouse_ledger::{HostName, OutboxRow};
 use redis::aio::MultiplexedConnection;
 use redis::{
     AsyncConnectionConfig, Client, ErrorKind, IntoConnectionInfo, Pipeline, RedisError, ServerErrorKind,
 };
 
 use super::access::{self, Credentials};
+use super::flat::Flat;
 use super::sink::{Delivered, Sink, SinkError, chain};
 use crate::config;
 
@@ -21,13 +22,18 @@ const STREAM: &str = "dormouse:events";
 /// A stream of Redis.
 pub(super) struct RedisStream {
     config: config::Sink,
+    stream: String,
+    /// Makes other entries of events, where the sink wants them.
+    flat: Option<Flat>,
     connection: Option<MultiplexedConnection>,
 }
 
 impl RedisStream {
     /// The sink of a host's events; connects when there are some.
-    pub(super) fn new(config: config::Sink) -> Self {
-        Self { config, connection: None }
+    pub(super) fn new(config: config::Sink, host: &HostName, flat: Option<Flat>) -> Self {
+        let usual = || if flat.is_some() { format!("events:{}", host.cell) } else { STREAM.to_owned() };
+        let stream = config.stream.clone().unwrap_or_else(usual);
+        Self { config, stream, flat, connection: None }
     }
 
     async fn connect(&self) -> Result<MultiplexedConnection, SinkError> {
@@ -38,19 +44,29 @@ impl RedisStream {
         client.get_multiplexed_async_connection_with_config(&settings).await.map_err(|error| failure(&error))
     }
 
-    fn entries(&self, events: &[OutboxRow]) -> Pipeline {
-        let stream = self.config.stream.as_deref().unwrap_or(STREAM);
+    async fn entries(&self, events: &[OutboxRow]) -> Result<Pipeline, SinkError> {
         let mut pipeline = Pipeline::with_capacity(events.len());
         pipeline.atomic();
-        for event in events {
-            pipeline.cmd("XADD").arg(stream).arg("*").arg("event").arg(&event.payload[..]).ignore();
+        let mut add = |entry: &[u8]| {
+            pipeline.cmd("XADD").arg(&self.stream).arg("*").arg("event").arg(entry).ignore();
+        };
+        match &self.flat {
+            None => events.iter().for_each(|event| add(&event.payload)),
+            Some(flat) => flat.entries(events).await?.iter().for_each(|entry| add(entry)),
         }
-        pipeline
+        Ok(pipeline)
     }
 }
 
 impl Sink for RedisStream {
     async fn deliver(&mut self, events: &[OutboxRow]) -> Delivered {
+        let entries = match self.entries(events).await {
+            Ok(entries) => entries,
+            Err(failure) => return Delivered::failed(failure),
+        };
+        if entries.is_empty() {
+            return Delivered::all(events);
+        }
         // Whatever goes wrong before it is put back: the connection ends.
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
@@ -59,7 +75,7 @@ impl Sink for RedisStream {
                 Err(failure) => return Delivered::failed(failure),
             },
         };
-        match self.entries(events).query_async::<()>(&mut connection).await {
+        match entries.query_async::<()>(&mut connection).await {
             Ok(()) => {
                 self.connection = Some(connection);
                 Delivered::all(events)

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 
-use dormouse_ledger::OutboxRow;
+use dormouse_ledger::{LedgerError, OutboxRow};
 
 /// Stores events somewhere else.
 ///
@@ -52,6 +52,12 @@ pub(super) enum SinkError {
     /// `SINK_NO_EVENTS`: the ledger cannot be read, or an event is missing from it.
     #[error("the events cannot be read: {0} [SINK_NO_EVENTS]")]
     NoEvents(String),
+}
+
+impl From<LedgerError> for SinkError {
+    fn from(error: LedgerError) -> Self {
+        Self::NoEvents(error.to_string())
+    }
 }
 
 /// An error with its causes.

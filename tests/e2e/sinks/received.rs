@@ -14,7 +14,7 @@ use serde_json::Value;
 pub(crate) async fn received(server: &Server, kind: Kind) -> Vec<Vec<u8>> {
     match kind {
         Kind::Nats => from_stream(&server.url()).await,
-        Kind::Redis => from_redis(&server.url()).await,
+        Kind::Redis => entries(server, "dormouse:events").await,
     }
 }
 
@@ -34,12 +34,13 @@ async fn from_stream(url: &str) -> Vec<Vec<u8>> {
     events
 }
 
-async fn from_redis(url: &str) -> Vec<Vec<u8>> {
-    let client = redis::Client::open(url).unwrap();
+/// The entries of a stream of Redis.
+pub(crate) async fn entries(server: &Server, stream: &str) -> Vec<Vec<u8>> {
+    let client = redis::Client::open(server.url()).unwrap();
     // All of a stream takes longer on a busy machine than the client would wait.
     let patient = AsyncConnectionConfig::new().set_response_timeout(Some(DEADLINE));
     let mut connection = client.get_multiplexed_async_connection_with_config(&patient).await.unwrap();
-    let range: StreamRangeReply = connection.xrange_all("dormouse:events").await.unwrap();
+    let range: StreamRangeReply = connection.xrange_all(stream).await.unwrap();
     range.ids.iter().map(|entry| entry.get("event").unwrap()).collect()
 }
 

@@ -59,6 +59,7 @@ impl Apply<'_> {
             Record::Denial(denial) => self.denial(denial),
             Record::Sinks(sinks) => self.sinks(sinks),
             Record::SinkProgress(progress) => self.sink_progress(progress),
+            Record::SinkTerms(terms) => self.sink_terms(terms),
             Record::Watermark(watermark) => self.watermark(watermark),
             Record::Retain { before_unix_ns } => self.retain(*before_unix_ns),
         }

@@ -10,7 +10,7 @@ use crate::outbox::Draft;
 use crate::{AttachmentUpdate, LedgerError, LifecycleEvent, SandboxKey, SandboxSeen};
 
 const FIND: &str =
-    "SELECT pk, created_unix_ns FROM sandboxes WHERE org = ?1 AND sandbox = ?2 AND generation = ?3";
+    "SELECT pk, created_unix_ns, plan FROM sandboxes WHERE org = ?1 AND sandbox = ?2 AND generation = ?3";
 
 const SEEN: &str = "INSERT INTO sandboxes (org, sandbox, generation, plan, lifecycle, created_unix_ns) \
      VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
@@ -28,26 +28,38 @@ const NOBODY_HEARD: &str = "UPDATE attachments SET unheard_boot = ?1, unheard_bo
 const STANDS: &str =
     "UPDATE sandboxes SET lifecycle = coalesce(?2, lifecycle), plan = coalesce(?3, plan) WHERE pk = ?1";
 
+/// The row of a sandbox.
+struct Known {
+    /// Its key in the file.
+    pk: i64,
+    created_unix_ns: i64,
+    /// Its plan as it is now: events that are committed now carry it.
+    plan: String,
+}
+
 impl Apply<'_> {
-    /// The row of a sandbox: its key in the file, and when it was created.
-    fn find(&self, key: &SandboxKey) -> Result<Option<(i64, i64)>, LedgerError> {
+    fn find(&self, key: &SandboxKey) -> Result<Option<Known>, LedgerError> {
         let mut find = self.conn.prepare_cached(FIND)?;
-        let row = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?));
+        let row = |row: &rusqlite::Row<'_>| {
+            Ok(Known { pk: row.get(0)?, created_unix_ns: row.get(1)?, plan: row.get(2)? })
+        };
         Ok(find.query_row((&key.org, &key.sandbox, key.generation), row).optional()?)
+    }
+
+    /// The row of a sandbox that must be known.
+    fn known(&self, key: &SandboxKey) -> Result<Known, LedgerError> {
+        self.find(key)?.ok_or_else(|| LedgerError::UnknownSandbox(key.clone()))
     }
 
     /// The key in the file of a sandbox that must be known.
     pub(super) fn pk(&self, key: &SandboxKey) -> Result<i64, LedgerError> {
-        match self.find(key)? {
-            Some((pk, _)) => Ok(pk),
-            None => Err(LedgerError::UnknownSandbox(key.clone())),
-        }
+        self.known(key).map(|known| known.pk)
     }
 
     pub(super) fn sandbox_seen(&self, seen: &SandboxSeen) -> Result<(), LedgerError> {
         let key = &seen.key;
         match self.find(key)? {
-            Some((_, created_unix_ns)) if created_unix_ns == seen.created_unix_ns => return Ok(()),
+            Some(known) if known.created_unix_ns == seen.created_unix_ns => return Ok(()),
             Some(_) => return Err(LedgerError::Conflict { what: format!("creation of sandbox {key}") }),
             None => {}
         }
@@ -90,7 +102,7 @@ impl Apply<'_> {
     }
 
     pub(super) fn lifecycle(&mut self, event: &LifecycleEvent) -> Result<(), LedgerError> {
-        self.pk(&event.key)?;
-        Draft::lifecycle(event, self.head.host_seq + 1)?.append(self.conn, self.host, self.head)
+        let plan = self.known(&event.key)?.plan;
+        Draft::lifecycle(event, &plan, self.head.host_seq + 1)?.append(self.conn, self.host, self.head)
     }
 }

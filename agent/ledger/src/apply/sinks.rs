@@ -4,7 +4,7 @@ use rusqlite::OptionalExtension;
 
 use super::Apply;
 use crate::encode::{int, uint};
-use crate::{LedgerError, SinkNames, SinkProgress};
+use crate::{LedgerError, SinkNames, SinkProgress, SinkTerms};
 
 /// The most events that one unit lets go: metering waits no longer for it than for a batch of slices.
 pub(crate) const RETAIN_EVENTS_MAX: u64 = 2048;
@@ -19,6 +19,12 @@ const CONFIGURE: &str = "INSERT INTO sinks (name, acknowledged_seq, since_unix_n
 const PROGRESS: &str = "UPDATE sinks SET acknowledged_seq = ?2, error = ?4, \
      since_unix_ns = CASE WHEN acknowledged_seq < ?2 THEN ?3 ELSE since_unix_ns END, \
      error_unix_ns = CASE WHEN ?4 IS NULL THEN NULL ELSE ?3 END WHERE name = ?1";
+
+const TERMS: &str = "SELECT terms FROM sink_terms WHERE sink = ?1 ORDER BY from_seq DESC LIMIT 1";
+
+/// Terms by which there is no event yet give way.
+const AGREE: &str = "INSERT INTO sink_terms (sink, from_seq, terms) VALUES (?1, ?2, ?3) \
+     ON CONFLICT (sink, from_seq) DO UPDATE SET terms = excluded.terms";
 
 /// The first event that must stay: the first that a sink lacks, or that is not old enough, or the last of all.
 const KEEP_FROM: &str = "WITH candidates AS (SELECT host_seq, event_unix_ns FROM outbox ORDER BY host_seq LIMIT ?2) \
@@ -53,6 +59,20 @@ impl Apply<'_> {
         if changed == 0 {
             return Err(LedgerError::rejected(format!("the ledger has no sink {sink}")));
         }
+        Ok(())
+    }
+
+    /// From the next event on a sink is told by these terms; from the first, where it had none.
+    pub(super) fn sink_terms(&self, agreed: &SinkTerms) -> Result<(), LedgerError> {
+        let terms = agreed.terms.to_string();
+        let mut last = self.conn.prepare_cached(TERMS)?;
+        let last: Option<String> = last.query_row([&agreed.sink], |row| row.get(0)).optional()?;
+        let from_seq = match last {
+            Some(last) if last == terms => return Ok(()),
+            Some(_) => int("from_seq", self.head.host_seq + 1)?,
+            None => 1,
+        };
+        self.conn.prepare_cached(AGREE)?.execute((&agreed.sink, from_seq, terms))?;
         Ok(())
     }
 

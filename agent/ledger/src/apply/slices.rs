@@ -14,7 +14,7 @@ use crate::{LedgerError, SandboxKey, SliceBatch};
 
 /// All that is looked up before a batch is applied, in one statement: most batches are one slice, and each statement
 /// costs as much as a tenth of writing it.
-const LIFE: &str = "SELECT s.pk, (SELECT coalesce(max(seq), 0) FROM slices WHERE sandbox_pk = s.pk), \
+const LIFE: &str = "SELECT s.pk, s.plan, (SELECT coalesce(max(seq), 0) FROM slices WHERE sandbox_pk = s.pk), \
      (SELECT coalesce(max(ord), -1) FROM pending WHERE sandbox_pk = s.pk) \
      FROM sandboxes s WHERE s.org = ?1 AND s.sandbox = ?2 AND s.generation = ?3";
 
@@ -47,9 +47,21 @@ const NOT_OPEN: &str = "UPDATE sandboxes SET standing_hash = ?2 WHERE pk = ?1";
 const FORGET_PENDING: &str = "DELETE FROM pending WHERE sandbox_pk = ?1 AND ord = ?2";
 const PENDING: &str = "INSERT INTO pending (sandbox_pk, ord, observation) VALUES (?1, ?2, ?3)";
 
+/// What a batch finds of its life.
+struct Life {
+    /// Its key in the file.
+    pk: i64,
+    /// Its plan as it is now: events that are committed now carry it.
+    plan: String,
+    /// The number of its last closed slice.
+    last: i64,
+    /// The number of the last observation that is pending.
+    last_pending: i64,
+}
+
 impl Apply<'_> {
     pub(super) fn slices(&mut self, batch: &SliceBatch) -> Result<(), LedgerError> {
-        let (pk, last, last_pending) = self.life(&batch.key)?;
+        let Life { pk, plan, last, last_pending } = self.life(&batch.key)?;
         let mut standing = Standing::behind(batch.open.as_ref());
         let mut pending = Vec::with_capacity(batch.pending.len());
         for observation in &batch.pending {
@@ -62,7 +74,7 @@ impl Apply<'_> {
             if seq <= last {
                 self.same_slice(pk, seq, &batch.key, slice)?;
             } else {
-                self.close(pk, seq, &batch.key, slice)?;
+                self.close((pk, seq), (&batch.key, &plan), slice)?;
             }
         }
         if batch.ended {
@@ -88,10 +100,11 @@ impl Apply<'_> {
         Ok(())
     }
 
-    /// A life's key in the file, the number of its last closed slice, and that of the last observation pending.
-    fn life(&self, key: &SandboxKey) -> Result<(i64, i64, i64), LedgerError> {
+    fn life(&self, key: &SandboxKey) -> Result<Life, LedgerError> {
         let mut find = self.conn.prepare_cached(LIFE)?;
-        let row = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
+        let row = |row: &rusqlite::Row<'_>| {
+            Ok(Life { pk: row.get(0)?, plan: row.get(1)?, last: row.get(2)?, last_pending: row.get(3)? })
+        };
         let found = find.query_row((&key.org, &key.sandbox, key.generation), row).optional()?;
         found.ok_or_else(|| LedgerError::UnknownSandbox(key.clone()))
     }
@@ -107,9 +120,14 @@ impl Apply<'_> {
         }
     }
 
-    fn close(&mut self, pk: i64, seq: i64, key: &SandboxKey, slice: &Slice) -> Result<(), LedgerError> {
+    fn close(
+        &mut self,
+        (pk, seq): (i64, i64),
+        (key, plan): (&SandboxKey, &str),
+        slice: &Slice,
+    ) -> Result<(), LedgerError> {
         let reason = Suppression::new(self.conn, pk, &key.org).reason(slice)?;
-        Draft::slice(key, slice, reason)?.append(self.conn, self.host, self.head)?;
+        Draft::slice((key, plan), slice, reason)?.append(self.conn, self.host, self.head)?;
         self.conn.prepare_cached(CLOSE)?.execute(params![
             pk,
             seq,

@@ -204,12 +204,11 @@ impl<'a> Event<'a> {
             &rfc3339(self.unix_ns),
             "\",\"datacontenttype\":\"application/json\",\"org\":\"",
             org,
-            "\",\"hostseq\":\"",
-            &self.host_seq.to_string(),
-            "\",\"payloadhash\":\"",
         ];
         let skip = |payload: &'a [u8], part: &str| payload.strip_prefix(part.as_bytes());
-        let rest = head.into_iter().try_fold(self.payload, skip)?;
+        let rest = without_plan(head.into_iter().try_fold(self.payload, skip)?)?;
+        let number = ["\",\"hostseq\":\"", &self.host_seq.to_string(), "\",\"payloadhash\":\""];
+        let rest = number.into_iter().try_fold(rest, skip)?;
         let (hash, rest) = rest.split_at_checked(HASH)?;
         let rest = ["\",\"prevhash\":\"", &prev_hash, "\",\"data\":"].into_iter().try_fold(rest, skip)?;
         Some(Told { hash, data: rest.strip_suffix(b"}")? })
@@ -253,6 +252,13 @@ impl Told<'_> {
     pub(super) fn has_its_hash(self) -> bool {
         blake3::hash(self.data).to_hex().as_bytes() == self.hash
     }
+}
+
+/// What follows a plan, where one is told: events from before plans were told have none. `None` where it is escaped.
+fn without_plan(rest: &[u8]) -> Option<&[u8]> {
+    let Some(plan) = rest.strip_prefix(b"\",\"plan\":\"") else { return Some(rest) };
+    let end = plan.iter().position(|byte| *byte == b'"')?;
+    (!plan[..end].contains(&b'\\')).then_some(&plan[end..])
 }
 
 /// Whether a text is written otherwise in JSON.

@@ -44,7 +44,7 @@ fn check_sandbox(
         }
         let (window, mut last) = (from_unix_ns..stored.hour_unix_ns, None);
         let mut fits = true;
-        each_piece(conn, pk, from_seq, stored.hour_unix_ns, |piece| {
+        each_piece(conn, pk, from_seq..i64::MAX, stored.hour_unix_ns, |piece| {
             fits &= totals.add(piece, &window).is_some();
             last = Some(piece.place.end);
             Ok(())

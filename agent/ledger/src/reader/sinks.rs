@@ -5,12 +5,13 @@ use serde::Serialize;
 
 use super::Reader;
 use crate::LedgerError;
-use crate::encode::uint;
+use crate::encode::{json, uint};
 
 const START: &str = "SELECT through_seq FROM outbox_start";
 const LAST: &str = "SELECT coalesce(max(host_seq), 0) FROM outbox";
 const SINKS: &str =
     "SELECT name, acknowledged_seq, since_unix_ns, error, error_unix_ns FROM sinks ORDER BY name";
+const TERMS: &str = "SELECT from_seq, terms FROM sink_terms WHERE sink = ?1 ORDER BY from_seq";
 const EVENT_AT: &str = "SELECT event_unix_ns FROM outbox WHERE host_seq = ?1";
 
 /// The outbox and its sinks at one moment.
@@ -59,6 +60,15 @@ fn sink(conn: &Connection, row: &Row<'_>, last_seq: u64) -> Result<SinkStanding,
 }
 
 impl Reader {
+    /// By which terms a sink is told events: each with the number of the first event that it holds for, in order.
+    pub fn sink_terms(&self, sink: &str) -> Result<Vec<(u64, serde_json::Value)>, LedgerError> {
+        self.answer(|conn| {
+            let mut statement = conn.prepare_cached(TERMS)?;
+            let terms = statement.query_map([sink], |row| Ok((uint(row, 0)?, json(row, 1)?)))?;
+            Ok(terms.collect::<Result<_, _>>()?)
+        })
+    }
+
     /// Where the outbox and its sinks stand.
     pub fn outbox_standing(&self) -> Result<OutboxStanding, LedgerError> {
         self.answer(|conn| {

@@ -22,7 +22,7 @@ const ROLL_UP: &str = "INSERT INTO usage_hours (sandbox_pk, hour_unix_ns, seq, s
 const PIECES: &str = concat!(
     "SELECT ",
     piece_columns!(),
-    " FROM slices x WHERE x.sandbox_pk = ?1 AND x.seq >= ?2 ORDER BY x.seq"
+    " FROM slices x WHERE x.sandbox_pk = ?1 AND x.seq >= ?2 AND x.seq < ?3 ORDER BY x.seq"
 );
 
 /// A row of `usage_hours`.
@@ -48,22 +48,22 @@ impl Rollup {
         })
     }
 
-    fn latest(conn: &Connection, pk: i64, unix_ns: i64) -> Result<Option<Self>, LedgerError> {
+    pub(crate) fn latest(conn: &Connection, pk: i64, unix_ns: i64) -> Result<Option<Self>, LedgerError> {
         let mut find = conn.prepare_cached(LATEST)?;
         Ok(find.query_row((pk, unix_ns), |row| Self::read(row, 0)).optional()?)
     }
 }
 
-/// Calls `each` with the slices of a sandbox from a number on that begin before an instant.
+/// Calls `each` with the slices of a sandbox of some numbers that begin before an instant.
 pub(crate) fn each_piece(
     conn: &Connection,
     pk: i64,
-    seq: i64,
+    seqs: Range<i64>,
     before_unix_ns: i64,
     mut each: impl FnMut(&Piece) -> Result<(), LedgerError>,
 ) -> Result<(), LedgerError> {
     let mut statement = conn.prepare_cached(PIECES)?;
-    let mut rows = statement.query((pk, seq))?;
+    let mut rows = statement.query((pk, seqs.start, seqs.end))?;
     while let Some(row) = rows.next()? {
         let piece = Piece::read(row)?;
         if piece.place.start >= before_unix_ns {
@@ -107,7 +107,7 @@ pub(crate) fn roll_up(conn: &Connection, pk: i64, slice: &Slice) -> Result<(), L
     if slice.start.unix_ns == from_unix_ns && seq == from_seq + 1 {
         add(&Piece::of(slice))?;
     } else {
-        each_piece(conn, pk, from_seq, hour_unix_ns, add)?;
+        each_piece(conn, pk, from_seq..i64::MAX, hour_unix_ns, add)?;
     }
     if fits {
         let mut insert = conn.prepare_cached(ROLL_UP)?;
@@ -139,7 +139,7 @@ pub(crate) fn amount_before(
     }
     if from_unix_ns < unix_ns {
         let window = from_unix_ns..unix_ns;
-        each_piece(conn, pk, seq, unix_ns, |piece| add(piece.amount(&window, rules)?))?;
+        each_piece(conn, pk, seq..i64::MAX, unix_ns, |piece| add(piece.amount(&window, rules)?))?;
     }
     Ok(sum)
 }

@@ -24,6 +24,7 @@ pub(crate) mod hours;
 mod ledger;
 pub(crate) mod listing;
 mod reader;
+mod running;
 pub(crate) mod tagged;
 pub(crate) mod totals;
 
@@ -39,6 +40,7 @@ pub use cursor::CursorKey;
 pub use drilldown::{Drilldown, DrilldownQuery};
 pub use ledger::{SlicePlace, SlicesIn, SlicesOf, UsageLedger};
 pub use listing::{SandboxEntry, TagKey};
+pub use running::LifeTotals;
 pub use tagged::{Attribution, GroupBy, TagFilter};
 
 /// What is billed, and how.

@@ -130,12 +130,7 @@ impl Totals {
             return Some(());
         }
         let (state, disk_bytes) = (piece.state, piece.shape.disk_bytes);
-        let known = self.0.iter().position(|held| held.state == state && held.disk_bytes == disk_bytes);
-        let at = known.unwrap_or_else(|| {
-            self.0.push(Held { state, disk_bytes, ..Held::default() });
-            self.0.len() - 1
-        });
-        let (held, shape) = (&mut self.0[at], &piece.shape);
+        let (held, shape) = (self.held(state, disk_bytes), &piece.shape);
         let (plugged, requested) = (shape.memory_plugged_bytes, shape.memory_requested_bytes);
         for (sum, amount) in [
             (&mut held.duration_ns, 1),
@@ -148,6 +143,40 @@ impl Totals {
             *sum = sum.checked_add(duration_ns.checked_mul(amount.into())?)?;
         }
         Some(())
+    }
+
+    /// The row of a state and a size of the disk.
+    fn held(&mut self, state: u8, disk_bytes: u64) -> &mut Held {
+        let known = self.0.iter().position(|held| held.state == state && held.disk_bytes == disk_bytes);
+        let at = known.unwrap_or_else(|| {
+            self.0.push(Held { state, disk_bytes, ..Held::default() });
+            self.0.len() - 1
+        });
+        &mut self.0[at]
+    }
+
+    /// Adds others. `None` where 128 bits cannot hold a sum.
+    pub(crate) fn merge(&mut self, others: &Self) -> Option<()> {
+        for other in &others.0 {
+            let held = self.held(other.state, other.disk_bytes);
+            for (sum, more) in [
+                (&mut held.duration_ns, other.duration_ns),
+                (&mut held.vcpu_milli_ns, other.vcpu_milli_ns),
+                (&mut held.base_byte_ns, other.base_byte_ns),
+                (&mut held.plugged_byte_ns, other.plugged_byte_ns),
+                (&mut held.requested_byte_ns, other.requested_byte_ns),
+                (&mut held.greater_byte_ns, other.greater_byte_ns),
+            ] {
+                *sum = sum.checked_add(more)?;
+            }
+        }
+        Some(())
+    }
+
+    /// How long it was in some states. `None` where 128 bits cannot hold it.
+    pub(crate) fn duration_ns(&self, of: impl Fn(BillingState) -> bool) -> Option<u128> {
+        let held = self.0.iter().filter(|held| of(STATES[usize::from(held.state)]));
+        held.map(|held| held.duration_ns).try_fold(0_u128, u128::checked_add)
     }
 
     /// What it all amounts to by some rules.

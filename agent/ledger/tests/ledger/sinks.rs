@@ -1,7 +1,8 @@
 //! Where sinks stand is durable, and only what every sink has may go.
 
-use dormouse_ledger::{Committed, Ledger, LedgerError, Record, SinkNames, SinkProgress};
+use dormouse_ledger::{Committed, Ledger, LedgerError, Record, SinkNames, SinkProgress, SinkTerms};
 use dormouse_metering::Cause;
+use serde_json::json;
 
 use crate::support::{BEGAN, Life, Place, SECOND, facts, key};
 
@@ -142,4 +143,26 @@ fn a_batch_ends_where_it_holds_enough_bytes_and_always_gets_on() {
     let sizes = |bytes_max| reader.outbox_batch(1, 3, bytes_max).unwrap().len();
     let one = reader.outbox(1, 1).unwrap()[0].payload.len();
     assert_eq!((sizes(usize::MAX), sizes(one + 1), sizes(1)), (3, 2, 1));
+}
+
+#[test]
+fn terms_hold_for_the_events_that_come_and_are_never_changed_once_there_are_some() {
+    let place = Place::new();
+    let (ledger, mut life) = ledger(&place, 5, &["flat"]);
+    let agree = |price: u64| {
+        let terms = SinkTerms { sink: "flat".to_owned(), terms: json!({"price": price}) };
+        facts(&ledger, vec![Record::SinkTerms(terms)])
+    };
+    for price in [1, 1, 2, 3] {
+        agree(price).unwrap();
+    }
+    let slice = life.cut(1, Cause::Tick, None);
+    facts(&ledger, vec![life.record(vec![slice])]).unwrap();
+    agree(3).unwrap();
+    agree(1).unwrap();
+    let found = place.reader().sink_terms("flat").unwrap();
+    assert_eq!(found, [(1, json!({"price": 1})), (6, json!({"price": 3})), (7, json!({"price": 1}))]);
+    for change in ["UPDATE sink_terms SET terms = '{}' WHERE from_seq = 6", "DELETE FROM sink_terms"] {
+        place.raw().execute(change, []).unwrap_err();
+    }
 }
