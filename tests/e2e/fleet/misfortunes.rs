@@ -20,7 +20,7 @@ const UNIT: u64 = 100;
 /// What an instance that was killed had not acknowledged comes again after a minute.
 const DEADLINE: Duration = Duration::from_mins(6);
 /// How many kinds of misfortune there are.
-const KINDS: u64 = 11;
+const KINDS: u64 = 12;
 const SUMS: &str = "SELECT format('%s events, %s byte-ns', (SELECT count(*) FROM dormouse.events), \
      (SELECT sum(memory_byte_ns) FROM dormouse.slice_quantities))";
 
@@ -138,15 +138,26 @@ impl Fleet {
             }
             8 => self.is_cut_off(0, units).await,
             9 => self.is_cut_off(1, units).await,
-            _ => {
+            10 => {
                 for host in &mut self.hosts {
                     host.publisher.take().unwrap().stop().await;
                 }
-                self.commit(units).await;
-                for host in &mut self.hosts {
-                    host.publish_again().await;
-                }
+                self.publishers_were_away(units).await;
             }
+            _ => {
+                for host in &mut self.hosts {
+                    // In the middle of whatever they do, and without a word of how far they came.
+                    drop(host.publisher.take());
+                }
+                self.publishers_were_away(units).await;
+            }
+        }
+    }
+
+    async fn publishers_were_away(&mut self, units: u64) {
+        self.commit(units).await;
+        for host in &mut self.hosts {
+            host.publish_again().await;
         }
     }
 
