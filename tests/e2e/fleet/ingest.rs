@@ -1,9 +1,14 @@
 //! Each event is stored once, whatever is sent how often, by how many, and in which order.
 
+use std::time::Duration;
+
 use dormouse_ledger::fleet::Batch;
 use dormouse_tests::events::{BEGAN_NS, HOUR_NS, Host, Life, SECOND_NS};
+use dormouse_tests::wait;
 
 use crate::scene::{Scene, store, stored};
+
+const DEADLINE: Duration = Duration::from_mins(1);
 
 /// What `hosts` hosts tell of `lives` sandboxes each, `slices` slices each, with an hour that is complete.
 fn told(hosts: usize, lives: usize, slices: usize) -> Vec<Vec<u8>> {
@@ -105,6 +110,59 @@ async fn several_at_once_store_each_event_once_and_none_waits_for_ever() {
     assert_eq!(scene.says("SELECT count(*) FROM quarantine").await, "0");
     let whole = format!("SELECT bool_and(received = '{{[1,{}]}}'::int8multirange)::text FROM sources", 245);
     assert_eq!(scene.says(&whole).await, "true");
+    let rolled_up =
+        "SELECT (SELECT sum(duration_ns) FROM usage_hours) = (SELECT sum(duration_ns) FROM slices)";
+    assert_eq!(scene.says(rolled_up).await, "t");
+    let chain =
+        "SELECT format('%s %s', (SELECT count(*) FROM broken_links), (SELECT count(*) FROM chain_ends))";
+    assert_eq!(scene.says(chain).await, "0 5", "every link holds, and the five chains end once each");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slices_are_stored_side_by_side_and_only_what_adds_up_waits() {
+    let scene = Scene::new().await;
+    let mut ledger = scene.ledger().await;
+    let messages = told(1, 1, 20);
+    store(&mut ledger, &messages[..10]).await;
+    let mut other = scene.client().await;
+    // Somebody who adds up, and takes his time.
+    let tx = other.transaction().await.unwrap();
+    tx.execute("SELECT FROM sources FOR UPDATE", &[]).await.unwrap();
+    let rest = messages[10..].to_vec();
+    let storing = tokio::spawn(async move { store(&mut ledger, &rest).await });
+    wait::until("the slices to be stored but for what adds up", DEADLINE, async || {
+        let waits = "SELECT string_agg(query, ';') FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+        let waits = scene.says(waits).await;
+        wait::unless(waits.starts_with("SELECT FROM sources"), || waits.clone())
+    })
+    .await
+    .unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(storing.await.unwrap(), stored(12, 11, 0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_number_that_another_stores_meanwhile_under_another_event_is_kept_apart() {
+    let scene = Scene::new().await;
+    let mut ledger = scene.ledger().await;
+    let messages = told(1, 1, 3);
+    store(&mut ledger, &messages[..2]).await;
+    let mut other = scene.client().await;
+    let tx = other.transaction().await.unwrap();
+    tx.execute("SELECT FROM sources FOR UPDATE", &[]).await.unwrap();
+    let rest = messages[2..].to_vec();
+    let storing = tokio::spawn(async move { store(&mut ledger, &rest).await });
+    wait::until("the slices to be stored but for what adds up", DEADLINE, async || {
+        let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+        let waits = scene.says(waits).await;
+        wait::unless(waits == "1", || waits.clone())
+    })
+    .await
+    .unwrap();
+    tx.execute("UPDATE sources SET received = received + '{[4,4]}'", &[]).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(storing.await.unwrap(), stored(2, 1, 0, 1));
+    assert_eq!(scene.says("SELECT string_agg(reason, ' ') FROM quarantine").await, "NUMBER_REUSED");
 }
 
 #[tokio::test]

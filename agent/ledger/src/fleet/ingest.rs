@@ -1,13 +1,16 @@
 //! Storing a batch: everything of it, or nothing, and each event once.
 //!
 //! ```text
-//! COPY into staged ── lock the sources ── [sift] ── store ── numbers, lifecycle, watermarks, quarantine ── COMMIT
-//!                                            ▲         │ it fails
-//!                                            └─────────┴──▶ a remedy, each once; or the error goes up
+//! COPY into staged ── [sift] ── store ── lock the sources ── rollups, numbers, lifecycle, watermarks ── COMMIT
+//!                        ▲        │ it fails        │ another stored a number of it meanwhile
+//!                        │        ▼                 ▼
+//!                        └── a remedy, each once    all of it again
 //! ```
 //!
 //! Storing is tried first and asked about afterwards: most batches hold nothing that was stored before, nothing that
-//! overlaps and nothing that refers to what is gone, and pay for none of it.
+//! overlaps and nothing that refers to what is gone, and pay for none of it. That nothing is stored twice, and that no
+//! two slices of a sandbox overlap, the constraints see to: so several instances store side by side, and only what adds
+//! up (rollups and numbers) waits for who is before it, until that has committed.
 
 use std::collections::{BTreeSet, HashSet};
 use std::pin::pin;
@@ -21,8 +24,8 @@ use super::rollup::Rollup;
 use super::sources::{Sources, Staged};
 use super::{Batch, Event, FleetError, Told, keys, migrations, quarantine, sift, sql, staging};
 
-/// How often a batch is tried again that lost a deadlock against someone who deletes keys or hosts.
-const DEADLOCKS_MAX: u32 = 10;
+/// How often a batch is tried again that lost against others who store or delete at the same time.
+const LOST_MAX: u32 = 10;
 
 /// The fleet's ledger, by one connection.
 pub struct FleetLedger {
@@ -63,6 +66,8 @@ enum Attempt {
     Committed(Ingested),
     /// Nothing was stored: a slice lies in a month that has no partition yet.
     NoPartition,
+    /// Nothing was stored: another has stored a number of the batch meanwhile. The next attempt finds it.
+    Overtaken,
 }
 
 impl FleetLedger {
@@ -81,7 +86,7 @@ impl FleetLedger {
     /// error nothing of them is stored, and all of them may be given again.
     pub async fn ingest(&mut self, batch: &Batch<'_>) -> Result<Ingested, FleetError> {
         self.sources.learn(&self.client, batch).await?;
-        let (mut partitioned, mut deadlocks) = (false, 0);
+        let (mut partitioned, mut lost) = (false, 0);
         loop {
             match self.attempt(batch, partitioned).await {
                 Ok(Attempt::Committed(ingested)) => return Ok(ingested),
@@ -89,12 +94,9 @@ impl FleetLedger {
                     self.make_partitions(batch).await?;
                     partitioned = true;
                 }
-                Err(FleetError::Database(error))
-                    if error.code() == Some(&SqlState::T_R_DEADLOCK_DETECTED)
-                        && deadlocks < DEADLOCKS_MAX =>
-                {
-                    deadlocks += 1;
-                }
+                // Whoever was faster has committed, so that it ends.
+                Ok(Attempt::Overtaken) => {}
+                Err(FleetError::Database(error)) if lost < LOST_MAX && has_lost(&error) => lost += 1,
                 Err(error) => return Err(error),
             }
         }
@@ -117,7 +119,8 @@ impl FleetLedger {
         let staged = self.sources.stage(batch)?;
         let mut tx = self.client.transaction().await?;
         copy(&tx, &staged).await?;
-        let mut hosts = lock_sources(&tx, &self.statements, &staged).await?;
+        let (ids, numbers) = staged.numbers().into_iter().unzip();
+        let mut hosts = hosts(&tx, &self.statements, &ids, &numbers).await?;
         let prepaid = lock_accounts(&tx, &self.statements, batch).await?;
         let mut tried = Tried(if partitioned { vec![Remedy::Partition] } else { Vec::new() });
         let mut sifted =
@@ -144,6 +147,9 @@ impl FleetLedger {
                 Some(Remedy::Forget(Reference::Host)) => hosts.forget_what_is_gone(&tx).await?,
             }
         };
+        if lock_sources(&tx, &self.statements, &ids).await? {
+            return Ok(Attempt::Overtaken);
+        }
         self.rollup.add(&tx).await?;
         let kept = || batch.events.iter().filter(|(place, _)| !sifted.contains(*place));
         tell_the_rest(&tx, &self.statements, &staged, kept()).await?;
@@ -153,6 +159,12 @@ impl FleetLedger {
         let repeated = batch.repeated + sifted.repeated.len() as u64;
         Ok(Attempt::Committed(Ingested { stored, slices, repeated, quarantined }))
     }
+}
+
+/// Whether another was faster: in a deadlock, or by storing, once the batch was sifted, what is in it.
+fn has_lost(error: &tokio_postgres::Error) -> bool {
+    let faster = [SqlState::T_R_DEADLOCK_DETECTED, SqlState::UNIQUE_VIOLATION, SqlState::EXCLUSION_VIOLATION];
+    error.code().is_some_and(|code| faster.contains(code))
 }
 
 impl<'a> Failure<'a> {
@@ -177,26 +189,38 @@ async fn copy(tx: &Transaction<'_>, staged: &Staged<'_>) -> Result<(), FleetErro
     Ok(())
 }
 
-/// The sources of a batch, locked, and the hosts that slices may refer to.
+/// The sources of a batch, and the hosts that slices may refer to.
 struct Hosts {
     source_ids: Vec<i32>,
     host_ids: Vec<Option<i64>>,
     any_number_is_known: bool,
 }
 
-/// Holds the sources' rows, in order: nobody else stores anything of them until this transaction ends.
-async fn lock_sources(
+/// Looks who the sources of a batch are, and whether a number of theirs in it is stored.
+async fn hosts(
     tx: &Transaction<'_>,
     statements: &sql::Statements,
-    staged: &Staged<'_>,
+    ids: &Vec<i32>,
+    numbers: &Vec<String>,
 ) -> Result<Hosts, FleetError> {
-    let (ids, numbers): (Vec<i32>, Vec<String>) = staged.numbers().into_iter().unzip();
-    let rows = tx.query(&statements.lock_sources, &[&ids, &numbers]).await?;
+    let rows = tx.query(&statements.look_at_sources, &[ids, numbers]).await?;
     Ok(Hosts {
         source_ids: rows.iter().map(|row| row.get(0)).collect(),
         host_ids: rows.iter().map(|row| row.get(1)).collect(),
         any_number_is_known: rows.iter().any(|row| row.get(2)),
     })
+}
+
+/// Holds the sources' rows, in order: nobody else adds anything up of them until this transaction ends. Whether another
+/// has stored a number meanwhile that this one has stored, too.
+async fn lock_sources(
+    tx: &Transaction<'_>,
+    statements: &sql::Statements,
+    ids: &Vec<i32>,
+) -> Result<bool, FleetError> {
+    tx.execute(&statements.lock_sources, &[ids]).await?;
+    // As of now, and not as of when the lock was waited for.
+    Ok(tx.query_one(&statements.are_numbers_known, &[]).await?.get(0))
 }
 
 impl Hosts {

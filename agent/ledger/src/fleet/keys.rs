@@ -15,7 +15,7 @@ const PINNED: &str = "SELECT source, public_key FROM host_keys WHERE source = AN
 const TAKE: &str = "DELETE FROM staged WHERE place = ANY($1)";
 
 /// Takes watermarks that are not signed by their host's key out of the staging table, and says where they were in the
-/// batch. The first key that a host is ever seen with is its key from then on. Needs the sources' locks.
+/// batch. The first key that a host is ever seen with is its key from then on.
 pub(super) async fn take_foreign(
     tx: &Transaction<'_>,
     batch: &Batch<'_>,

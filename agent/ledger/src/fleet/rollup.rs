@@ -1,7 +1,7 @@
 //! Hourly rollups, kept up in the transaction that stores the slices: running totals by sandbox, state and size of the
 //! disk, at the full hours at which slices end them. Reading them is `usage`'s.
 //!
-//! Whoever stores slices of a sandbox holds its source's row, so nobody else writes about the same kinds meanwhile.
+//! Whoever adds slices of a sandbox to them holds its source's row, so nobody else writes about the same kinds meanwhile.
 //! What is late is added to every later hour as well.
 
 use tokio_postgres::{Client, Error, Statement, Transaction};

@@ -1,6 +1,7 @@
 //! What of a staged batch is stored already, and what contradicts what is stored.
 //!
-//! Runs with the sources locked, so that what it finds stays true until the transaction ends.
+//! What is stored stays stored, so that what it finds stays true. What it does not find may be stored by another before
+//! the batch is: then a constraint or a number says so, and the batch is sifted anew.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -9,7 +9,9 @@ pub(super) const SETTINGS: &str = "SET work_mem = '64MB'; SET temp_buffers = '64
 
 /// Statements, prepared once for each connection.
 pub(super) struct Statements {
+    pub(super) look_at_sources: Statement,
     pub(super) lock_sources: Statement,
+    pub(super) are_numbers_known: Statement,
     pub(super) lock_accounts: Statement,
     pub(super) store_events: Statement,
     pub(super) store_slices: Statement,
@@ -20,9 +22,16 @@ pub(super) struct Statements {
 }
 
 /// `$1` the sources' ids, `$2` the numbers of each that are to be stored.
-const LOCK_SOURCES: &str = "SELECT o.id, h.id, o.received && n.numbers::int8multirange \
+const LOOK_AT_SOURCES: &str = "SELECT o.id, h.id, o.received && n.numbers::int8multirange \
      FROM sources o JOIN unnest($1::integer[], $2::text[]) AS n (source_id, numbers) ON n.source_id = o.id \
-     LEFT JOIN hosts h ON h.source = o.source ORDER BY o.id FOR UPDATE OF o";
+     LEFT JOIN hosts h ON h.source = o.source ORDER BY o.id";
+
+const LOCK_SOURCES: &str = "SELECT FROM sources WHERE id = ANY($1) ORDER BY id FOR UPDATE";
+
+/// Of what is staged, once it is sifted.
+const ARE_NUMBERS_KNOWN: &str = "SELECT EXISTS (SELECT FROM sources o JOIN ( \
+     SELECT source_id, range_agg(int8range(host_seq, host_seq, '[]')) AS numbers FROM staged GROUP BY source_id) n \
+     ON n.source_id = o.id WHERE o.received && n.numbers)";
 
 const LOCK_ACCOUNTS: &str = "SELECT 1 FROM credit_accounts WHERE org = ANY($1) ORDER BY org FOR UPDATE";
 
@@ -82,7 +91,9 @@ const STORE_WATERMARK: &str = "INSERT INTO watermarks (source_id, complete_throu
 impl Statements {
     pub(super) async fn prepare(client: &Client) -> Result<Self, Error> {
         Ok(Self {
+            look_at_sources: client.prepare(LOOK_AT_SOURCES).await?,
             lock_sources: client.prepare(LOCK_SOURCES).await?,
+            are_numbers_known: client.prepare(ARE_NUMBERS_KNOWN).await?,
             lock_accounts: client.prepare(LOCK_ACCOUNTS).await?,
             store_events: client.prepare(STORE_EVENTS).await?,
             store_slices: client.prepare(STORE_SLICES).await?,
