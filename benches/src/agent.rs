@@ -9,6 +9,7 @@ use dormouse::config::{Config, Starter};
 use dormouse::control::{self, Serving};
 use dormouse::host;
 use dormouse::proto::{AttachRequest, CommandHeader, SandboxKey};
+use dormouse::publish::{self, Publisher};
 use dormouse_ledger::Ledger;
 use tokio::runtime::Runtime;
 use tonic::transport::Channel;
@@ -20,19 +21,20 @@ pub(crate) struct Agent {
     /// Asks it by its socket.
     pub(crate) client: dormouse::proto::control_client::ControlClient<Channel>,
     running: host::Running,
+    publisher: Publisher,
     stop: tokio::sync::oneshot::Sender<()>,
     ledger: Ledger,
     requests: u32,
 }
 
 impl Agent {
-    /// Starts one whose files are all in `folder`.
-    pub(crate) fn start(runtime: &Runtime, folder: &Path) -> Result<Self, Error> {
+    /// Starts one whose files are all in `folder`, wherever the configuration has them.
+    pub(crate) fn start(runtime: &Runtime, folder: &Path, config: Config) -> Result<Self, Error> {
         let mut config = Config {
             state_dir: folder.join("state"),
             run_dir: folder.join("run"),
             socket: folder.join("control"),
-            ..Config::default()
+            ..config
         };
         // The same on every machine, whether it has a systemd or not.
         config.launch.by = Starter::Session;
@@ -42,6 +44,7 @@ impl Agent {
             let entrance = control::Entrance::open(&config).await?;
             let running = host::start(&config, &ledger).await?;
             let (clock, _) = Clock::start(None)?;
+            let publisher = publish::start(&config, &ledger, &life::host(), &clock)?;
             let client = control::client(&config.socket);
             let (stop, stopped) = tokio::sync::oneshot::channel();
             let (host, writer) = (running.handle.clone(), ledger.writer());
@@ -56,7 +59,7 @@ impl Agent {
                 let _ = stopped.await;
             }));
             let client = client.await?;
-            Ok(Self { client, running, stop, ledger, requests: 0 })
+            Ok(Self { client, running, publisher, stop, ledger, requests: 0 })
         })
     }
 
@@ -64,7 +67,12 @@ impl Agent {
     pub(crate) fn header(&mut self, sandbox: &str) -> CommandHeader {
         self.requests += 1;
         let key = Some(SandboxKey { org: "default".to_owned(), sandbox: sandbox.to_owned() });
-        CommandHeader { key, request_id: format!("request-{}", self.requests), deadline_ms: 60_000 }
+        CommandHeader { key, request_id: self.last_request_id(), deadline_ms: 60_000 }
+    }
+
+    /// The id of the command whose header was made last.
+    pub(crate) fn last_request_id(&self) -> String {
+        format!("request-{}", self.requests)
     }
 
     /// Attaches what listens there.
@@ -83,6 +91,7 @@ impl Agent {
     pub(crate) fn stop(self, runtime: &Runtime) {
         let _ = self.stop.send(());
         runtime.block_on(self.running.stop());
+        runtime.block_on(self.publisher.stop());
         drop(self.ledger);
     }
 }

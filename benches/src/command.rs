@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use dormouse::config::Config;
 use dormouse::proto::{PauseRequest, ResumeRequest, ScaleRequest};
 use dormouse_qmp::scripted::{Model, ScriptedQemu, VirtioMem};
 use rusqlite::Connection;
@@ -15,7 +16,7 @@ use crate::report::{Goal, Latencies, Row};
 use crate::stopwatch::Stopwatch;
 use crate::{Error, Size};
 
-const SANDBOX: &str = "measured";
+pub(crate) const SANDBOX: &str = "measured";
 const BASE_BYTES: u64 = 256 << 20;
 const GIB: u64 = 1 << 30;
 
@@ -30,7 +31,7 @@ pub fn run(size: Size) -> Result<Vec<Row>, Error> {
         (scripted(&place("ours.qmp"))?, scripted(&place("theirs.qmp"))?)
     };
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let mut agent = Agent::start(&runtime, folder.path())?;
+    let mut agent = Agent::start(&runtime, folder.path(), Config::default())?;
     let mut least = Least::begin(&place("theirs.qmp"), &place("plain.sqlite"))?;
     agent.attach(&runtime, SANDBOX, &place("ours.qmp"))?;
     let (mut toggled, mut scaled, mut least_times) = (Vec::new(), Vec::new(), Vec::new());
@@ -54,7 +55,7 @@ pub fn run(size: Size) -> Result<Vec<Row>, Error> {
 }
 
 /// A guest that plugs at once, and whose size events nothing holds up: what is measured is the agent.
-fn scripted(path: &Path) -> Result<ScriptedQemu, Error> {
+pub(crate) fn scripted(path: &Path) -> Result<ScriptedQemu, Error> {
     let standard = Model::default();
     let virtio_mem = VirtioMem { resize_delay: Duration::from_millis(1), ..standard.virtio_mem };
     let model = Model {
@@ -77,7 +78,7 @@ fn toggle(agent: &mut Agent, runtime: &Runtime, turn: u32) -> Result<Duration, E
     Ok(watch.wall())
 }
 
-fn scale(agent: &mut Agent, runtime: &Runtime, turn: u32) -> Result<Duration, Error> {
+pub(crate) fn scale(agent: &mut Agent, runtime: &Runtime, turn: u32) -> Result<Duration, Error> {
     let memory_bytes = Some(BASE_BYTES + GIB * u64::from(1 - turn % 2));
     let header = Some(agent.header(SANDBOX));
     let request = ScaleRequest { header, memory_bytes, ..ScaleRequest::default() };

@@ -8,6 +8,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use dormouse::config::Config;
 use dormouse::proto::{HibernateRequest, HibernationMethod, SandboxRequest};
 use dormouse_tests::argv::Spec;
 use dormouse_tests::guest::Guest;
@@ -41,7 +42,7 @@ struct Life {
 pub fn run(size: Size) -> Result<Vec<Row>, Error> {
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let folder = crate::folder()?;
-    let mut agent = Agent::start(&runtime, folder.path())?;
+    let mut agent = Agent::start(&runtime, folder.path(), Config::default())?;
     let (usual_mib, large_mib) = (size.pick(256, 512), size.pick(512, 4096));
     let mut lives = Vec::new();
     for (name, mib, by_agent) in [

@@ -20,6 +20,7 @@ pub mod meter;
 mod plain;
 pub mod publish;
 pub mod qmp;
+pub mod queryable;
 pub mod ready;
 pub mod report;
 mod stopwatch;
@@ -69,6 +70,7 @@ pub const BENCHES: [Bench; 12] = [
     ("publish", publish::run),
     ("fleet", fleet::run),
     ("fleet_usage", fleet_usage::run),
+    ("queryable", queryable::run),
 ];
 
 /// A folder on the disk that the workspace is on, gone when it is dropped.

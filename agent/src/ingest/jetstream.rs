@@ -21,7 +21,7 @@ use crate::tls::ClientFiles;
 const STREAM: &str = "DORMOUSE";
 const SUBJECTS: &str = "dormouse.events.>";
 
-/// How long a batch is waited for; what came until then is the batch.
+/// How long the first message of a batch is waited for.
 const WAIT: Duration = Duration::from_secs(1);
 /// How long the server is waited for to say so.
 const END_WAIT: Duration = Duration::from_secs(10);
@@ -88,27 +88,47 @@ impl JetStream {
         Ok(consumer)
     }
 
+    /// What is there; where there is nothing, the first message that comes, and what is there behind it. More is not
+    /// waited for: it would hold up the first, by as much as it takes to come.
     async fn batch(&mut self, messages_max: usize) -> Received<Acker> {
         let consumer = self.consumer().await?;
-        let batch = consumer.batch().max_messages(messages_max).expires(WAIT);
-        let mut messages = batch.messages().await.map_err(failed)?;
-        let mut received = Vec::new();
-        // The end is told by the server, which may be gone. What has come is stored either way.
-        while let Ok(Some(message)) = timeout(END_WAIT, messages.next()).await {
-            match message {
-                Ok(message) => {
-                    let (message, acker) = message.split();
-                    received.push((message.payload.to_vec(), acker));
-                }
-                Err(error) if received.is_empty() => return Err(error.into()),
-                Err(error) => {
-                    tracing::debug!(%error, "a batch was cut short");
-                    break;
-                }
+        let there = async |messages_max| {
+            taken(consumer.fetch().max_messages(messages_max).messages().await.map_err(failed)?).await
+        };
+        let received = there(messages_max).await?;
+        if !received.is_empty() {
+            return Ok(received);
+        }
+        let first = consumer.batch().max_messages(1).expires(WAIT).messages().await.map_err(failed)?;
+        let mut received = taken(first).await?;
+        if !received.is_empty() && messages_max > 1 {
+            match there(messages_max - 1).await {
+                Ok(more) => received.extend(more),
+                Err(error) => tracing::debug!(%error, "a batch has its first message only"),
             }
         }
         Ok(received)
     }
+}
+
+/// The messages of a batch until its end. That is told by the server, which may be gone: what has come is stored either
+/// way.
+async fn taken(mut batch: pull::Batch) -> Received<Acker> {
+    let mut received = Vec::new();
+    while let Ok(Some(message)) = timeout(END_WAIT, batch.next()).await {
+        match message {
+            Ok(message) => {
+                let (message, acker) = message.split();
+                received.push((message.payload.to_vec(), acker));
+            }
+            Err(error) if received.is_empty() => return Err(error.into()),
+            Err(error) => {
+                tracing::debug!(%error, "a batch was cut short");
+                break;
+            }
+        }
+    }
+    Ok(received)
 }
 
 impl Queue for JetStream {
