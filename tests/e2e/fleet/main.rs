@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
 
 mod authority;
+mod chain;
 mod completeness;
 mod credit;
 mod ingest;

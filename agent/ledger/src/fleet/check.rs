@@ -15,6 +15,8 @@ pub struct Completeness {
     pub missing: Vec<Missing>,
     /// Hosts that have not said that the hour is complete.
     pub silent: Vec<Silent>,
+    /// Links between events that do not hold.
+    pub broken: Vec<BrokenLink>,
     /// Messages in the quarantine, by reason.
     pub quarantined: Vec<Quarantined>,
 }
@@ -41,6 +43,15 @@ pub struct Silent {
     pub complete_through_unix_ns: Option<i64>,
     /// The number of the next event that is awaited of it.
     pub awaited_seq: i64,
+}
+
+/// An event that does not carry the hash of the event before it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct BrokenLink {
+    /// The host's source.
+    pub source: String,
+    /// The event's number.
+    pub host_seq: i64,
 }
 
 /// How much is in the quarantine for one reason.
@@ -77,6 +88,10 @@ const SILENT: &str = "SELECT h.source, b.through, coalesce(upper(o.received), 1)
          WHERE w.source = h.source AND w.believed) b ON true \
      WHERE b.through IS NULL OR b.through < $1 ORDER BY h.source";
 
+/// So many are named at the most.
+const BROKEN: &str = "SELECT o.source, b.host_seq FROM broken_links b JOIN sources o ON o.id = b.source_id \
+     ORDER BY o.source, b.host_seq LIMIT 1000";
+
 /// Asks for all that is missing and not asked for yet.
 const REQUEST: &str = "INSERT INTO resend_requests (source_id, first_seq, last_seq) \
      SELECT m.source_id, m.first_seq, m.last_seq FROM missing_events m WHERE NOT EXISTS ( \
@@ -89,9 +104,10 @@ const OPEN: &str = "SELECT r.id, o.source, lower(gap), upper(gap) - 1 \
      ORDER BY r.id, gap LIMIT 1000";
 
 impl Completeness {
-    /// Whether nothing is missing, silent or in quarantine.
+    /// Whether nothing is missing, silent, broken or in quarantine.
     pub fn is_clean(&self) -> bool {
-        self.missing.is_empty() && self.silent.is_empty() && self.quarantined.is_empty()
+        let all_told = self.missing.is_empty() && self.silent.is_empty();
+        all_told && self.broken.is_empty() && self.quarantined.is_empty()
     }
 }
 
@@ -102,6 +118,7 @@ impl FleetLedger {
         let tx = tx.isolation_level(tokio_postgres::IsolationLevel::RepeatableRead).start().await?;
         let missing = tx.query(MISSING, &[]).await?;
         let silent = tx.query(SILENT, &[&through_unix_ns]).await?;
+        let broken = tx.query(BROKEN, &[]).await?;
         let quarantined =
             tx.query("SELECT reason, count(*) FROM quarantine GROUP BY reason ORDER BY reason", &[]).await?;
         let hosts = "SELECT count(*) FROM (SELECT source FROM hosts UNION SELECT source FROM sources) known";
@@ -127,6 +144,10 @@ impl FleetLedger {
                     complete_through_unix_ns: row.get(1),
                     awaited_seq: row.get(2),
                 })
+                .collect(),
+            broken: broken
+                .iter()
+                .map(|row| BrokenLink { source: row.get(0), host_seq: row.get(1) })
                 .collect(),
             quarantined: quarantined
                 .iter()

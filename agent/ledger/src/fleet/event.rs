@@ -26,6 +26,8 @@ pub struct Event {
     pub host_seq: i64,
     /// BLAKE3 of the whole event's bytes: what tells a repetition from another event of the same id.
     pub payload_hash: [u8; 32],
+    /// What it says that the event before it hashes to.
+    pub prev_hash: Option<[u8; 32]>,
     /// The API key by which the sandbox was made, where the platform says so.
     pub api_key: Option<String>,
     /// What it tells.
@@ -189,11 +191,19 @@ impl Event {
         // PostgreSQL has no text with NUL in it. JSON has it as an escape only.
         let has_nul = bytes.contains(&b'\\') && bytes.windows(6).any(|six| six == br"\u0000");
         require(!has_nul, || "a text holds NUL".to_owned())?;
+        let prev_hash = match prevhash.as_deref() {
+            None => None,
+            Some(text) => {
+                let hash = from_hex(text);
+                Some(hash.ok_or_else(|| Rejection::undecodable(format!("prevhash {text:?} is no hash")))?)
+            }
+        };
         Ok(Self {
             source: source.into_owned(),
             id: id.into_owned(),
             host_seq,
             payload_hash: *blake3::hash(bytes).as_bytes(),
+            prev_hash,
             api_key: apikey,
             told,
         })

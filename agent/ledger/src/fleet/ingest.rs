@@ -19,6 +19,7 @@ use futures_util::SinkExt;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Transaction};
 
+use super::chain::Chain;
 use super::remedy::{Failure, Reference, Remedy, Tried};
 use super::rollup::Rollup;
 use super::sources::{Sources, Staged};
@@ -290,7 +291,14 @@ async fn tell_the_rest<'a>(
     events: impl Iterator<Item = &'a (usize, Event)>,
 ) -> Result<(), FleetError> {
     tx.execute(&statements.add_numbers, &[]).await?;
-    for (_, event) in events {
+    let events: Vec<&Event> = events.map(|(_, event)| event).collect();
+    let sourced = events.iter().map(|event| Ok((staged.source_id(&event.source)?, *event)));
+    let sourced: Vec<(i32, &Event)> = sourced.collect::<Result<_, FleetError>>()?;
+    for (source_id, host_seq) in Chain::of(sourced.into_iter()).join(tx, &statements.join_chain).await? {
+        let reason = "BROKEN_LINK";
+        tracing::error!(source_id, host_seq, reason, "an event does not carry the hash of the one before it");
+    }
+    for event in events {
         let source_id = staged.source_id(&event.source)?;
         match &event.told {
             Told::Slice(_) => {}

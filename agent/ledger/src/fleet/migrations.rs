@@ -14,7 +14,7 @@ struct Migration {
 }
 
 /// Numbered from 1, in order.
-const MIGRATIONS: [Migration; 5] = [
+const MIGRATIONS: [Migration; 6] = [
     Migration {
         name: "slices",
         up: include_str!("../../fleet-migrations/0001_slices_up.sql"),
@@ -40,11 +40,16 @@ const MIGRATIONS: [Migration; 5] = [
         up: include_str!("../../fleet-migrations/0005_usage_up.sql"),
         down: include_str!("../../fleet-migrations/0005_usage_down.sql"),
     },
+    Migration {
+        name: "chain",
+        up: include_str!("../../fleet-migrations/0006_chain_up.sql"),
+        down: include_str!("../../fleet-migrations/0006_chain_down.sql"),
+    },
 ];
 
 /// The newest schema version that this program knows.
-pub const VERSION: i32 = 5;
-const _: () = assert!(MIGRATIONS.len() == 5, "VERSION is the number of migrations");
+pub const VERSION: i32 = 6;
+const _: () = assert!(MIGRATIONS.len() == 6, "VERSION is the number of migrations");
 
 /// Whoever migrates holds this advisory lock: `DORM` and `FLEE` in ASCII.
 const LOCK: i64 = 0x444f_524d_464c_4545;

@@ -8,7 +8,8 @@
 //!
 //! What cannot be stored without a lie is kept in the table `quarantine`, byte for byte, and its number counts as
 //! missing: an hour with an unsolved riddle in it stays open. So does one that is called complete by anyone but its own
-//! host: a watermark counts with the signature of the key that the host was first seen with.
+//! host: a watermark counts with the signature of the key that the host was first seen with. An event that does not carry
+//! the hash of the one before it is stored, and [`FleetLedger::check`] names it.
 //!
 //! # Architecture invariants
 //!
@@ -17,6 +18,7 @@
 //! which become NULL when what they refer to goes.
 
 mod batch;
+mod chain;
 mod check;
 mod error;
 mod event;
@@ -33,7 +35,7 @@ mod staging;
 mod usage;
 
 pub use batch::Batch;
-pub use check::{Completeness, Missing, Quarantined, Resend, Silent};
+pub use check::{BrokenLink, Completeness, Missing, Quarantined, Resend, Silent};
 pub use error::FleetError;
 pub use event::{Event, Lifecycle, Rejection, Told, Watermark, WhyNot};
 pub use ingest::{FleetLedger, Ingested};

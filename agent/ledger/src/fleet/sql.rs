@@ -2,6 +2,8 @@
 
 use tokio_postgres::{Client, Error, Statement};
 
+use super::chain;
+
 /// Of the connection: what is sorted is sorted in memory, and who hangs in the middle of a transaction holds the locks
 /// of its sources for a minute at most.
 pub(super) const SETTINGS: &str = "SET work_mem = '64MB'; SET temp_buffers = '64MB'; \
@@ -17,6 +19,7 @@ pub(super) struct Statements {
     pub(super) store_slices: Statement,
     pub(super) store_prepaid_slices: Statement,
     pub(super) add_numbers: Statement,
+    pub(super) join_chain: Statement,
     pub(super) store_lifecycle: Statement,
     pub(super) store_watermark: Statement,
 }
@@ -99,6 +102,7 @@ impl Statements {
             store_slices: client.prepare(STORE_SLICES).await?,
             store_prepaid_slices: client.prepare(STORE_PREPAID_SLICES).await?,
             add_numbers: client.prepare(ADD_NUMBERS).await?,
+            join_chain: client.prepare(chain::JOIN).await?,
             store_lifecycle: client.prepare(STORE_LIFECYCLE).await?,
             store_watermark: client.prepare(STORE_WATERMARK).await?,
         })

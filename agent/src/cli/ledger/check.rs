@@ -1,6 +1,6 @@
 //! `dormouse ledger check`: names what holds an hour open.
 
-use dormouse_ledger::fleet::{Completeness, Missing, Quarantined, Silent};
+use dormouse_ledger::fleet::{BrokenLink, Completeness, Missing, Quarantined, Silent};
 
 use crate::cli::context::Context;
 use crate::cli::exit::Exit;
@@ -62,12 +62,15 @@ fn describe(found: &Completeness) -> String {
         );
         format!("{source}: complete {complete}; event {awaited_seq} is awaited next\n")
     });
+    let broken = found.broken.iter().map(|BrokenLink { source, host_seq }| {
+        format!("{source}: event {host_seq} does not carry the hash of the event before it: BROKEN_LINK\n")
+    });
     let quarantined = found
         .quarantined
         .iter()
         .map(|Quarantined { reason, messages }| format!("{messages} in quarantine: {reason}\n"));
     let verdict = if found.is_clean() { "everything is there" } else { "not everything is there" };
-    let lines: String = missing.chain(silent).chain(quarantined).collect();
+    let lines: String = missing.chain(silent).chain(broken).chain(quarantined).collect();
     format!(
         "{lines}checked {} hosts through {}: {verdict}\n",
         found.hosts,
@@ -93,12 +96,14 @@ mod tests {
             last_seq: 4,
             holds_open_unix_ns: Some(HOUR_NS),
         });
+        found.broken.push(BrokenLink { source: source.clone(), host_seq: 7 });
         found.silent.push(Silent { source, complete_through_unix_ns: None, awaited_seq: 9 });
         found.quarantined.push(Quarantined { reason: "OVERLAP".to_owned(), messages: 3 });
         assert_eq!(
             describe(&found),
             "//dormouse/cell/h1: event 4 is missing: the hour until 1970-01-01T01:00:00.000Z stays open\n\
              //dormouse/cell/h1: complete through no hour; event 9 is awaited next\n\
+             //dormouse/cell/h1: event 7 does not carry the hash of the event before it: BROKEN_LINK\n\
              3 in quarantine: OVERLAP\n\
              checked 2 hosts through 1970-01-01T00:00:00.000Z: not everything is there\n"
         );

@@ -1,0 +1,2 @@
+DROP TABLE broken_links;
+DROP TABLE chain_ends;
