@@ -133,7 +133,7 @@ pub struct Core {
     /// Since when a guest that is being woken may run already, because somebody else has continued it unheard.
     pub(super) continued: Option<Stamp>,
     /// The stamp under which its state was told last.
-    state_stamp: Option<Stamp>,
+    pub(super) state_stamp: Option<Stamp>,
     /// The stamp under which its plugged memory was told last.
     pub(super) memory_stamp: Option<Stamp>,
     /// The snapshot that goes once it is durable that nobody needs it.

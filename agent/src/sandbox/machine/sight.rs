@@ -10,8 +10,9 @@
 //!
 //! What it never does: say what QEMU is. That is in `contact`, and sizes by device are in `memory`.
 
-use dormouse_metering::Stamp;
+use dormouse_metering::{BillingState, Cause, Change, Observation, Stamp};
 
+use super::Action;
 use super::core::{Core, Link, Phase};
 use crate::metering::accounts::Sight;
 
@@ -103,6 +104,20 @@ impl Core {
     pub(super) fn told_since_asked(&self) -> bool {
         let (Some(told), Some(asked)) = (self.ran_or_stood, self.answered) else { return false };
         told.boot == asked.boot && told.boottime_ns >= asked.boottime_ns
+    }
+
+    /// Tells the meter that the guest ran when what has been answered was asked, if it did: it is about to be told to stop.
+    /// An agent that is killed before it hears of that knows then, when it is started again, through when the guest ran.
+    pub(super) fn observe_still_running(&mut self, actions: &mut Vec<Action>) {
+        let Some(at) = self.answered.filter(|_| self.state == BillingState::Running) else { return };
+        // Since when it runs is known, and everything that QEMU told before the answer has arrived.
+        let since = self.state_stamp.filter(|since| since.boot == at.boot);
+        let is_older = since.is_none_or(|since| since.boottime_ns <= at.boottime_ns);
+        if self.link == Link::Up && self.missed.is_none() && is_older && !self.told_since_asked() {
+            self.state_stamp = Some(at);
+            let (change, cause) = (Change::State(BillingState::Running), Cause::Resync);
+            actions.push(Action::Observe(Observation { at, change, cause, command: None }));
+        }
     }
 
     /// When the process ended: by QEMU's own word, else between its last sign of life and now.

@@ -107,7 +107,7 @@ impl Procedure for Destroy {
             (Step::PoweringDown, Answer::Returned(_)) => cx.wait(self.graceful_ms.unwrap_or_default()),
             (Step::PoweringDown, Answer::Failed(_) | Answer::Elapsed) => self.quit(cx),
             (Step::AskingMemory, Answer::Returned(devices)) => {
-                cx.core.learn_memory(cx.now, &devices, cx.actions);
+                cx.learn_last_memory(&devices);
                 self.step = Step::Quitting;
                 cx.query("quit")
             }

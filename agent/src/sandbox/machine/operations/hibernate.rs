@@ -230,7 +230,7 @@ impl Procedure for Hibernate {
                 cx.query("query-memory-devices")
             }
             (Step::AskingMemory, Answer::Returned(devices)) => {
-                cx.core.learn_memory(cx.now, &devices, cx.actions);
+                cx.learn_last_memory(&devices);
                 // Somebody else may have stopped or continued it while it waited for its turn.
                 self.ran = cx.core.state == BillingState::Running;
                 if self.ran { self.stop(cx) } else { self.measure(cx) }

@@ -172,6 +172,12 @@ impl Context<'_> {
         self.core.observe(at, change, cause, self.actions);
     }
 
+    /// Takes the memory that was asked for before the guest is told to stop or QEMU to go, and that the guest ran then.
+    fn learn_last_memory(&mut self, devices: &Value) {
+        self.core.learn_memory(self.now, devices, self.actions);
+        self.core.observe_still_running(self.actions);
+    }
+
     /// Now, uncertain since what has been answered was asked for.
     fn since_asked(&self) -> Stamp {
         self.core.since(self.now, self.core.answered)

@@ -136,7 +136,7 @@ impl Procedure for PowerCycle {
     fn answer(&mut self, cx: &mut Context<'_>, answer: Answer) -> Flow {
         match (&mut self.step, answer) {
             (Step::AskingMemory, Answer::Returned(devices)) => {
-                cx.core.learn_memory(cx.now, &devices, cx.actions);
+                cx.learn_last_memory(&devices);
                 self.step = Step::Quitting;
                 cx.query("quit")
             }

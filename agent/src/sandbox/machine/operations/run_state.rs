@@ -161,7 +161,7 @@ impl Procedure for SetRunState {
         match (self.step, answer) {
             (Step::Advising, answer) => self.take_advice(cx, answer),
             (Step::AskingMemory, Answer::Returned(devices)) => {
-                cx.core.learn_memory(cx.now, &devices, cx.actions);
+                cx.learn_last_memory(&devices);
                 self.tell(cx)
             }
             (Step::Telling, Answer::Returned(_)) if cx.core.state == self.target => self.conclude(cx),

@@ -412,6 +412,14 @@ impl Driver {
     }
 }
 
+/// Answers what is asked until something of this name is: that one stays open.
+pub(super) fn until(driver: &mut Driver, is_it: impl Fn(&Action) -> bool) {
+    while !driver.open.front().is_some_and(&is_it) {
+        let action = driver.open.pop_front().unwrap_or_else(|| panic!("never asked: {:#?}", driver.log));
+        driver.answer_well(action);
+    }
+}
+
 pub(super) fn token_of(action: &Action) -> Option<Token> {
     match action {
         Action::Announce(token, _)

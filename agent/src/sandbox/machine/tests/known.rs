@@ -3,19 +3,11 @@
 use dormouse_metering::{BillingState, Cause, Change, Observation};
 use serde_json::json;
 
-use super::driver::{Driver, MIB, at, device, hibernate};
+use super::driver::{Driver, MIB, at, command, device, hibernate, pause, until};
 use crate::metering::accounts::Sight;
 use crate::sandbox::command::{Method, Request};
 use crate::sandbox::machine::{Action, Announcement, Answer, Input, LastSign, QemuEvent};
 use crate::sandbox::refusal::{Reason, Refusal};
-
-/// Answers what is asked until something of this name is: that one stays open.
-fn until(driver: &mut Driver, is_it: impl Fn(&Action) -> bool) {
-    while !driver.open.front().is_some_and(&is_it) {
-        let action = driver.open.pop_front().unwrap_or_else(|| panic!("never asked: {:#?}", driver.log));
-        driver.answer_well(action);
-    }
-}
 
 fn is_qmp(name: &'static str) -> impl Fn(&Action) -> bool {
     move |action| matches!(action, Action::Qmp(_, command) if command.name == name)
@@ -204,5 +196,44 @@ fn what_qemu_says_is_over_is_looked_at_at_once_whether_it_was_asked_meanwhile_or
         }
         let next = driver.open.pop_back().unwrap();
         assert!(is_qmp("query-migrate")(&next), "asked meanwhile: {asked}: {next:?}");
+    }
+}
+
+#[test]
+fn an_agent_that_is_killed_once_it_has_told_qemu_to_stop_or_to_go_knows_through_when_the_guest_ran() {
+    let destroy = Request::Destroy { graceful_ms: None };
+    let told = [
+        (pause(), "stop"),
+        (hibernate(Method::Shared), "stop"),
+        (destroy, "quit"),
+        (Request::PowerCycle, "quit"),
+    ];
+    for (request, told) in told {
+        let mut driver = Driver::attached();
+        driver.now_ns += 60_000_000_000;
+        driver.feed(Input::Command(command("c1", request)));
+        until(&mut driver, is_qmp("query-memory-devices"));
+        let asked = driver.now();
+        until(&mut driver, is_qmp(told));
+        let proof = asked.earlier_by(900_000_000);
+        let sign = LastSign::of(Some(proof), Some(proof), None, &driver.observed).unwrap();
+        assert_eq!((sign.told, sign.at), (asked, asked), "{told}");
+    }
+}
+
+#[test]
+fn whether_a_guest_ran_when_it_was_asked_for_its_memory_is_not_said_where_events_were_missed_or_somebody_continued_it()
+ {
+    for resumed in [false, true] {
+        let mut driver = Driver::attached();
+        driver.feed(Input::Command(command("c1", pause())));
+        until(&mut driver, is_qmp("query-memory-devices"));
+        if resumed {
+            driver.event("RESUME", json!({}));
+        } else {
+            driver.feed(Input::Gap);
+        }
+        until(&mut driver, is_qmp("stop"));
+        assert_eq!(states(&driver), Vec::<&Observation>::new());
     }
 }

@@ -42,7 +42,8 @@ fn m7_a_scale_is_durable_before_qemu_is_told_and_before_the_reply() {
 fn pause_asks_for_the_memory_before_it_stops_the_guest() {
     let mut driver = Driver::attached();
     driver.execute("c1", pause()).unwrap();
-    let expected = ["before", "query-memory-devices", "stop", "observe paused", "after", "reply ok"];
+    let expected =
+        ["before", "query-memory-devices", "observe running", "stop", "observe paused", "after", "reply ok"];
     assert_eq!(done(&driver), expected);
     driver.log.clear();
     driver.execute("c2", resume()).unwrap();
@@ -62,6 +63,7 @@ fn hibernate_records_the_snapshot_before_qemu_goes() {
             "before",
             "prepare snapshot",
             "query-memory-devices",
+            "observe running",
             "stop",
             "observe hibernating",
             "query-memory-devices",
@@ -111,6 +113,7 @@ fn destroy_asks_for_the_memory_quits_and_waits_for_the_exit() {
     let expected = [
         "before",
         "query-memory-devices",
+        "observe running",
         "quit",
         "observe paused",
         "wait",
