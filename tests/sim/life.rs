@@ -82,16 +82,17 @@ impl World {
         let complete = row.snapshots.values().rfind(|(_, complete)| *complete);
         let manifest = complete.map(|(manifest, _)| manifest.clone());
         let open = self.ledger.order.iter().filter_map(|id| self.ledger.commands.get(id));
-        let unfinished = open
+        let unfinished: Vec<Command> = open
             .filter(|intent| intent.outcome.is_none() && intent.generation == key.generation)
-            .find(|intent| intent.command.key.sandbox == key.sandbox)
-            .map(|intent| intent.command.clone());
+            .filter(|intent| intent.command.key.sandbox == key.sandbox)
+            .map(|intent| intent.command.clone())
+            .collect();
         let hibernated = matches!(state, BillingState::Hibernated | BillingState::Waking);
         core.phase = if hibernated { Phase::Hibernated } else { Phase::Attached };
         let alive = |qemu: &Qemu| qemu.identity == row.process;
-        // An unfinished wake has started it.
-        let wakes = unfinished.as_ref().is_some_and(|command| command.request == Request::Wake);
-        let there = !hibernated || wakes;
+        // An unfinished wake has started it, or one that a destroy has overtaken.
+        let may_wake = |command: &Command| matches!(command.request, Request::Wake | Request::Destroy { .. });
+        let there = !hibernated || unfinished.iter().any(may_wake);
         let lives = there && self.guests[number].qemu.as_ref().is_some_and(alive);
         core.process = Some(row.process).filter(|_| lives || !hibernated);
         let saved = if hibernated {

@@ -89,16 +89,17 @@ fn take_up(
     core.terms = attachment.terms.clone();
     (core.shape, core.state) = (shape, state);
     let manifest = complete(snapshots);
-    let unfinished = recovery
+    let unfinished: Vec<Command> = recovery
         .unfinished
         .iter()
         .filter(|command| command.org == key.org && command.sandbox == key.sandbox)
         // A create was asked for before there was a generation.
         .filter(|command| command.generation.is_none_or(|generation| generation == row.key.generation))
-        .find_map(|command| as_command(command, &key));
+        .filter_map(|command| as_command(command, &key))
+        .collect();
     let hibernated = matches!(state, BillingState::Hibernated | BillingState::Waking);
     core.phase = if hibernated { Phase::Hibernated } else { Phase::Attached };
-    let started = unfinished.as_ref().and_then(|command| means.started_by(command));
+    let started = unfinished.iter().find_map(|command| means.started_by(command));
     core.started = started.is_some();
     let process = if let Some(started) = started {
         // The ledger may know the one before it, or none.
@@ -106,9 +107,9 @@ fn take_up(
         Some(started)
     } else {
         let process = attachment.process().and_then(|identity| Process::find_by(identity).ok().flatten());
-        // An unfinished wake has started it.
-        let wakes = unfinished.as_ref().is_some_and(|command| command.request == Request::Wake);
-        let process = process.filter(|_| !hibernated || wakes);
+        // An unfinished wake has started it, or one that a destroy has overtaken.
+        let may_wake = |command: &Command| matches!(command.request, Request::Wake | Request::Destroy { .. });
+        let process = process.filter(|_| !hibernated || unfinished.iter().any(may_wake));
         core.process =
             if hibernated { process.as_ref().map(Process::identity) } else { attachment.process() };
         process
@@ -139,7 +140,7 @@ fn to_create(row: &CommandRow, known: &[SandboxKey], means: &Means<'_>) -> Optio
     let mut core = Core::new(key.clone(), means.launching.qmp_path(&key).ok()?, means.settings.clone());
     let process = means.started_by(&command);
     core.process = process.as_ref().map(Process::identity);
-    let recovered = Recovered { core, unfinished: Some(command), saved: None, ran: false, last_sign: None };
+    let recovered = Recovered { core, unfinished: vec![command], saved: None, ran: false, last_sign: None };
     Some(Found { recovered, view, process })
 }
 

@@ -79,7 +79,8 @@ pub(super) fn is_so_already(core: &Core, request: &Request) -> bool {
     }
 }
 
-fn not_attached(core: &Core) -> Refusal {
+/// The refusal where there is no life to change.
+pub(super) fn not_attached(core: &Core) -> Refusal {
     Refusal::new(Reason::SandboxNotFound, format!("no sandbox {} is attached", core.key))
         .with("sandbox", &core.key.sandbox)
 }

@@ -20,10 +20,13 @@
 //!
 //! ```text
 //!   Intending ── durable ──▶ Working ── done, failed ──▶ Concluding ── durable ──▶ reply
-//!       │ not durable           │ destroy overtakes
+//!       │ not durable           │ a destroy takes its place
 //!       ▼                       ▼
 //!    refused                Overtaken
 //! ```
+//!
+//! A destroy that overtakes takes that place once its own intent is durable, and not before: what it would give up goes on
+//! until then, and for good where the ledger refuses it (`overtaking`).
 //!
 //! Who may begin what is the table in [`admission`]; what QEMU's events mean is in `events`; losing and
 //! finding QEMU again is in `contact`; since when anything learned of it may be so is in `sight`.
@@ -37,6 +40,7 @@ mod guest_memory;
 mod input;
 mod memory;
 mod operations;
+mod overtaking;
 mod recovery;
 mod sight;
 
@@ -54,6 +58,7 @@ use dormouse_metering::{CommandId, Stamp};
 use self::admission::Verdict;
 use self::events::Claim;
 use self::operations::{Context, Flow, Operation, Procedure};
+use self::overtaking::Overtaker;
 use super::command::{Command, CommandResult, Outcome, Request};
 use super::refusal::{Reason, Refusal};
 use super::snapshot::Manifest;
@@ -63,6 +68,8 @@ use super::snapshot::Manifest;
 pub struct Sandbox {
     core: Core,
     underway: Option<Underway>,
+    /// A destroy that is to take its place.
+    overtaker: Option<Overtaker>,
     /// After a restart: a snapshot that is complete though the sandbox is not hibernated.
     saved: Option<Manifest>,
     /// After a restart: whether the guest ran when the unfinished command began.
@@ -94,7 +101,15 @@ enum Stage {
 impl Sandbox {
     /// A sandbox of which nothing is known yet but where its QMP socket is.
     pub fn new(core: Core) -> Self {
-        Self { core, underway: None, saved: None, ran: false, exit_seen: false, outgoing: Vec::new() }
+        Self {
+            core,
+            underway: None,
+            overtaker: None,
+            saved: None,
+            ran: false,
+            exit_seen: false,
+            outgoing: Vec::new(),
+        }
     }
 
     /// What is known of the sandbox.
@@ -141,6 +156,7 @@ impl Sandbox {
             Input::Exited if self.core.link == Link::Up => self.exit_seen = true,
             Input::Exited => self.exited(now, &mut actions),
         }
+        self.let_overtake(now, &mut actions);
         actions
     }
 
@@ -153,26 +169,12 @@ impl Sandbox {
     }
 
     fn command(&mut self, now: Stamp, command: Command, actions: &mut Vec<Action>) {
-        let underway = self.underway.as_ref().map(|underway| &underway.command);
-        match admission::admit(&self.core, underway, &command) {
+        match self.admit(&command) {
             Verdict::Join => {}
             Verdict::Deny(refusal) => actions.push(Action::Reply(command.request_id, Err(refusal))),
             Verdict::Accept => self.begin(now, command, actions),
-            Verdict::Overtake if self.is_launching() => {
-                let refusal =
-                    Refusal::new(Reason::OperationUnderWay, "QEMU is being started; ask again at once");
-                actions.push(Action::Reply(command.request_id, Err(refusal)));
-            }
-            Verdict::Overtake => {
-                self.overtake(now, actions);
-                self.begin(now, command, actions);
-            }
+            Verdict::Overtake => self.prepare_to_overtake(now, command, actions),
         }
-    }
-
-    fn is_launching(&self) -> bool {
-        let stage = self.underway.as_ref().map(|underway| &underway.stage);
-        matches!(stage, Some(Stage::Working(operation)) if !operation.may_be_overtaken(&self.core))
     }
 
     fn begin(&mut self, now: Stamp, command: Command, actions: &mut Vec<Action>) {
@@ -182,29 +184,18 @@ impl Sandbox {
             self.underway = Some(Underway { command, stage: Stage::Working(operation), waiting: None });
             return self.work(now, actions, |operation, cx| operation.begin(cx));
         }
+        let token = self.intend(now, &command, actions);
+        self.underway = Some(Underway { command, stage: Stage::Intending(operation), waiting: Some(token) });
+    }
+
+    /// Announces a command: what it is for is done once that is durable.
+    fn intend(&mut self, now: Stamp, command: &Command, actions: &mut Vec<Action>) -> Token {
         let token = self.core.token();
         if self.core.phase != Phase::New {
             actions.push(Action::Publish(Notice::Before(command.request.clone())));
         }
         actions.push(Action::Announce(token, Announcement::Before(command.clone(), now, self.core.state)));
-        self.underway = Some(Underway { command, stage: Stage::Intending(operation), waiting: Some(token) });
-    }
-
-    /// A destroy does not wait for what is under way: whoever waits for that is told so.
-    fn overtake(&mut self, now: Stamp, actions: &mut Vec<Action>) {
-        let Some(underway) = self.underway.take() else { return };
-        let refusal = Refusal::new(Reason::Overtaken, "a destroy overtook this operation");
-        if let (Stage::Concluding(result), Some(token)) = (&underway.stage, underway.waiting) {
-            // It is over, and its outcome is on its way to the ledger: that is what its caller is told.
-            return self.outgoing.push((token, underway.command, result.clone()));
-        }
-        let recorded = !matches!(underway.command.request, Request::Attach { .. });
-        if recorded && !matches!(underway.stage, Stage::Intending(_)) {
-            let token = self.core.token();
-            let after = Announcement::After(underway.command.clone(), now, Err(refusal.clone()));
-            actions.push(Action::Announce(token, after));
-        }
-        actions.push(Action::Reply(underway.command.request_id, Err(refusal)));
+        token
     }
 
     fn answer(&mut self, now: Stamp, token: Token, answer: Answer, actions: &mut Vec<Action>) {
@@ -215,6 +206,7 @@ impl Sandbox {
             actions.push(Action::Reply(command.request_id, result));
             return self.retire(actions);
         }
+        let Some(answer) = self.answer_overtaker(token, answer, actions) else { return };
         if self.core.answer(now, token, &answer, actions) {
             self.recover(now, actions);
             self.work(now, actions, |operation, cx| operation.reconnected(cx));
@@ -226,14 +218,10 @@ impl Sandbox {
         };
         underway.waiting = None;
         match (&mut underway.stage, answer) {
-            (Stage::Intending(_), Answer::Durable) if self.core.phase == Phase::Ended => {
-                let result = ended_before(&underway.command.request);
-                self.conclude(now, result, actions);
-            }
             (Stage::Intending(operation), Answer::Durable) => {
                 let operation = std::mem::replace(operation, operations::none());
                 underway.stage = Stage::Working(operation);
-                self.work(now, actions, |operation, cx| operation.begin(cx));
+                self.set_out(now, actions);
             }
             (Stage::Intending(_), Answer::Replayed(stored)) => self.reply(stored, actions),
             (Stage::Intending(_) | Stage::Concluding(_), Answer::Failed(refusal)) => {
@@ -255,6 +243,16 @@ impl Sandbox {
                 self.reply(result, actions);
             }
         }
+    }
+
+    /// The intent is durable: begins what it is for, unless the sandbox has ended meanwhile.
+    fn set_out(&mut self, now: Stamp, actions: &mut Vec<Action>) {
+        let Some(underway) = &self.underway else { return };
+        if self.core.phase == Phase::Ended {
+            let result = ended_before(&underway.command.request, &self.core);
+            return self.conclude(now, result, actions);
+        }
+        self.work(now, actions, |operation, cx| operation.begin(cx));
     }
 
     /// Lets the operation under way go on, and concludes it when it says that it is done.
@@ -293,22 +291,15 @@ impl Sandbox {
 
     fn reply(&mut self, result: Result<Outcome, Refusal>, actions: &mut Vec<Action>) {
         let Some(underway) = self.underway.take() else { return };
-        let message = match &result {
-            Ok(outcome) => outcome.message.clone(),
-            Err(refusal) => refusal.to_string(),
-        };
-        actions.push(Action::Publish(Notice::After(underway.command.request, message)));
-        actions.push(Action::Reply(underway.command.request_id, result));
-        if self.core.is_over() {
-            actions.push(Action::Publish(Notice::Ended));
-        }
+        reply_to(underway.command, result, actions);
         self.retire(actions);
     }
 
     /// Its life is over, and nobody waits for an answer.
     fn retire(&self, actions: &mut Vec<Action>) {
-        if self.core.is_over() && self.underway.is_none() && self.outgoing.is_empty() {
-            actions.push(Action::Retire);
+        let rests = self.underway.is_none() && self.overtaker.is_none() && self.outgoing.is_empty();
+        if rests && self.core.is_over() {
+            actions.extend([Action::Publish(Notice::Ended), Action::Retire]);
         }
     }
 
@@ -330,17 +321,26 @@ impl Sandbox {
         match self.underway.as_mut().map(|underway| &underway.stage) {
             Some(Stage::Working(_)) => self.conclude(now, Err(refusal), actions),
             Some(Stage::Intending(_) | Stage::Concluding(_) | Stage::Recovering) => {}
-            None => {
-                actions.push(Action::Publish(Notice::Ended));
-                self.retire(actions);
-            }
+            None => self.retire(actions),
         }
     }
 }
 
+/// Tells those who watch, and whoever asked.
+fn reply_to(command: Command, result: Result<Outcome, Refusal>, actions: &mut Vec<Action>) {
+    let message = match &result {
+        Ok(outcome) => outcome.message.clone(),
+        Err(refusal) => refusal.to_string(),
+    };
+    actions.push(Action::Publish(Notice::After(command.request, message)));
+    actions.push(Action::Reply(command.request_id, result));
+}
+
 /// What becomes of a command whose sandbox ended while its intent was being recorded.
-fn ended_before(request: &Request) -> Result<Outcome, Refusal> {
+fn ended_before(request: &Request, core: &Core) -> Result<Outcome, Refusal> {
     match request {
+        // It was let go meanwhile, and is nobody's to destroy.
+        Request::Destroy { .. } if core.process.is_some() => Err(admission::not_attached(core)),
         Request::Destroy { .. } | Request::Detach => {
             let message = "its QEMU had ended by itself".to_owned();
             Ok(Outcome { result: CommandResult::Done, message })

@@ -13,12 +13,14 @@
 //! | create | goes on: attached, recorded, continued | interrupted, or died | - |
 //! | power-cycle | goes on in the next QEMU; interrupted in the one before | died | - |
 //!
+//! Of two, a destroy has overtaken the other: that one is overtaken, but for a wake, which may have started a QEMU.
 //! Where QEMU lives and does not answer, a destroy kills it, and so does a hibernation whose snapshot is recorded.
 
 use dormouse_metering::{BillingState, Cause, Change, CommandId, Observation, OpenSlice, Stamp};
 
 use super::core::{Core, Link, Phase};
 use super::operations::{self, Operation};
+use super::overtaking::Overtaker;
 use super::sight::{HELD_BACK_NS, Known, reaching_back};
 use super::{Action, Notice, Sandbox, SnapshotRemoval, Stage, Underway};
 use crate::sandbox::command::{Command, CommandResult, Outcome, Request, Scaling};
@@ -36,11 +38,11 @@ const ATTEMPTS_MAX: u32 = 6;
 pub struct Recovered {
     /// What is known of it; its phase is that of its open slice.
     pub core: Core,
-    /// The command that has an intent and no outcome.
-    pub unfinished: Option<Command>,
+    /// The commands that have an intent and no outcome, oldest first: one, or one and the destroy that overtook it.
+    pub unfinished: Vec<Command>,
     /// A snapshot that is complete though the sandbox is not hibernated.
     pub saved: Option<Manifest>,
-    /// Whether the guest ran when the unfinished command began.
+    /// Whether the guest ran when the last unfinished command began.
     pub ran: bool,
     /// What is durable of its life.
     pub last_sign: Option<LastSign>,
@@ -110,6 +112,12 @@ fn later(last: Stamp, sign: Stamp) -> Stamp {
     if is_later { sign } else { last }
 }
 
+impl Underway {
+    fn recovering(command: Command) -> Self {
+        Self { command, stage: Stage::Recovering, waiting: None }
+    }
+}
+
 /// How an unfinished command goes on.
 enum Resolution {
     Concluded(Result<Outcome, Refusal>),
@@ -120,17 +128,26 @@ impl Sandbox {
     /// Takes up a sandbox where the ledger left it.
     pub fn recover_from(recovered: Recovered, now: Stamp, process_lives: bool) -> (Self, Vec<Action>) {
         let mut actions = Vec::new();
-        let underway =
-            recovered.unfinished.map(|command| Underway { command, stage: Stage::Recovering, waiting: None });
+        let mut unfinished = recovered.unfinished;
         let mut core = recovered.core;
-        if let Some(Underway { command, .. }) = &underway
-            && matches!(command.request, Request::Scale(_))
-        {
+        let scale = unfinished.iter().rfind(|command| matches!(command.request, Request::Scale(_)));
+        if let Some(command) = scale {
             // What the guest goes on to plug or give back is this command's doing, whoever hears of it.
             core.memory_cause = (Cause::Scale, Some(CommandId::new(&command.request_id)));
         }
-        let mut sandbox = Self { underway, saved: recovered.saved, ran: recovered.ran, ..Self::new(core) };
+        let mut sandbox = Self { saved: recovered.saved, ran: recovered.ran, ..Self::new(core) };
         sandbox.core.now = Some(now);
+        let last = unfinished.pop();
+        if sandbox.core.phase == Phase::Attached || unfinished.is_empty() {
+            for overtaken in unfinished {
+                sandbox.record_overtaken(now, overtaken, &mut actions);
+            }
+            sandbox.underway = last.map(Underway::recovering);
+        } else {
+            // What a wake has started is found before it is destroyed.
+            sandbox.underway = unfinished.pop().map(Underway::recovering);
+            sandbox.overtaker = last.map(|command| Overtaker { command, intent: None });
+        }
         // What happened shortly before the last proof may not have been told yet.
         sandbox.core.contact = recovered.last_sign.map(|sign| sign.told);
         if sandbox.core.phase == Phase::Attached || sandbox.underway.is_some() {
@@ -148,6 +165,7 @@ impl Sandbox {
             }
             _ => sandbox.recover(now, &mut actions),
         }
+        sandbox.let_overtake(now, &mut actions);
         (sandbox, actions)
     }
 

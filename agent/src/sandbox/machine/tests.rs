@@ -4,6 +4,7 @@
 mod anything;
 mod driver;
 mod known;
+mod overtaking;
 mod paths;
 mod scaling;
 mod starting;

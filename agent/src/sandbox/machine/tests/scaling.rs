@@ -213,7 +213,7 @@ fn recovered(vcpus: Option<u32>, disk_bytes: u64, mib: u64) -> (Result<Outcome, 
     let mut core = Core::new(super::driver::key(), "/run/dormouse/sb-1.qmp".into(), Settings::default());
     (core.phase, core.generation, core.shape) = (Phase::Attached, 7, before.sandbox.core().shape);
     core.process = Some(super::driver::identity(100));
-    let unfinished = Some(super::driver::command("c1", Request::Scale(everything())));
+    let unfinished = vec![super::driver::command("c1", Request::Scale(everything()))];
     let recovered = Recovered { core, unfinished, saved: None, ran: true, last_sign: None };
     let mut qemu = super::driver::Qemu::new(100);
     (qemu.vcpu_limit_milli, qemu.disks, qemu.devices) =
