@@ -1,6 +1,6 @@
 //! Losing and finding QEMU: connection, resync, death.
 
-use dormouse_metering::{BillingState, Cause, Change, RunState, Stamp};
+use dormouse_metering::{BillingState, Cause, Change, RunState, Shape, Stamp};
 
 use super::core::{Core, Link, Phase, Resync};
 use super::sight::reaching_back;
@@ -33,16 +33,15 @@ impl Core {
             self.resynced(now, resync, answer, actions);
             return false;
         }
-        if self.settling == Some(token) {
-            self.settling = None;
-            self.settle(now, actions);
+        if let Some(settling) = self.settling.take_if(|settling| settling.token == token) {
+            self.settled(now, settling, actions);
             return false;
         }
         if self.memory_asked == Some(token) {
             self.memory_asked = None;
             match answer {
                 Answer::Returned(devices) => self.learn_memory(now, devices, actions),
-                _ => self.settle_later(actions),
+                _ => self.settle_later(now, actions),
             }
             return false;
         }
@@ -154,8 +153,12 @@ impl Core {
         self.observe(reaching_back(now, known.all), Change::State(state), cause.clone(), actions);
         // A size event that QEMU held back when the contact was lost is older than that.
         self.sizes.unseen(known.sizes, self.answered.unwrap_or(now), &survey.memory_devices);
-        let at = reaching_back(now, known.sizes);
-        self.observe(at, Change::Holds(survey.shape(), state), cause, actions);
+        // Each by itself: what it says of the one must not say again of the other what may be older than an event that is
+        // still on its way.
+        let (at, shape) = (reaching_back(now, known.sizes), survey.shape());
+        for change in shape_changes(&shape, &self.shape, state) {
+            self.observe(at, change, cause.clone(), actions);
+        }
         actions.push(Action::Publish(Notice::Changed("resync")));
     }
 
@@ -207,4 +210,17 @@ impl Core {
         self.observe(at, Change::State(state), (cause, None), actions);
         actions.push(Action::Publish(Notice::Changed(cause.as_str())));
     }
+}
+
+/// What is to be told of a shape, where another one is known.
+fn shape_changes(shape: &Shape, known: &Shape, state: BillingState) -> Vec<Change> {
+    if shape.memory_base_bytes != known.memory_base_bytes {
+        return vec![Change::Holds(*shape, state)];
+    }
+    vec![
+        Change::Vcpus(shape.vcpus_milli),
+        Change::Requested(shape.memory_requested_bytes),
+        Change::Plugged(shape.memory_plugged_bytes),
+        Change::Disk(shape.disk_bytes),
+    ]
 }

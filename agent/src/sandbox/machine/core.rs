@@ -50,6 +50,14 @@ pub(super) struct Resync {
     pub(super) again: bool,
 }
 
+/// A wait after which QEMU can hold no size back.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Settling {
+    pub(super) token: Token,
+    /// When it is over, unless the host sleeps.
+    pub(super) due: Stamp,
+}
+
 /// Times and places that the machine goes by.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -147,7 +155,7 @@ pub struct Core {
     /// When the last size event arrived.
     pub(super) memory_told: Option<Stamp>,
     /// The wait after which nothing can be held back any more.
-    pub(super) settling: Option<Token>,
+    pub(super) settling: Option<Settling>,
     /// When QEMU said something last.
     pub(super) spoke: Option<Stamp>,
     /// Through when everything that QEMU told has arrived.

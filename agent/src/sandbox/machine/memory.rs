@@ -8,9 +8,9 @@ use std::collections::VecDeque;
 use dormouse_metering::{Cause, Change, CommandId, Observation, Stamp};
 use serde_json::{Value, json};
 
-use super::core::{Core, Link};
+use super::core::{Core, Link, Settling};
 use super::sight::{HELD_BACK_NS, reaching_back};
-use super::{Action, Notice, QemuEvent, QmpCommand};
+use super::{Action, Notice, QemuEvent, QmpCommand, Token};
 use crate::sandbox::facts::{MemoryDevice, Survey};
 
 /// How long to wait with the next question for sizes after one without an answer.
@@ -209,8 +209,7 @@ impl Core {
         let token = self.token();
         let left_ns = HELD_BACK_NS.saturating_sub(now.boottime_ns.saturating_sub(told.boottime_ns));
         if left_ns > 0 {
-            self.settling = Some(token);
-            actions.push(Action::Wait(token, left_ns.div_ceil(1_000_000)));
+            self.wait_to_settle(now, token, left_ns.div_ceil(1_000_000), actions);
         } else {
             self.memory_asked = Some(token);
             actions
@@ -219,12 +218,24 @@ impl Core {
     }
 
     /// QEMU has not answered what it holds back.
-    pub(super) fn settle_later(&mut self, actions: &mut Vec<Action>) {
+    pub(super) fn settle_later(&mut self, now: Stamp, actions: &mut Vec<Action>) {
         if self.link == Link::Up && self.settling.is_none() {
             let token = self.token();
-            self.settling = Some(token);
-            actions.push(Action::Wait(token, SETTLE_AGAIN_MS));
+            self.wait_to_settle(now, token, SETTLE_AGAIN_MS, actions);
         }
+    }
+
+    fn wait_to_settle(&mut self, now: Stamp, token: Token, ms: u64, actions: &mut Vec<Action>) {
+        self.settling = Some(Settling { token, due: now.later_by(ms.saturating_mul(1_000_000)) });
+        actions.push(Action::Wait(token, ms));
+    }
+
+    /// The wait is over. While the host slept, neither it nor QEMU's own clock went on: by as much longer may QEMU hold
+    /// back what it did before.
+    pub(super) fn settled(&mut self, now: Stamp, settling: Settling, actions: &mut Vec<Action>) {
+        let slept_ns = now.boottime_ns.saturating_sub(settling.due.boottime_ns);
+        self.memory_told = self.memory_told.map(|told| told.later_by(slept_ns));
+        self.settle(now, actions);
     }
 
     fn has_one_device(&self) -> bool {
@@ -247,6 +258,8 @@ impl Core {
             let at = told.filter(|told| told.boottime_ns >= at.boottime_ns).unwrap_or(at.uncertain_by(0));
             self.shape.memory_plugged_bytes = 0;
             let (at, change) = (reaching_back(at, known), Change::Plugged(0));
+            // Said again of the same end, it is as uncertain.
+            self.memory_stamp = Some(at);
             actions.push(Action::Observe(Observation { at, change, cause, command }));
         }
     }

@@ -237,3 +237,52 @@ fn whether_a_guest_ran_when_it_was_asked_for_its_memory_is_not_said_where_events
         assert_eq!(states(&driver), Vec::<&Observation>::new());
     }
 }
+
+#[test]
+fn a_survey_that_arrives_behind_a_stop_does_not_say_again_that_the_guest_runs() {
+    let mut driver = Driver::attached();
+    driver.qemu.as_mut().unwrap().devices = vec![device("vm0", 256)];
+    driver.feed(Input::Gap);
+    driver.settle();
+    let answered = driver.observed.last().unwrap().at;
+    // QEMU had been asked how the guest is before somebody stopped it.
+    let stopped = at(answered.boottime_ns - 1);
+    driver.feed(Input::Event(QemuEvent { name: "STOP".to_owned(), at: stopped, detail: json!({}) }));
+    let says_it_runs = |seen: &&Observation| {
+        matches!(seen.change, Change::Holds(_, BillingState::Running) | Change::State(BillingState::Running))
+    };
+    let after = |seen: &&Observation| seen.at.boottime_ns > stopped.boottime_ns;
+    assert_eq!(driver.observed.iter().filter(says_it_runs).find(after), None);
+    assert_eq!(states(&driver).pop().map(|seen| seen.at), Some(stopped));
+}
+
+#[test]
+fn what_is_unknown_of_the_memory_at_an_end_is_as_uncertain_however_often_it_is_said() {
+    let mut driver = Driver::attached();
+    driver.event("MEMORY_DEVICE_SIZE_CHANGE", json!({"id": "vm0", "size": 512 * MIB}));
+    driver.event("SHUTDOWN", json!({}));
+    let unseen = |driver: &Driver| {
+        let plugged = driver.observed.iter().filter(|seen| seen.change == Change::Plugged(0));
+        plugged.map(|seen| seen.at).collect::<Vec<_>>()
+    };
+    let first = unseen(&driver);
+    // A question that was on its way says what there was shortly before.
+    driver.sandbox.core.memory_known = Some(at(first[0].boottime_ns - 1));
+    driver.exit();
+    assert_eq!(unseen(&driver), [first[0], first[0]]);
+}
+
+#[test]
+fn a_wait_in_which_the_host_slept_is_made_good_before_qemu_is_believed_to_hold_nothing_back() {
+    let mut driver = Driver::attached();
+    driver.event("MEMORY_DEVICE_SIZE_CHANGE", json!({"id": "vm0", "size": 512 * MIB}));
+    driver.now_ns += 1_000_000_000;
+    driver.event("MEMORY_DEVICE_SIZE_CHANGE", json!({"id": "vm0", "size": 256 * MIB}));
+    let Some(Action::Wait(token, ms)) = driver.open.pop_front() else { panic!("{:?}", driver.open) };
+    // Of the wait half is over when the host sleeps for a minute.
+    driver.now_ns += (ms - 1_001) * 1_000_000 + 60_000_000_000;
+    driver.feed(Input::Answer(token, Answer::Elapsed));
+    let Some(Action::Wait(_, ms)) = driver.open.pop_front() else { panic!("{:#?}", driver.log) };
+    assert!((1_000..1_100).contains(&ms), "{ms}");
+    assert_eq!(driver.sandbox.core().sight().unwrap().0, Sight::Behind);
+}
