@@ -133,7 +133,7 @@ impl Qemu {
             pid: self.identity.pid,
             run_state: status.to_owned(),
             vcpus_milli: VCPUS_MILLI,
-            vcpu_limit_milli: None,
+            vcpu_limit_milli: Ok(None),
             memory_base_bytes: BASE,
             memory_devices: self.memory.iter().map(device).collect(),
             backends: vec![MemoryBackend {

@@ -78,6 +78,21 @@ impl CpuGroups {
         read_limit(&self.own_group(pid)?)
     }
 
+    /// The limit on this process alone, in thousandths of a vCPU. `None` where it has none: no group is its own, or its
+    /// own has no limit. What cannot be read is an error, and never no limit.
+    pub fn limit_milli(&self, pid: i32) -> Result<Option<u32>, CpuGroupError> {
+        match self.limit(pid) {
+            Ok(limit) => Ok(limit.milli()),
+            Err(
+                CpuGroupError::None { .. }
+                | CpuGroupError::NoController { .. }
+                | CpuGroupError::Shared { .. }
+                | CpuGroupError::Threaded { .. },
+            ) => Ok(None),
+            Err(error @ (CpuGroupError::Malformed { .. } | CpuGroupError::Kernel { .. })) => Err(error),
+        }
+    }
+
     /// Limits a process's own group, and returns what the kernel has made of it.
     pub fn set_limit(&self, pid: i32, limit: CpuMax) -> Result<CpuMax, CpuGroupError> {
         let group = self.own_group(pid)?;
@@ -100,8 +115,12 @@ impl CpuGroups {
         let groups = read(Path::new(&format!("/proc/{pid}/cgroup")))?;
         let path = group_path(&groups).ok_or(CpuGroupError::None { pid })?;
         let group = self.root.join(path);
-        if !group.join("cpu.max").exists() {
-            return Err(CpuGroupError::NoController { group });
+        let limit = group.join("cpu.max");
+        // One that may not be looked at may be there.
+        match limit.try_exists() {
+            Ok(true) => {}
+            Ok(false) => return Err(CpuGroupError::NoController { group }),
+            Err(source) => return Err(CpuGroupError::Kernel { doing: "look for", path: limit, source }),
         }
         let kind = read(&group.join("cgroup.type"))?;
         if kind.trim() != "domain" {
@@ -224,6 +243,31 @@ mod tests {
         fs::remove_file(scene.group.join("cpu.max")).unwrap();
         assert!(matches!(scene.limits(Some(500)), Err(CpuGroupError::NoController { .. })));
         assert!(!scene.group.join("cpu.max").exists());
+    }
+
+    #[test]
+    fn no_limit_is_told_from_one_that_cannot_be_read() {
+        let scene = Scene::new();
+        let told = || CpuGroups::new(scene.root.path()).limit_milli(scene.pid);
+        assert_eq!(told().unwrap(), None);
+        scene.has("cpu.max", "50000 100000\n");
+        assert_eq!(told().unwrap(), Some(500));
+        scene.has("cpu.max", "lots\n");
+        assert!(matches!(told(), Err(CpuGroupError::Malformed { .. })));
+        fs::remove_file(scene.group.join("cpu.max")).unwrap();
+        assert_eq!(told().unwrap(), None);
+        // A folder cannot be read, and neither can a link that leads to itself be looked behind.
+        fs::create_dir(scene.group.join("cpu.max")).unwrap();
+        assert!(matches!(told(), Err(CpuGroupError::Kernel { doing: "read", .. })));
+        fs::remove_dir(scene.group.join("cpu.max")).unwrap();
+        std::os::unix::fs::symlink("cpu.max", scene.group.join("cpu.max")).unwrap();
+        assert!(matches!(told(), Err(CpuGroupError::Kernel { doing: "look for", .. })));
+        fs::remove_file(scene.group.join("cpu.max")).unwrap();
+        scene.has("cpu.max", "50000 100000\n");
+        scene.has("cgroup.procs", &format!("{}\n1\n", scene.pid));
+        assert_eq!(told().unwrap(), None);
+        scene.has("cgroup.type", "threaded\n");
+        assert_eq!(told().unwrap(), None);
     }
 
     #[test]

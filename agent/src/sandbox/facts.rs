@@ -17,8 +17,9 @@ pub struct Survey {
     pub run_state: String,
     /// vCPUs, in thousandths.
     pub vcpus_milli: u32,
-    /// The limit on its CPU time, in thousandths of a vCPU, where its cgroup is its own and has one.
-    pub vcpu_limit_milli: Option<u32>,
+    /// The limit on its CPU time, in thousandths of a vCPU, where its cgroup is its own and has one; or why the kernel did
+    /// not say.
+    pub vcpu_limit_milli: Result<Option<u32>, String>,
     /// Memory that is always there, in bytes.
     pub memory_base_bytes: u64,
     /// The virtio-mem devices, in QEMU's order.
@@ -107,10 +108,11 @@ pub struct Capabilities {
 }
 
 impl Survey {
-    /// What the sandbox holds.
+    /// What the sandbox holds. Where the kernel did not say what limits it, nothing does.
     pub fn shape(&self) -> Shape {
+        let limit_milli = self.vcpu_limit_milli.as_ref().ok().copied().flatten();
         Shape {
-            vcpus_milli: self.vcpu_limit_milli.map_or(self.vcpus_milli, |limit| limit.min(self.vcpus_milli)),
+            vcpus_milli: limit_milli.map_or(self.vcpus_milli, |limit| limit.min(self.vcpus_milli)),
             memory_base_bytes: self.memory_base_bytes,
             memory_plugged_bytes: self.memory_devices.iter().map(|device| device.size_bytes).sum(),
             memory_requested_bytes: self.memory_devices.iter().map(|device| device.requested_bytes).sum(),

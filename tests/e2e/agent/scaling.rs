@@ -91,6 +91,14 @@ async fn one_command_scales_memory_vcpus_and_a_disk_of_a_real_guest_and_each_is_
     scene.agent.kill9().await.unwrap();
     scene.agent.restart().await.unwrap();
     scene.until("g1", |view| view["connection"] == "connected" && view["vcpus_milli"] == 250).await;
+    // What cannot be read is as it was, and not all that there is.
+    std::fs::remove_file(group.0.join("cpu.max")).unwrap();
+    std::fs::create_dir(group.0.join("cpu.max")).unwrap();
+    scene.agent.kill9().await.unwrap();
+    scene.agent.restart().await.unwrap();
+    scene.until("g1", |view| view["connection"] == "connected" && view["vcpus_milli"] == 250).await;
+    std::fs::remove_dir(group.0.join("cpu.max")).unwrap();
+    group.has("cpu.max", "25000 100000\n");
     scene.does(&["scale", "g1", "--vcpus", "1"]).await;
     assert_eq!(std::fs::read_to_string(group.0.join("cpu.max")).unwrap(), "max 100000");
     scene.audits_clean().await;

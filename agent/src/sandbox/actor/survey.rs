@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use dormouse_qmp::{Client, QmpError, Schema, Version};
 use serde_json::{Value, json};
 
+use super::act::with_cause;
 use super::environment::SchemaCache;
-use crate::process::{CommandLine, CpuGroups, CpuMax};
+use crate::process::{CommandLine, CpuGroups};
 use crate::sandbox::facts::{Capabilities, Disk, MemoryBackend, MemoryDevice, QemuVersion, Survey};
 
 /// Asks all that a survey asks. What QEMU answers in another form than expected counts as absent.
@@ -32,8 +33,11 @@ pub(super) async fn survey(
         pid,
         run_state: status["status"].as_str().unwrap_or_default().to_owned(),
         vcpus_milli: vcpus.saturating_mul(1000),
-        // A group that is shared, or that cannot be seen, limits nobody in particular.
-        vcpu_limit_milli: cpu_groups.limit(pid).ok().and_then(CpuMax::milli),
+        vcpu_limit_milli: cpu_groups.limit_milli(pid).map_err(|error| {
+            let error = with_cause(&error);
+            tracing::warn!(pid, error, "the limit on CPU time cannot be read, and counts as it was");
+            error
+        }),
         memory_base_bytes: memory["base-memory"].as_u64().unwrap_or(0),
         memory_devices: MemoryDevice::list(&devices),
         backends,

@@ -237,6 +237,14 @@ impl Core {
         matches!(self.phase, Phase::Ended | Phase::New)
     }
 
+    /// A limit on CPU time that the kernel did not say is as it was known last.
+    pub(super) fn keep_vcpu_limit(&self, survey: &mut Survey) {
+        if survey.vcpu_limit_milli.is_err() && self.phase != Phase::New {
+            let known = self.shape.vcpus_milli;
+            survey.vcpu_limit_milli = Ok(Some(known).filter(|known| *known < survey.vcpus_milli));
+        }
+    }
+
     pub(super) fn token(&mut self) -> Token {
         self.next_token += 1;
         let token = Token(self.next_token);

@@ -198,8 +198,11 @@ impl Sandbox {
         token
     }
 
-    fn answer(&mut self, now: Stamp, token: Token, answer: Answer, actions: &mut Vec<Action>) {
+    fn answer(&mut self, now: Stamp, token: Token, mut answer: Answer, actions: &mut Vec<Action>) {
         self.core.note_answered(now, token);
+        if let Answer::Surveyed(survey, _) = &mut answer {
+            self.core.keep_vcpu_limit(survey);
+        }
         if let Some(index) = self.outgoing.iter().position(|(awaited, ..)| *awaited == token) {
             let (_, command, result) = self.outgoing.remove(index);
             let result = if let Answer::Failed(refusal) = answer { Err(refusal) } else { result };

@@ -95,7 +95,7 @@ pub(super) struct Qemu {
     pub(super) devices: Vec<MemoryDevice>,
     jobs: Vec<String>,
     pub(super) disks: Vec<(&'static str, u64)>,
-    pub(super) vcpu_limit_milli: Option<u32>,
+    pub(super) vcpu_limit_milli: Result<Option<u32>, String>,
 }
 
 impl Qemu {
@@ -106,7 +106,7 @@ impl Qemu {
             devices: vec![device("vm0", 0)],
             jobs: Vec::new(),
             disks: vec![("d0", GIB)],
-            vcpu_limit_milli: None,
+            vcpu_limit_milli: Ok(None),
         }
     }
 
@@ -116,7 +116,7 @@ impl Qemu {
             pid: self.pid,
             run_state: self.status.to_owned(),
             vcpus_milli: 2000,
-            vcpu_limit_milli: self.vcpu_limit_milli,
+            vcpu_limit_milli: self.vcpu_limit_milli.clone(),
             memory_base_bytes: BASE,
             memory_devices: self.devices.clone(),
             backends: vec![MemoryBackend {

@@ -207,6 +207,29 @@ fn two_devices_take_one_size_and_a_refused_second_is_a_partial_result() {
     assert!(outcome.message.contains("busy [QEMU_FAILED]"), "{}", outcome.message);
 }
 
+#[test]
+fn a_limit_that_cannot_be_read_is_as_it_was_last_and_one_that_is_gone_is_gone() {
+    let resynced = |driver: &mut Driver, limit: Result<Option<u32>, String>| {
+        driver.qemu.as_mut().unwrap().vcpu_limit_milli = limit;
+        driver.observed.clear();
+        driver.feed(Input::Gap);
+        driver.settle();
+        (driver.sandbox.core().shape.vcpus_milli, driver.observed.len())
+    };
+    let unreadable = || Err("permission denied".to_owned());
+    let mut driver = Driver::attached();
+    driver.execute("c1", Request::Scale(vcpus(500))).unwrap();
+    assert_eq!(resynced(&mut driver, unreadable()), (500, 0));
+    assert_eq!(resynced(&mut driver, Ok(Some(500))), (500, 0));
+    assert_eq!(resynced(&mut driver, Ok(None)), (2000, 1));
+    assert_eq!(resynced(&mut driver, unreadable()), (2000, 0));
+    // Of one that was never read nothing is known, but what QEMU has.
+    let mut driver = Driver::new();
+    driver.qemu.as_mut().unwrap().vcpu_limit_milli = unreadable();
+    driver.execute("attach", super::driver::attach()).unwrap();
+    assert_eq!(driver.sandbox.core().shape.vcpus_milli, 2000);
+}
+
 /// What becomes of a scale of everything that a restart of the agent has interrupted, when QEMU is found as it is here.
 fn recovered(vcpus: Option<u32>, disk_bytes: u64, mib: u64) -> (Result<Outcome, Refusal>, Vec<String>) {
     let before = Driver::attached();
@@ -217,7 +240,7 @@ fn recovered(vcpus: Option<u32>, disk_bytes: u64, mib: u64) -> (Result<Outcome, 
     let recovered = Recovered { core, unfinished, saved: None, ran: true, last_sign: None };
     let mut qemu = super::driver::Qemu::new(100);
     (qemu.vcpu_limit_milli, qemu.disks, qemu.devices) =
-        (vcpus, vec![("d0", disk_bytes)], vec![device("vm0", mib)]);
+        (Ok(vcpus), vec![("d0", disk_bytes)], vec![device("vm0", mib)]);
     let (sandbox, actions) = Sandbox::recover_from(recovered, before.now(), true);
     let mut driver = Driver::of(sandbox, Some(qemu));
     driver.take(actions);

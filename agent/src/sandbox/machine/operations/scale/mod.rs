@@ -247,7 +247,7 @@ fn check_vcpus(core: &Core, milli: u32) -> Result<(), Refusal> {
 /// The kernel has this limit now.
 fn vcpus_limited(cx: &mut Context<'_>, limit: Option<u32>) -> Turn {
     let Some(survey) = cx.core.survey.as_mut() else { return Turn::Passed };
-    survey.vcpu_limit_milli = limit;
+    survey.vcpu_limit_milli = Ok(limit);
     let milli = survey.shape().vcpus_milli;
     let at = cx.since_asked();
     cx.observe(at, Change::Vcpus(milli), Cause::Scale);
