@@ -1,5 +1,6 @@
-//! Whether the host has memory for a sandbox to grow. The decision is pure; [`HostMemory::read`] reads, and
-//! [`HostMemoryGate`] brings the two together for all sandboxes of a host.
+//! Whether the host has memory for a sandbox to grow or to be started. The decision is pure; [`HostMemory::read`] reads, and
+//! [`HostMemoryGate`] brings the two together for all sandboxes of a host. It asks nobody how much a sandbox takes, and
+//! gives no memory to anybody.
 //!
 //! What was plugged and not touched yet still counts as available: how far a host may be overcommitted that way is for
 //! whoever places sandboxes to say.
@@ -31,7 +32,7 @@ pub struct Reserve {
     pub stalled_centipercent_max: Option<u32>,
 }
 
-/// Why a sandbox may not grow, with the figures.
+/// Why a sandbox may not grow or be started, with the figures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Denial {
@@ -53,7 +54,7 @@ pub enum Denial {
     /// There is enough, but what runs waits for memory already.
     #[error(
         "something on the host waited for memory for {stalled_centipercent} hundredths of a per cent of the \
-         last 10 s; nothing grows above {stalled_centipercent_max}"
+         last 10 s; nothing grows or is started above {stalled_centipercent_max}"
     )]
     Stalled {
         /// What the kernel says.
@@ -83,7 +84,7 @@ pub enum HostMemoryError {
     },
 }
 
-/// Decides whether a sandbox may grow by `wanted_bytes`, when `promised_bytes` were granted to others who
+/// Decides whether a sandbox may take `wanted_bytes`, when `promised_bytes` were granted to others who
 /// have not taken them yet, so that `MemAvailable` still counts them.
 pub fn admit(
     wanted_bytes: u64,
@@ -125,7 +126,7 @@ impl HostMemory {
     }
 }
 
-/// Lets sandboxes grow one after the other, each beside what the others were promised. Cheap to clone.
+/// Lets sandboxes grow and start one after the other, each beside what the others were promised. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct HostMemoryGate {
     reserve: Reserve,
@@ -139,7 +140,7 @@ pub struct Promise {
     promised_bytes: Arc<Mutex<u64>>,
 }
 
-/// Why a sandbox may not grow now.
+/// Why a sandbox may not grow or be started now.
 #[derive(Debug, thiserror::Error)]
 pub enum GateError {
     /// The host has not enough.
@@ -159,6 +160,13 @@ impl HostMemoryGate {
     /// Promises so much, if the host has it.
     pub fn promise(&self, wanted_bytes: u64) -> Result<Promise, GateError> {
         self.promise_of(HostMemory::read()?, wanted_bytes).map_err(GateError::Denied)
+    }
+
+    /// Keeps so much for a sandbox that gives it back only to take it again. Nobody is asked: it has that much now.
+    pub fn keep(&self, bytes: u64) -> Promise {
+        let mut promised_bytes = self.promised_bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        *promised_bytes = promised_bytes.saturating_add(bytes);
+        Promise { bytes, promised_bytes: Arc::clone(&self.promised_bytes) }
     }
 
     fn promise_of(&self, memory: HostMemory, wanted_bytes: u64) -> Result<Promise, Denial> {
@@ -244,6 +252,16 @@ mod tests {
         drop(first);
         assert!(gate.promise_of(calm, 2 * GIB).is_ok());
         drop(second);
+        assert!(gate.promise_of(calm, 3 * GIB).is_ok());
+    }
+
+    #[test]
+    fn what_is_kept_for_one_is_no_others_to_take_whatever_the_host_has() {
+        let gate = HostMemoryGate::new(RESERVE);
+        let calm = memory(4 * GIB, None);
+        let kept = gate.keep(8 * GIB);
+        assert!(gate.promise_of(calm, 1).is_err());
+        drop(kept);
         assert!(gate.promise_of(calm, 3 * GIB).is_ok());
     }
 

@@ -142,6 +142,15 @@ impl Agent {
         self.answers().await
     }
 
+    /// Stops the agent, and starts it with these lines of configuration after the folders.
+    pub async fn reconfigure(&mut self, more: &str) -> Result<()> {
+        self.stop().await?;
+        let path = config_path(&self.root);
+        std::fs::write(&path, config(&self.root, &self.sockets) + more)
+            .map_err(Error::io("writing", &path))?;
+        self.restart().await
+    }
+
     /// Runs a second agent beside this one, on the same ledger and a socket of its own, until it gives up.
     pub async fn rival(&self) -> Result<Output> {
         let path = self.root.join("rival.toml");

@@ -127,7 +127,7 @@ impl World {
             Action::VerifySnapshot(token, manifest) => {
                 let there = self.guests[number].snapshots.contains_key(&manifest.ordinal);
                 let answer = if there {
-                    Answer::SnapshotVerified(manifest)
+                    Answer::SnapshotVerified(manifest, 0)
                 } else {
                     failed(Reason::SnapshotDamaged, "not there")
                 };
@@ -146,7 +146,11 @@ impl World {
             Action::Disconnect => self.drop_link(number),
             Action::Reply(id, result) => self.replied(number, &id, &result),
             // A promise is answered above, and nobody asks for limits and advice here.
-            Action::Publish(_) | Action::PromiseMemory(..) | Action::LimitVcpus(..) | Action::Advise(..) => {}
+            Action::Publish(_)
+            | Action::PromiseMemory(..)
+            | Action::KeepMemory(_)
+            | Action::LimitVcpus(..)
+            | Action::Advise(..) => {}
             Action::Retire => {
                 self.drop_link(number);
                 if let Some(agent) = self.agent.as_mut() {

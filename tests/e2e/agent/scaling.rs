@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use dormouse_tests::argv::{Backend, Spec};
 use dormouse_tests::guest::Guest;
-use dormouse_tests::scripted::Options;
+use dormouse_tests::scripted::{Options, Scripted};
 use serde_json::{Value, json};
 
 use crate::scene::Scene;
@@ -166,6 +166,47 @@ async fn a_host_that_has_not_the_memory_lets_nothing_grow() {
     assert_eq!(error["metadata"]["wanted_bytes"], (256 * MIB).to_string(), "{error}");
     assert_eq!(scene.shown("s1").await, before);
     assert_eq!(qemu.times_asked("qom-set").await.unwrap(), 0);
+    scene.audits_clean().await;
+}
+
+#[tokio::test]
+async fn a_host_that_has_not_the_memory_starts_no_qemu() {
+    let mut scene = Scene::new().await;
+    let sleeper = scene.sandbox("s1", &Options::default()).await;
+    scene.does(&["hibernate", "s1", "--method", "mapped-ram"]).await;
+    sleeper.gone().await.unwrap();
+    scene.agent.reconfigure("[scale]\nhost_reserve_bytes = 4611686018427387904\n").await.unwrap();
+    let before = scene.shown("s1").await;
+    let wake = ["wake", "s1", "--request-id", "w1"];
+    let error = scene.refused(&wake, "HOST_MEMORY_SHORT", "RESOURCE_EXHAUSTED").await;
+    for figure in ["available_bytes", "promised_bytes", "reserve_bytes"] {
+        assert!(
+            error["metadata"][figure].as_str().is_some_and(|text| text.parse::<u64>().is_ok()),
+            "{error}"
+        );
+    }
+    assert_eq!(error["metadata"]["wanted_bytes"], (256 * MIB).to_string(), "{error}");
+    assert_eq!(scene.shown("s1").await, before);
+
+    let qmp = scene.folder().join("guests").join("default").join("s2.qmp");
+    let qemu = Scripted::to_create(&Options::default(), "s2", &qmp, scene.folder()).unwrap();
+    let spec = scene.folder().join("s2.spec.toml");
+    std::fs::write(&spec, qemu.spec_toml()).unwrap();
+    let create = ["create", "s2", "--spec", spec.to_str().unwrap()];
+    let error = scene.refused(&create, "HOST_MEMORY_SHORT", "RESOURCE_EXHAUSTED").await;
+    assert_eq!(error["metadata"]["wanted_bytes"], (256 * MIB).to_string(), "{error}");
+    scene.refused(&["show", "s2"], "SANDBOX_NOT_FOUND", "NOT_FOUND").await;
+    assert_eq!((sleeper.pids().len(), qemu.pids().len()), (0, 0));
+
+    // With the memory it wakes: the refusal has cost nothing.
+    scene.agent.reconfigure("").await.unwrap();
+    scene.does(&["wake", "s1"]).await;
+    scene.does(&create).await;
+    // One that runs needs no more to be started again.
+    scene.agent.reconfigure("[scale]\nhost_reserve_bytes = 4611686018427387904\n").await.unwrap();
+    scene.until("s2", |view| view["connection"] == "connected").await;
+    scene.does(&["power-cycle", "s2"]).await;
+    scene.does(&["destroy", "s2"]).await;
     scene.audits_clean().await;
 }
 

@@ -41,6 +41,7 @@ impl State {
             }
             Action::RemoveSnapshot(removal) => disk::remove(self, removal),
             Action::PromiseMemory(token, bytes) => self.promise_memory(token, bytes, myself),
+            Action::KeepMemory(bytes) => self.keep_memory(bytes),
             Action::LimitVcpus(token, limit) => self.limit_vcpus(token, limit, myself),
             Action::Advise(token, advice) => self.advise(token, advice, myself),
             Action::Launch(token, launch) => self.start(Wanted::Wake(launch), token, myself),

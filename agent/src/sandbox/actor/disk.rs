@@ -89,7 +89,10 @@ pub(super) fn write(state: &mut State, token: Token, method: Method, now: Stamp,
 /// Checks that a snapshot is what was written. Reads all of its state.
 pub(super) fn verify(manifest: Manifest, reply: AnswerTo) {
     blocking(reply, move || match manifest.verify() {
-        Ok(()) => Answer::SnapshotVerified(Box::new(manifest)),
+        Ok(()) => {
+            let wanted_bytes = manifest.memory_to_take_bytes();
+            Answer::SnapshotVerified(Box::new(manifest), wanted_bytes)
+        }
         Err(damaged) => Answer::Failed(damage(&damaged)),
     });
 }

@@ -8,7 +8,7 @@ use ractor::ActorRef;
 use super::act::{answer_to, with_cause};
 use super::disk::blocking;
 use super::{Message, State};
-use crate::host_memory::{Denial, GateError};
+use crate::host_memory::{Denial, GateError, Promise};
 use crate::process::cpu_group::CpuGroupError;
 use crate::process::paging::{self, Ram};
 use crate::process::{Advice, CpuMax};
@@ -20,13 +20,23 @@ impl State {
     pub(super) fn promise_memory(&mut self, token: Token, wanted_bytes: u64, myself: &ActorRef<Message>) {
         let answer = match self.environment.host_memory.promise(wanted_bytes) {
             Ok(promise) => {
-                let request_id = self.machine.underway().map(|(command, _)| command.request_id.clone());
-                self.promised = request_id.map(|request_id| (request_id, promise));
+                self.hold_promise(promise);
                 Answer::Promised
             }
             Err(error) => Answer::Failed(short_of_memory(&error)),
         };
         answer_to(token, myself)(answer);
+    }
+
+    /// Keeps memory of the host until the command under way has its reply.
+    pub(super) fn keep_memory(&mut self, bytes: u64) {
+        let promise = self.environment.host_memory.keep(bytes);
+        self.hold_promise(promise);
+    }
+
+    fn hold_promise(&mut self, promise: Promise) {
+        let request_id = self.machine.underway().map(|(command, _)| command.request_id.clone());
+        self.promised = request_id.map(|request_id| (request_id, promise));
     }
 
     /// Limits QEMU's CPU time.
@@ -81,7 +91,10 @@ fn short_of_memory(error: &GateError) -> Refusal {
             .with("available_bytes", available_bytes)
             .with("promised_bytes", promised_bytes)
             .with("reserve_bytes", reserve_bytes),
-        _ => refusal,
+        GateError::Denied(Denial::Stalled { stalled_centipercent, stalled_centipercent_max }) => refusal
+            .with("stalled_centipercent", stalled_centipercent)
+            .with("stalled_centipercent_max", stalled_centipercent_max),
+        GateError::Unknown(_) => refusal,
     }
 }
 

@@ -42,6 +42,9 @@ pub enum Action {
     Launch(Token, Box<Launch>),
     /// Promise the sandbox so many bytes of the host's memory, until its command has its reply.
     PromiseMemory(Token, u64),
+    /// Keep so many bytes of the host's memory for the sandbox, which gives them back meanwhile, until its command has its
+    /// reply.
+    KeepMemory(u64),
     /// Limit QEMU's CPU time to so many thousandths of a vCPU, or not at all.
     LimitVcpus(Token, Option<u32>),
     /// Advise the kernel about the guest's memory.

@@ -50,8 +50,8 @@ pub enum Answer {
     SnapshotPrepared(Draft),
     /// The snapshot is complete on disk.
     SnapshotWritten(Box<Manifest>),
-    /// The snapshot is what was written.
-    SnapshotVerified(Box<Manifest>),
+    /// The snapshot is what was written, and to wake it takes so many bytes of the host's memory.
+    SnapshotVerified(Box<Manifest>, u64),
     /// The host has the memory.
     Promised,
     /// The limit on QEMU's CPU time as the kernel has it, in thousandths of a vCPU; `None` without one.

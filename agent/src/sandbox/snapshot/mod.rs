@@ -25,6 +25,7 @@
 mod draft;
 mod files;
 mod manifest;
+mod memory;
 mod store;
 mod verify;
 

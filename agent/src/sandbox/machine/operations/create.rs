@@ -1,13 +1,13 @@
-//! Create: start QEMU standing still, attach it, record its life, and continue the guest.
+//! Create: ask for the host's memory, start QEMU standing still, attach it, record its life, and continue the guest.
 //!
 //! ```text
-//!   Starting ─▶ Recording ── durable ─▶ Continuing ─▶ done
-//!       │           │                        │
-//!       ▼           ▼                        ▼
-//!    GivingUp ◀─────┘           failed, attached and paused
-//!       │ exit
-//!       ▼
-//!     failed: nothing is left
+//!   Promising ─▶ Starting ─▶ Recording ── durable ─▶ Continuing ─▶ done
+//!       │            │           │                        │
+//!       │            ▼           ▼                        ▼
+//!       │         GivingUp ◀─────┘           failed, attached and paused
+//!       ▼            │ exit
+//!     failed ◀───────┘
+//!     nothing is left
 //! ```
 //!
 //! The guest runs only once its life is durable, so that no moment of it is missing from the bill: its first slice is
@@ -34,6 +34,8 @@ pub(super) struct Create {
 
 #[derive(Debug)]
 enum Step {
+    /// Has the host memory for it?
+    Promising(SandboxSpec),
     Starting(Starting),
     Recording,
     Continuing,
@@ -86,6 +88,7 @@ fn created(cx: &Context<'_>) -> Flow {
 impl Procedure for Create {
     fn step(&self) -> &'static str {
         match &self.step {
+            Step::Promising(_) => "asking for the host's memory",
             Step::Starting(starting) => starting.step(),
             Step::Recording => "recording the sandbox",
             Step::Continuing => "cont",
@@ -97,16 +100,22 @@ impl Procedure for Create {
         if cx.core.phase == Phase::Attached {
             return self.go_on(cx);
         }
-        let starting = match self.spec.take() {
-            Some(spec) => Starting::begin(cx, Start::New(spec)),
-            None => Starting::found(cx),
+        let Some(spec) = self.spec.take() else {
+            self.step = Step::Starting(Starting::found(cx));
+            return Flow::Wait;
         };
-        self.step = Step::Starting(starting);
-        Flow::Wait
+        let wanted_bytes = spec.memory_bytes;
+        self.step = Step::Promising(spec);
+        cx.ask(|token| Action::PromiseMemory(token, wanted_bytes))
     }
 
     fn answer(&mut self, cx: &mut Context<'_>, answer: Answer) -> Flow {
         match (&mut self.step, answer) {
+            (Step::Promising(spec), Answer::Promised) => {
+                self.step = Step::Starting(Starting::begin(cx, Start::New(spec.clone())));
+                Flow::Wait
+            }
+            (Step::Promising(_), Answer::Failed(refusal)) => failed(refusal),
             (Step::Starting(starting), answer) => match starting.answer(cx, answer) {
                 Turn::Wait => Flow::Wait,
                 Turn::Answers(survey, process) => self.record(cx, survey, process),
@@ -164,7 +173,7 @@ impl Procedure for Create {
                 cx.core.died(cx.now, cx.actions);
                 failed(ended(cx, "its guest ran"))
             }
-            Step::Starting(_) => failed(ended(cx, "it could be attached")),
+            Step::Promising(_) | Step::Starting(_) => failed(ended(cx, "it could be attached")),
         }
     }
 }

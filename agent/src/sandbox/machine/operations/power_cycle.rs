@@ -11,7 +11,7 @@
 //!
 //! Between the end of the one QEMU and the `cont` of the other the sandbox is billed as paused: nothing computes and no
 //! memory is held, but its disks are there. What was plugged is not any more. Where no QEMU can be started again, its
-//! life has ended.
+//! life has ended: so nobody is asked for the memory of the next one, and that of the one before is kept for it.
 
 use dormouse_metering::{BillingState, Cause, Change};
 
@@ -130,6 +130,7 @@ impl Procedure for PowerCycle {
             Ok(command_line) => self.command_line = Some(command_line),
             Err(refusal) => return failed(refusal),
         }
+        cx.actions.push(Action::KeepMemory(cx.core.shape.memory_base_bytes));
         cx.query("query-memory-devices")
     }
 

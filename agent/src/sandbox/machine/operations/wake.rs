@@ -1,12 +1,13 @@
-//! Wake: check the snapshot, start its QEMU again, load, and continue the guest by our own `cont`.
+//! Wake: check the snapshot, ask for the host's memory, start its QEMU again, load, and continue the guest by our own
+//! `cont`.
 //!
 //! ```text
-//!   Verifying ─▶ Launching ─▶ Connecting ─▶ Loading ─▶ AskingMemory ─▶ Continuing ─▶ done
-//!       │            │            │            │            │              │
-//!       ▼            ▼            └────────────┴─ GivingUp ◀┴──────────────┘
-//!     failed      failed                            │ exit               │ no answer
-//!                                                   ▼                    ▼
-//!                                     failed, hibernated as before ◀─ Reclaiming ─▶ done, if the guest runs
+//!   Verifying ─▶ Promising ─▶ Launching ─▶ Connecting ─▶ Loading ─▶ AskingMemory ─▶ Continuing ─▶ done
+//!       │            │            │            │            │            │              │
+//!       ▼            ▼            ▼            └────────────┴─ GivingUp ◀┴──────────────┘
+//!     failed      failed       failed                            │ exit               │ no answer
+//!                                                                ▼                    ▼
+//!                                                  failed, hibernated as before ◀─ Reclaiming ─▶ done, if the guest runs
 //! ```
 //!
 //! `Reclaiming` is also where a wake begins that the agent's restart cut short: it looks for the QEMU that may have been
@@ -44,6 +45,7 @@ const RECLAIM_MS: u64 = 3_000;
 #[derive(Debug)]
 enum Step {
     Verifying,
+    Promising(Box<Manifest>),
     Launching,
     Connecting,
     Loading(Transfer),
@@ -197,6 +199,7 @@ impl Procedure for Wake {
     fn step(&self) -> &'static str {
         match self.step {
             Step::Verifying => "checking the snapshot",
+            Step::Promising(_) => "asking for the host's memory",
             Step::Launching => "starting QEMU",
             Step::Connecting => "connecting",
             Step::Loading(_) => "loading",
@@ -224,8 +227,12 @@ impl Procedure for Wake {
 
     fn answer(&mut self, cx: &mut Context<'_>, answer: Answer) -> Flow {
         match (std::mem::replace(&mut self.step, Step::Verifying), answer) {
-            (Step::Verifying, Answer::SnapshotVerified(manifest)) => self.launch(cx, manifest),
-            (Step::Verifying, Answer::Failed(refusal)) => failed(refusal),
+            (Step::Verifying, Answer::SnapshotVerified(manifest, wanted_bytes)) => {
+                self.step = Step::Promising(manifest);
+                cx.ask(|token| Action::PromiseMemory(token, wanted_bytes))
+            }
+            (Step::Promising(manifest), Answer::Promised) => self.launch(cx, manifest),
+            (Step::Verifying | Step::Promising(_), Answer::Failed(refusal)) => failed(refusal),
             (Step::Launching, Answer::Launched(process)) => {
                 cx.core.process = Some(process);
                 let launch_ns = cx.core.settings.launch_ms.saturating_mul(1_000_000);

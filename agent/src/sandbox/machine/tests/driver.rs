@@ -333,6 +333,7 @@ impl Driver {
                 Action::Retire => self.retired = true,
                 Action::Kill(_) => self.going = true,
                 Action::Disconnect
+                | Action::KeepMemory(_)
                 | Action::Publish(_)
                 | Action::RemoveSnapshot(_)
                 | Action::Announce(_, Announcement::Reattached(..)) => {}
@@ -399,7 +400,10 @@ impl Driver {
             Action::WriteSnapshot(token, method) => {
                 (token, Answer::SnapshotWritten(Box::new(manifest(method))))
             }
-            Action::VerifySnapshot(token, manifest) => (token, Answer::SnapshotVerified(manifest)),
+            Action::VerifySnapshot(token, manifest) => {
+                let wanted_bytes = manifest.shape.memory_base_bytes + manifest.shape.memory_plugged_bytes;
+                (token, Answer::SnapshotVerified(manifest, wanted_bytes))
+            }
             Action::Launch(token, _) | Action::Start(token, _) => {
                 self.qemu = Some(Qemu { status: "paused", ..Qemu::new(200) });
                 (token, Answer::Launched(identity(200)))
@@ -469,6 +473,7 @@ fn word(action: &Action) -> String {
         Action::RemoveSnapshot(_) => "remove snapshot".to_owned(),
         Action::Launch(..) => "launch".to_owned(),
         Action::PromiseMemory(_, bytes) => format!("promise {}", bytes / MIB),
+        Action::KeepMemory(bytes) => format!("keep {}", bytes / MIB),
         Action::LimitVcpus(_, limit) => format!("limit {limit:?}"),
         Action::Advise(_, advice) => format!("advise {advice:?}"),
         Action::Start(..) => "start".to_owned(),

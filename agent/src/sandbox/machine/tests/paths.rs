@@ -83,7 +83,8 @@ fn m4_a_woken_sandbox_is_billed_after_cont_with_the_memory_that_qemu_reports() {
         let place = |word: &str| {
             done.iter().position(|done| *done == word).unwrap_or_else(|| panic!("{word} {done:?}"))
         };
-        assert!(place("verify snapshot") < place("launch"));
+        assert!(place("verify snapshot") < place("promise 256"));
+        assert!(place("promise 256") < place("launch"));
         assert!(place("launch") < place("query-memory-devices"));
         assert!(place("query-memory-devices") < place("cont"));
         assert!(place("cont") < place("observe running"));

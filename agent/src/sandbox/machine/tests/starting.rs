@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::driver::{Driver, MIB, create, identity, scale};
 use super::paths::done;
-use crate::sandbox::command::Request;
+use crate::sandbox::command::{Method, Request};
 use crate::sandbox::machine::{Action, Announcement, Answer, Input, Phase, Token};
 use crate::sandbox::refusal::{Reason, Refusal};
 
@@ -46,7 +46,17 @@ fn refusal(driver: &Driver) -> Refusal {
 fn a_created_sandbox_runs_only_once_its_intent_and_its_life_are_durable() {
     let mut driver = nothing();
     driver.execute("c1", create()).unwrap();
-    let way = ["before", "start", "connect", "attached", "cont", "observe running", "after", "reply ok"];
+    let way = [
+        "before",
+        "promise 256",
+        "start",
+        "connect",
+        "attached",
+        "cont",
+        "observe running",
+        "after",
+        "reply ok",
+    ];
     // What it asks of the memory meanwhile is the core's own affair.
     let own = |word: &&str| !matches!(*word, "wait" | "query-memory-devices");
     assert_eq!(done(&driver).into_iter().filter(own).collect::<Vec<_>>(), way);
@@ -96,6 +106,41 @@ fn a_create_whose_qemu_ends_while_its_life_is_recorded_ends_that_life() {
 }
 
 #[test]
+fn a_host_without_the_memory_starts_no_qemu_and_leaves_everything_as_it_was() {
+    let short = || Answer::Failed(Refusal::new(Reason::HostMemoryShort, "short"));
+    let mut driver = nothing();
+    ask(&mut driver, create());
+    let Action::PromiseMemory(token, bytes) =
+        until(&mut driver, |action| matches!(action, Action::PromiseMemory(..)))
+    else {
+        panic!()
+    };
+    assert_eq!(bytes, 256 * MIB);
+    driver.feed(Input::Answer(token, short()));
+    driver.settle();
+    assert_eq!(refusal(&driver).reason, Reason::HostMemoryShort);
+    assert!(driver.retired && !driver.log.contains(&"start".to_owned()), "{:?}", driver.log);
+
+    let mut driver = Driver::attached();
+    driver.execute("grow", scale(768)).unwrap();
+    driver.execute("sleep", super::driver::hibernate(Method::Shared)).unwrap();
+    driver.log.clear();
+    driver.observed.clear();
+    ask(&mut driver, Request::Wake);
+    let Action::PromiseMemory(token, _) =
+        until(&mut driver, |action| matches!(action, Action::PromiseMemory(..)))
+    else {
+        panic!()
+    };
+    driver.feed(Input::Answer(token, short()));
+    driver.settle();
+    assert_eq!(refusal(&driver).reason, Reason::HostMemoryShort);
+    assert_eq!(driver.sandbox.core().phase, Phase::Hibernated);
+    assert!(driver.observed.is_empty() && !driver.log.contains(&"launch".to_owned()), "{:?}", driver.log);
+    driver.execute("c2", Request::Wake).unwrap();
+}
+
+#[test]
 fn a_power_cycle_is_paused_between_two_qemus_and_keeps_the_sandbox() {
     let mut driver = Driver::attached();
     driver.execute("grow", scale(1280)).unwrap();
@@ -104,6 +149,7 @@ fn a_power_cycle_is_paused_between_two_qemus_and_keeps_the_sandbox() {
     driver.execute("c1", Request::PowerCycle).unwrap();
     let expected = [
         "before",
+        "keep 256",
         "query-memory-devices",
         "observe running",
         "quit",

@@ -1,0 +1,47 @@
+//! The limit on CPU time where one QEMU takes the place of another: the next one is in another group, and without it.
+//!
+//! ```text
+//!   QEMU is found ── it is limited less than the one before ─▶ asked ── limited ─▶ what the kernel has is billed
+//!        │ it is not                                             │ refused
+//!        ▼                                                       ▼
+//!   nothing to do                  the guest goes on without, is billed for what it has, and the outcome says so
+//! ```
+//!
+//! It is set before the guest goes on: there is no moment at which it may use more than it is billed for.
+
+use super::{Answer, Context};
+use crate::sandbox::machine::core::Replaced;
+use crate::sandbox::machine::{Action, Core};
+
+/// Another QEMU is about to take the place of the one that the sandbox has or had.
+pub(in crate::sandbox::machine) fn remember(core: &mut Core) {
+    let had_milli = core.shape.vcpus_milli;
+    // After a restart of the agent nobody knows how many vCPUs the one before had. A snapshot's never change.
+    let limited = core.survey.as_ref().is_none_or(|survey| had_milli < survey.vcpus_milli);
+    core.replaced = Some(Replaced { vcpu_limit_milli: limited.then_some(had_milli) });
+}
+
+/// Asks for the limit that the one before had. False where there is no need to.
+pub(super) fn ask(cx: &mut Context<'_>) -> bool {
+    let limit_milli = cx.core.replaced.take().and_then(|replaced| replaced.vcpu_limit_milli);
+    let has_milli = cx.core.survey.as_ref().map_or(0, |survey| survey.shape().vcpus_milli);
+    let Some(milli) = limit_milli.filter(|milli| *milli < has_milli) else { return false };
+    cx.ask(|token| Action::LimitVcpus(token, Some(milli)));
+    true
+}
+
+/// Takes the answer. What it returns belongs behind the message of the outcome; it is empty where all is as it was.
+pub(super) fn answered(core: &mut Core, answer: Answer) -> String {
+    let why = match answer {
+        Answer::VcpusLimited(limit) => {
+            if let Some(survey) = core.survey.as_mut() {
+                survey.vcpu_limit_milli = Ok(limit);
+            }
+            return String::new();
+        }
+        Answer::Failed(refusal) => format!("{} [{}]", refusal.message, refusal.reason.as_str()),
+        answer => format!("unexpected answer while limiting CPU time: {answer:?}"),
+    };
+    tracing::warn!(sandbox = %core.key, why, "CPU time is not limited again");
+    format!("; its CPU time is not limited as before: {why}")
+}
