@@ -74,6 +74,8 @@ fn run_arguments(instance: Instance, spec: &LaunchSpec, unit: &str) -> Vec<Strin
         format!("--property=StandardOutput=append:{log}"),
         format!("--property=StandardError=append:{log}"),
         "--property=TasksMax=infinity".to_owned(),
+        // The default, but where it is named the group has the cpu controller: without that nothing can be limited.
+        "--property=CPUWeight=100".to_owned(),
         format!("--setenv={name}={value}"),
     ];
     if instance == Instance::System {

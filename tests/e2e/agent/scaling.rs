@@ -104,6 +104,66 @@ async fn one_command_scales_memory_vcpus_and_a_disk_of_a_real_guest_and_each_is_
     scene.audits_clean().await;
 }
 
+/// A program that puts itself into a group as a new one, with others in it or without, and becomes a scripted QEMU.
+fn starter(scene: &Scene, group: &Group, others: &str) -> PathBuf {
+    let path = scene.folder().join("starter");
+    let (group, qemu) = (group.0.display(), dormouse_tests::paths::scripted_qemu().unwrap());
+    let script = format!(
+        "#!/bin/sh\necho max 100000 >'{group}/cpu.max'\nprintf '%s\\n' $$ {others} >'{group}/cgroup.procs'\n\
+         exec '{}' \"$@\"\n",
+        qemu.display()
+    );
+    std::fs::write(&path, script).unwrap();
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    path
+}
+
+#[tokio::test]
+async fn a_limit_on_cpu_time_outlives_hibernation_and_power_cycle_and_is_billed_only_where_it_is_so() {
+    let groups = tempfile::tempdir().unwrap();
+    let scene = Scene::with(&format!("[scale]\ncgroup_dir = {:?}\n", groups.path())).await;
+    let starter_path = scene.folder().join("starter");
+    let file = format!("[launch]\nqemu = {starter_path:?}\n");
+    std::fs::write(scene.agent.run_dir().join("s1.toml"), file).unwrap();
+    let qemu = scene.sandbox("s1", &Options::default()).await;
+    let group = Group::of(qemu.pids()[0].as_raw(), groups.path());
+    let cpu_max = || std::fs::read_to_string(group.0.join("cpu.max")).unwrap();
+    starter(&scene, &group, "");
+    scene.does(&["scale", "s1", "--vcpus", "0.5"]).await;
+
+    scene.does(&["hibernate", "s1", "--method", "mapped-ram"]).await;
+    let woken = scene.does(&["wake", "s1"]).await;
+    assert_eq!(
+        (cpu_max().as_str(), &woken["sandbox"]["vcpus_milli"]),
+        ("50000 100000", &json!(500)),
+        "{woken}"
+    );
+    let cycled = scene.does(&["power-cycle", "s1"]).await;
+    assert_eq!(
+        (cpu_max().as_str(), &cycled["sandbox"]["vcpus_milli"]),
+        ("50000 100000", &json!(500)),
+        "{cycled}"
+    );
+    let slices = scene.until_slices("s1", |slices| slices.last().unwrap()["state"] == "running").await;
+    let limited = slices.iter().skip_while(|slice| slice["vcpus_milli"] != 500);
+    assert!(
+        limited.clone().count() > 4 && limited.clone().all(|slice| slice["vcpus_milli"] == 500),
+        "{slices:?}"
+    );
+
+    // Where it cannot be set again the guest has all of it, which is what is billed, from before it runs on.
+    scene.does(&["hibernate", "s1", "--method", "mapped-ram"]).await;
+    starter(&scene, &group, "1");
+    let woken = scene.does(&["wake", "s1"]).await;
+    assert!(woken["message"].as_str().unwrap().contains("also holds process 1"), "{woken}");
+    assert_eq!((cpu_max().as_str(), woken["sandbox"]["vcpus_milli"].as_u64()), ("max 100000\n", Some(1000)));
+    let last =
+        scene.until_slices("s1", |slices| slices.last().unwrap()["state"] == "running").await.pop().unwrap();
+    assert_eq!((&last["opened_by"], &last["vcpus_milli"]), (&json!("wake"), &json!(1000)));
+    scene.does(&["destroy", "s1"]).await;
+    scene.audits_clean().await;
+}
+
 #[tokio::test]
 async fn cpu_time_is_limited_only_in_a_group_of_its_own_and_disks_never_shrink() {
     let groups = tempfile::tempdir().unwrap();

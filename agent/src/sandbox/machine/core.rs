@@ -42,6 +42,13 @@ pub enum Link {
     Up,
 }
 
+/// What the QEMU had that another one takes the place of, and that the next one is not born with.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Replaced {
+    /// The limit on its CPU time, in thousandths of a vCPU.
+    pub(super) vcpu_limit_milli: Option<u32>,
+}
+
 /// A survey that was asked for because events were missed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Resync {
@@ -173,6 +180,8 @@ pub struct Core {
     /// When QEMU said that it shuts down.
     pub(super) shutdown: Option<Stamp>,
     pub(super) status_asked: Option<(Token, Stamp)>,
+    /// The QEMU before, until the next one has what it had.
+    pub(super) replaced: Option<Replaced>,
     /// The survey that was asked for because events were missed.
     pub(super) resync: Option<Resync>,
     /// The time of the step that is being taken.
@@ -224,6 +233,7 @@ impl Core {
             last_proof: None,
             shutdown: None,
             status_asked: None,
+            replaced: None,
             resync: None,
             now: None,
             asked: VecDeque::new(),
@@ -237,9 +247,9 @@ impl Core {
         matches!(self.phase, Phase::Ended | Phase::New)
     }
 
-    /// A limit on CPU time that the kernel did not say is as it was known last.
+    /// A limit on CPU time that the kernel did not say is as it was known last: of the same QEMU.
     pub(super) fn keep_vcpu_limit(&self, survey: &mut Survey) {
-        if survey.vcpu_limit_milli.is_err() && self.phase != Phase::New {
+        if survey.vcpu_limit_milli.is_err() && self.phase != Phase::New && self.replaced.is_none() {
             let known = self.shape.vcpus_milli;
             survey.vcpu_limit_milli = Ok(Some(known).filter(|known| *known < survey.vcpus_milli));
         }

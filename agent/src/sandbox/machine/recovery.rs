@@ -135,6 +135,10 @@ impl Sandbox {
             // What the guest goes on to plug or give back is this command's doing, whoever hears of it.
             core.memory_cause = (Cause::Scale, Some(CommandId::new(&command.request_id)));
         }
+        if core.started && unfinished.iter().any(|command| command.request == Request::PowerCycle) {
+            // Its shape is still that of the QEMU before.
+            operations::cpu_limit::remember(&mut core);
+        }
         let mut sandbox = Self { saved: recovered.saved, ran: recovered.ran, ..Self::new(core) };
         sandbox.core.now = Some(now);
         let last = unfinished.pop();

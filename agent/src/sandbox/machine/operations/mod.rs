@@ -4,6 +4,7 @@
 //! time. What all of them share is here.
 
 mod attach;
+pub(super) mod cpu_limit;
 mod create;
 mod destroy;
 mod detach;

@@ -2,10 +2,10 @@
 //! disks stay.
 //!
 //! ```text
-//!   AskingMemory ─▶ Quitting ── exit ─▶ Starting ─▶ Continuing ─▶ done
-//!        │              │ too slow          │            │
-//!        └──────────▶ Killing ── exit ─▶────┘            │
-//!                                           ▼            ▼
+//!   AskingMemory ─▶ Quitting ── exit ─▶ Starting ─▶ Limiting ─▶ Continuing ─▶ done
+//!        │              │ too slow          │           │            │
+//!        └──────────▶ Killing ── exit ─▶────┘           │            │
+//!                                           ▼           ▼            ▼
 //!                                   GivingUp ── exit ─▶ failed: its life has ended
 //! ```
 //!
@@ -16,7 +16,7 @@
 use dormouse_metering::{BillingState, Cause, Change};
 
 use super::start::{Starting, Turn, cont, ended};
-use super::{Answer, Context, Flow, Procedure, done, failed, out_of_place, status_of};
+use super::{Answer, Context, Flow, Procedure, cpu_limit, done, failed, out_of_place, status_of};
 use crate::process::{CommandLine, ProcessIdentity, repeatable};
 use crate::sandbox::facts::Survey;
 use crate::sandbox::machine::core::{Core, Link, Phase};
@@ -27,6 +27,8 @@ use crate::sandbox::refusal::{Reason, Refusal};
 pub(super) struct PowerCycle {
     command_line: Option<CommandLine>,
     step: Step,
+    /// Why its CPU time is not limited as it was, in words.
+    unlimited: String,
 }
 
 #[derive(Debug, Default)]
@@ -36,6 +38,7 @@ enum Step {
     Quitting,
     Killing,
     Starting(Starting),
+    Limiting,
     Continuing,
     GivingUp(Refusal),
 }
@@ -43,7 +46,7 @@ enum Step {
 impl PowerCycle {
     /// One that was interrupted, with its next QEMU found again.
     pub(super) fn to_continue() -> Self {
-        Self { command_line: None, step: Step::Continuing }
+        Self { step: Step::Continuing, ..Self::default() }
     }
 
     fn kill(&mut self, cx: &mut Context<'_>) -> Flow {
@@ -60,6 +63,7 @@ impl PowerCycle {
         cx.observe(at, Change::State(BillingState::Paused), Cause::PowerCycle);
         cx.observe(at, Change::Requested(0), Cause::PowerCycle);
         cx.observe(at, Change::Plugged(0), Cause::PowerCycle);
+        cpu_limit::remember(cx.core);
         // What was missed was missed of a QEMU that is gone.
         (cx.core.shutdown, cx.core.missed) = (None, None);
         let Some(command_line) = self.command_line.take() else {
@@ -75,9 +79,29 @@ impl PowerCycle {
         let token = cx.core.token();
         let announcement = Announcement::Reattached(Box::new(survey.clone()), process);
         cx.actions.push(Action::Announce(token, announcement));
-        cx.observe(cx.now, Change::Holds(survey.shape(), cx.core.state), Cause::PowerCycle);
+        self.limit(cx)
+    }
+
+    fn limit(&mut self, cx: &mut Context<'_>) -> Flow {
+        if cpu_limit::ask(cx) {
+            self.step = Step::Limiting;
+            return Flow::Wait;
+        }
+        self.cont(cx)
+    }
+
+    /// The guest has all that the next QEMU can give it, and begins.
+    fn cont(&mut self, cx: &mut Context<'_>) -> Flow {
+        if let Some(survey) = &cx.core.survey {
+            let shape = survey.shape();
+            cx.observe(cx.now, Change::Holds(shape, cx.core.state), Cause::PowerCycle);
+        }
         self.step = Step::Continuing;
-        cont(cx)
+        if cx.core.state == BillingState::Running { self.cycled(cx) } else { cont(cx) }
+    }
+
+    fn cycled(&self, cx: &Context<'_>) -> Flow {
+        done(format!("{} runs in another QEMU, from the beginning{}", cx.core.key, self.unlimited))
     }
 
     fn give_up(&mut self, cx: &mut Context<'_>, refusal: Refusal) -> Flow {
@@ -117,6 +141,7 @@ impl Procedure for PowerCycle {
             Step::Quitting => "quit",
             Step::Killing => "killing QEMU",
             Step::Starting(starting) => starting.step(),
+            Step::Limiting => "limiting CPU time",
             Step::Continuing => "cont",
             Step::GivingUp(_) => "ending the QEMU that could not be found again",
         }
@@ -124,7 +149,7 @@ impl Procedure for PowerCycle {
 
     fn begin(&mut self, cx: &mut Context<'_>) -> Flow {
         if let Step::Continuing = self.step {
-            return if cx.core.state == BillingState::Running { cycled(cx) } else { cont(cx) };
+            return self.limit(cx);
         }
         match again(cx) {
             Ok(command_line) => self.command_line = Some(command_line),
@@ -148,12 +173,16 @@ impl Procedure for PowerCycle {
                 Turn::Answers(survey, process) => self.go_on(cx, &survey, process),
                 Turn::Failed(refusal) => self.give_up(cx, refusal),
             },
+            (Step::Limiting, answer) => {
+                self.unlimited = cpu_limit::answered(cx.core, answer);
+                self.cont(cx)
+            }
             (Step::Continuing, Answer::Returned(status)) => match status_of(&status) {
-                None if cx.core.state == BillingState::Running => cycled(cx),
+                None if cx.core.state == BillingState::Running => self.cycled(cx),
                 None => cx.query("query-status"),
                 Some(BillingState::Running) => {
                     cx.observe(cx.since_asked(), Change::State(BillingState::Running), Cause::PowerCycle);
-                    cycled(cx)
+                    self.cycled(cx)
                 }
                 Some(state) => failed(Refusal::new(
                     Reason::QemuFailed,
@@ -186,15 +215,11 @@ impl Procedure for PowerCycle {
         *cx.waiting = None;
         match std::mem::take(&mut self.step) {
             Step::GivingUp(refusal) => end(cx, refusal),
-            Step::Starting(_) => {
+            Step::Starting(_) | Step::Limiting => {
                 let why = ended(cx, "it could be found again");
                 end(cx, why)
             }
             _ => self.start(cx),
         }
     }
-}
-
-fn cycled(cx: &Context<'_>) -> Flow {
-    done(format!("{} runs in another QEMU, from the beginning", cx.core.key))
 }

@@ -2,12 +2,14 @@
 //! `cont`.
 //!
 //! ```text
-//!   Verifying ─▶ Promising ─▶ Launching ─▶ Connecting ─▶ Loading ─▶ AskingMemory ─▶ Continuing ─▶ done
-//!       │            │            │            │            │            │              │
-//!       ▼            ▼            ▼            └────────────┴─ GivingUp ◀┴──────────────┘
-//!     failed      failed       failed                            │ exit               │ no answer
-//!                                                                ▼                    ▼
-//!                                                  failed, hibernated as before ◀─ Reclaiming ─▶ done, if the guest runs
+//!   Verifying ─▶ Promising ─▶ Launching ─▶ Connecting ─▶ Loading ─▶ AskingMemory ─▶ Limiting ─▶ Continuing ─▶ done
+//!       │            │            │            │            │            │             │            │
+//!       ▼            ▼            ▼            └────────────┴─ GivingUp ◀┴─────────────┴────────────┘
+//!     failed      failed       failed                            │ exit                            │ no answer
+//!                                                                ▼                                 ▼
+//!                                               failed, hibernated as before ◀──────────────── Reclaiming
+//!                                                                                                  ▼ the guest runs
+//!                                                                                                done
 //! ```
 //!
 //! `Reclaiming` is also where a wake begins that the agent's restart cut short: it looks for the QEMU that may have been
@@ -16,9 +18,10 @@
 //! Billing starts when the guest has been continued, with the memory that QEMU reports then.
 
 use dormouse_metering::{BillingState, Cause, Change, RunState, Stamp};
+use serde_json::Value;
 
 use super::transfer::{Transfer, Turn, internal_tag};
-use super::{Answer, Context, Flow, Procedure, done, failed, is_unsure, out_of_place, status_of};
+use super::{Answer, Context, Flow, Procedure, cpu_limit, done, failed, is_unsure, out_of_place, status_of};
 use crate::process::ProcessIdentity;
 use crate::sandbox::command::Method;
 use crate::sandbox::facts::Survey;
@@ -37,6 +40,8 @@ pub(super) struct Wake {
     stood: Option<Stamp>,
     /// Since when it may run because somebody else has continued it.
     meddled: Option<Stamp>,
+    /// Why its CPU time is not limited as it was, in words.
+    unlimited: String,
 }
 
 /// How long the QEMU that an interrupted wake may have started is looked for.
@@ -50,6 +55,7 @@ enum Step {
     Connecting,
     Loading(Transfer),
     AskingMemory,
+    Limiting,
     Continuing,
     Reclaiming(Refusal),
     GivingUp(Refusal),
@@ -57,12 +63,23 @@ enum Step {
 
 impl Wake {
     pub(super) fn new() -> Self {
-        Self { step: Step::Verifying, connect_until_ns: 0, told: false, stood: None, meddled: None }
+        Self::at(Step::Verifying)
     }
 
     /// One that was interrupted: the QEMU that it may have started is looked for.
     pub(super) fn to_reclaim(why: Refusal) -> Self {
-        Self { step: Step::Reclaiming(why), ..Self::new() }
+        Self::at(Step::Reclaiming(why))
+    }
+
+    fn at(step: Step) -> Self {
+        Self {
+            step,
+            connect_until_ns: 0,
+            told: false,
+            stood: None,
+            meddled: None,
+            unlimited: String::new(),
+        }
     }
 
     fn launch(&mut self, cx: &mut Context<'_>, manifest: Box<Manifest>) -> Flow {
@@ -72,6 +89,7 @@ impl Wake {
             Method::Shared | Method::MappedRam => ["-S", "-incoming", "defer"].map(str::to_owned).to_vec(),
         };
         cx.core.snapshot = Some(*manifest.clone());
+        cpu_limit::remember(cx.core);
         self.step = Step::Launching;
         cx.ask(|token| Action::Launch(token, Box::new(Launch { manifest: *manifest, arguments })))
     }
@@ -104,6 +122,28 @@ impl Wake {
                 cx.query("query-memory-devices")
             }
         }
+    }
+
+    /// The guest has all that it had, and goes on.
+    fn cont(&mut self, cx: &mut Context<'_>) -> Flow {
+        if let Some(survey) = &cx.core.survey {
+            let vcpus_milli = survey.shape().vcpus_milli;
+            cx.observe(cx.now, Change::Vcpus(vcpus_milli), Cause::Wake);
+        }
+        self.step = Step::Continuing;
+        self.meddled = self.meddled.or(cx.core.continued.take());
+        self.stood = self.meddled.or(Some(cx.now));
+        self.told = true;
+        cx.query("cont")
+    }
+
+    /// What `query-status` says once the guest was told to go on.
+    fn continued(&mut self, cx: &mut Context<'_>, status: &Value) -> Flow {
+        if status_of(status) != Some(BillingState::Running) {
+            return self.give_up(cx, Refusal::new(Reason::QemuFailed, "the guest did not continue"));
+        }
+        cx.observe(self.since_it_stood(cx.now), Change::State(BillingState::Running), Cause::Wake);
+        self.awake(cx)
     }
 
     /// Now, uncertain since the guest was last known to stand.
@@ -139,14 +179,14 @@ impl Wake {
         cx.core.missed = None;
         let at = self.since_it_stood(cx.now);
         cx.observe(at, Change::Holds(survey.shape(), BillingState::Running), Cause::Wake);
-        Self::awake(cx)
+        self.awake(cx)
     }
 
     /// The guest runs: the snapshot is no longer what it was.
-    fn awake(cx: &mut Context<'_>) -> Flow {
+    fn awake(&self, cx: &mut Context<'_>) -> Flow {
         cx.core.phase = Phase::Attached;
         cx.core.consumed.clone_from(&cx.core.snapshot);
-        done(format!("{} runs again", cx.core.key))
+        done(format!("{} runs again{}", cx.core.key, self.unlimited))
     }
 
     /// The QEMU that was started goes; the snapshot stays, and the sandbox is hibernated as before.
@@ -204,6 +244,7 @@ impl Procedure for Wake {
             Step::Connecting => "connecting",
             Step::Loading(_) => "loading",
             Step::AskingMemory => "asking for the memory",
+            Step::Limiting => "limiting CPU time",
             Step::Continuing => "cont",
             Step::Reclaiming(_) => "looking for the QEMU that was started",
             Step::GivingUp(_) => "ending the QEMU that could not wake",
@@ -266,27 +307,21 @@ impl Procedure for Wake {
             (Step::AskingMemory, Answer::Returned(devices)) => {
                 // Nothing is billed yet, so that what was plugged before costs nothing until the guest goes on.
                 cx.core.learn_memory(cx.now, &devices, cx.actions);
-                self.step = Step::Continuing;
-                self.meddled = self.meddled.or(cx.core.continued.take());
-                self.stood = self.meddled.or(Some(cx.now));
-                self.told = true;
-                cx.query("cont")
+                if cpu_limit::ask(cx) {
+                    self.step = Step::Limiting;
+                    return Flow::Wait;
+                }
+                self.cont(cx)
+            }
+            (Step::Limiting, answer) => {
+                self.unlimited = cpu_limit::answered(cx.core, answer);
+                self.cont(cx)
             }
             (Step::Continuing, Answer::Returned(value)) if value.get("status").is_some() => {
-                match status_of(&value) {
-                    Some(BillingState::Running) => {
-                        cx.observe(
-                            self.since_it_stood(cx.now),
-                            Change::State(BillingState::Running),
-                            Cause::Wake,
-                        );
-                        Self::awake(cx)
-                    }
-                    _ => self.give_up(cx, Refusal::new(Reason::QemuFailed, "the guest did not continue")),
-                }
+                self.continued(cx, &value)
             }
             (Step::Continuing, Answer::Returned(_)) if cx.core.state == BillingState::Running => {
-                Self::awake(cx)
+                self.awake(cx)
             }
             (Step::Continuing, Answer::Returned(_)) => {
                 self.step = Step::Continuing;
@@ -328,7 +363,7 @@ impl Procedure for Wake {
 
     fn disconnected(&mut self, cx: &mut Context<'_>) -> Flow {
         // A QEMU that loads and cannot be asked is ended; nothing has run in it.
-        let gone = matches!(self.step, Step::Loading(_) | Step::AskingMemory);
+        let gone = matches!(self.step, Step::Loading(_) | Step::AskingMemory | Step::Limiting);
         if !gone {
             return Flow::Wait;
         }

@@ -3,10 +3,12 @@
 use dormouse_metering::{BillingState, Cause, Change};
 use serde_json::json;
 
-use super::driver::{Driver, MIB, create, identity, scale};
+use super::driver::{Driver, MIB, Qemu, create, identity, scale};
 use super::paths::done;
-use crate::sandbox::command::{Method, Request};
-use crate::sandbox::machine::{Action, Announcement, Answer, Input, Phase, Token};
+use crate::sandbox::command::{Method, Request, Scaling};
+use crate::sandbox::machine::{
+    Action, Announcement, Answer, Core, Input, Phase, Recovered, Sandbox, Settings, Token,
+};
 use crate::sandbox::refusal::{Reason, Refusal};
 
 /// Nothing of the sandbox is there yet.
@@ -173,6 +175,114 @@ fn a_power_cycle_is_paused_between_two_qemus_and_keeps_the_sandbox() {
     let (_, seen) = driver.observed.split_first().unwrap();
     assert!(seen.iter().all(|seen| seen.cause == Cause::PowerCycle), "{:?}", driver.observed);
     assert!(!driver.observed.iter().any(|seen| seen.change == Change::Plugged(1024 * MIB)));
+}
+
+/// One that is limited to a quarter of its two vCPUs.
+fn limited() -> Driver {
+    let mut driver = Driver::attached();
+    let vcpus = Scaling { vcpus_milli: Some(500), ..Scaling::default() };
+    driver.execute("limit", Request::Scale(vcpus)).unwrap();
+    driver
+}
+
+/// The words of a log that are about CPU time, and when the guest goes on.
+fn about_cpu_time(driver: &Driver) -> Vec<&str> {
+    let of_it =
+        |word: &&str| word.starts_with("limit") || word.starts_with("observe vcpus") || *word == "cont";
+    driver.log.iter().map(String::as_str).filter(of_it).collect()
+}
+
+#[test]
+fn a_limit_on_cpu_time_is_set_again_before_the_guest_of_another_qemu_goes_on() {
+    for asleep in [true, false] {
+        let mut driver = limited();
+        if asleep {
+            driver.execute("sleep", super::driver::hibernate(Method::Shared)).unwrap();
+        }
+        driver.log.clear();
+        driver.observed.clear();
+        let request = if asleep { Request::Wake } else { Request::PowerCycle };
+        let outcome = driver.execute("c1", request).unwrap();
+        assert!(!outcome.message.contains("limited"), "{}", outcome.message);
+        assert_eq!(about_cpu_time(&driver), ["limit Some(500)", "cont"], "{:?}", driver.log);
+        let core = driver.sandbox.core();
+        assert_eq!(core.shape.vcpus_milli, 500);
+        assert_eq!(core.survey.as_ref().unwrap().vcpu_limit_milli, Ok(Some(500)));
+    }
+}
+
+#[test]
+fn a_limit_that_cannot_be_set_again_is_not_billed_and_the_outcome_says_so() {
+    for (asleep, next) in [(true, Ok(None)), (false, Ok(None)), (true, Err("denied".to_owned()))] {
+        let mut driver = limited();
+        if asleep {
+            driver.execute("sleep", super::driver::hibernate(Method::Shared)).unwrap();
+        }
+        driver.log.clear();
+        ask(&mut driver, if asleep { Request::Wake } else { Request::PowerCycle });
+        if !asleep {
+            until(&mut driver, |action| matches!(action, Action::Wait(..)));
+            driver.exit();
+        }
+        let start = until(&mut driver, |action| matches!(action, Action::Launch(..) | Action::Start(..)));
+        driver.answer_well(start);
+        driver.qemu.as_mut().unwrap().vcpu_limit_milli = next;
+        let Action::LimitVcpus(token, _) =
+            until(&mut driver, |action| matches!(action, Action::LimitVcpus(..)))
+        else {
+            panic!()
+        };
+        let refusal = Refusal::new(Reason::CgroupUnsuitable, "it is shared");
+        driver.feed(Input::Answer(token, Answer::Failed(refusal)));
+        driver.settle();
+        let outcome = driver.replies.last().cloned().unwrap().1.unwrap();
+        assert!(outcome.message.contains("it is shared [CGROUP_UNSUITABLE]"), "{}", outcome.message);
+        assert_eq!(driver.sandbox.core().shape.vcpus_milli, 2000);
+        let cut = driver.observed.iter().rposition(|seen| match seen.change {
+            Change::Vcpus(milli) => milli == 2000,
+            Change::Holds(shape, _) => shape.vcpus_milli == 2000,
+            _ => false,
+        });
+        let runs =
+            driver.observed.iter().rposition(|seen| seen.change == Change::State(BillingState::Running));
+        assert!(cut < runs && cut.is_some(), "{:#?}", driver.observed);
+    }
+}
+
+#[test]
+fn what_had_no_limit_gets_none_from_another_qemu_and_what_has_a_tighter_one_keeps_it() {
+    let mut driver = Driver::attached();
+    driver.execute("c1", Request::PowerCycle).unwrap();
+    assert_eq!(about_cpu_time(&driver), ["cont"]);
+    let mut driver = limited();
+    driver.execute("sleep", super::driver::hibernate(Method::Shared)).unwrap();
+    driver.log.clear();
+    ask(&mut driver, Request::Wake);
+    let launch = until(&mut driver, |action| matches!(action, Action::Launch(..)));
+    driver.answer_well(launch);
+    driver.qemu.as_mut().unwrap().vcpu_limit_milli = Ok(Some(250));
+    driver.settle();
+    assert_eq!(about_cpu_time(&driver), ["observe vcpus 250", "cont"]);
+}
+
+#[test]
+fn a_power_cycle_that_a_restart_of_the_agent_interrupts_before_the_limit_sets_it_all_the_same() {
+    let before = limited();
+    let core = before.sandbox.core();
+    let mut recovered = Core::new(super::driver::key(), core.qmp_path.clone(), Settings::default());
+    (recovered.phase, recovered.generation, recovered.shape) = (Phase::Attached, 7, core.shape);
+    (recovered.state, recovered.started) = (BillingState::Paused, true);
+    recovered.process = Some(identity(200));
+    let unfinished = Some(super::driver::command("c1", Request::PowerCycle));
+    let recovered = Recovered { core: recovered, unfinished, saved: None, ran: true, last_sign: None };
+    let (sandbox, actions) = Sandbox::recover_from(recovered, before.now(), true);
+    let mut driver = Driver::of(sandbox, Some(Qemu { status: "paused", ..Qemu::new(200) }));
+    driver.take(actions);
+    driver.settle();
+    assert!(driver.replies[0].1.is_ok(), "{:?}", driver.replies);
+    let words = about_cpu_time(&driver);
+    assert!(words.ends_with(&["limit Some(500)", "cont"]), "{words:?}");
+    assert_eq!(driver.sandbox.core().shape.vcpus_milli, 500);
 }
 
 #[test]
