@@ -1,4 +1,4 @@
-//! Sizes as people write them. Always binary units, always exact.
+//! Sizes, and numbers of vCPUs, as people write them. Always binary units, always exact.
 
 use std::fmt;
 
@@ -7,6 +7,9 @@ const UNITS: [(&str, u32); 5] = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 
 
 /// Decimals that a written size has at the most.
 const DECIMALS_MAX: usize = 9;
+
+/// Decimals of a number of vCPUs: they are counted in thousandths.
+const VCPU_DECIMALS_MAX: usize = 3;
 
 const ALLOWED: &str = "write a number and a unit, such as 512MiB, 2GiB or 1.5GiB; K, M, G and T mean KiB, MiB, GiB \
                        and TiB; a number alone is bytes";
@@ -49,6 +52,19 @@ fn unit_shift(unit: &str) -> Option<u32> {
         let name = name.to_ascii_lowercase();
         (unit == name || (shift > 0 && unit == name[..1])).then_some(shift)
     })
+}
+
+/// Reads vCPUs into thousandths: `2`, `1.5`. The error says what is allowed.
+pub fn parse_vcpus_milli(text: &str) -> Result<u32, String> {
+    let refuse =
+        || format!("{text:?} is no number of vCPUs: write 2, 1.5 or 0.25, with at most three decimals");
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+    let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    if !digits(whole) || !digits(fraction) || fraction.len() > VCPU_DECIMALS_MAX {
+        return Err(refuse());
+    }
+    let fraction = format!("{fraction:0<VCPU_DECIMALS_MAX$}");
+    format!("{whole}{fraction}").parse().map_err(|_| refuse())
 }
 
 /// A size in bytes, written exactly, in the largest unit that needs no more than two decimals: `1.25GiB`,
@@ -145,7 +161,25 @@ mod tests {
         }
     }
 
+    #[test]
+    fn vcpus_are_read_into_whole_thousandths() {
+        for (text, milli) in
+            [("2", 2000), ("1.5", 1500), ("0.25", 250), ("0.010", 10), ("0", 0), ("1.005", 1005)]
+        {
+            assert_eq!(parse_vcpus_milli(text), Ok(milli), "{text}");
+        }
+        for nonsense in ["", ".", "1.", ".5", "-1", "+1", "1.0005", "1e3", "1,5", "two", "99999999", "1.5.0"]
+        {
+            assert!(parse_vcpus_milli(nonsense).unwrap_err().contains("1.5"), "{nonsense}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn what_is_written_in_thousandths_is_read_as_them(milli in 0..4_000_000_u32) {
+            prop_assert_eq!(parse_vcpus_milli(&format!("{}.{:03}", milli / 1000, milli % 1000)), Ok(milli));
+        }
+
         #[test]
         fn a_written_size_reads_as_itself(bytes: u64) {
             prop_assert_eq!(parse(&Size(bytes).to_string()), Ok(bytes));

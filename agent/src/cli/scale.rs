@@ -7,9 +7,6 @@ use super::target::Asked;
 use crate::proto::ScaleRequest;
 use crate::size;
 
-/// Decimals of a number of vCPUs: they are counted in thousandths.
-const VCPU_DECIMALS_MAX: usize = 3;
-
 #[derive(clap::Args, Debug)]
 #[command(group(clap::ArgGroup::new("dimension").required(true).multiple(true)))]
 pub(super) struct Args {
@@ -21,7 +18,7 @@ pub(super) struct Args {
     memory: Option<u64>,
 
     /// CPU time, in vCPUs: 2, 1.5, 0.25. At most as many as its QEMU was started with
-    #[arg(long, value_name = "NUMBER", value_parser = parse_milli, group = "dimension")]
+    #[arg(long, value_name = "NUMBER", value_parser = size::parse_vcpus_milli, group = "dimension")]
     vcpus: Option<u32>,
 
     /// The new, larger size of a disk, by the name of its node: disk0=20GiB. May be repeated
@@ -45,19 +42,6 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
     context.carry_out_long(&asked, call).await
 }
 
-/// Reads vCPUs into thousandths: `2`, `1.5`.
-fn parse_milli(text: &str) -> Result<u32, String> {
-    let refuse =
-        || format!("{text:?} is no number of vCPUs: write 2, 1.5 or 0.25, with at most three decimals");
-    let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
-    let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
-    if !digits(whole) || !digits(fraction) || fraction.len() > VCPU_DECIMALS_MAX {
-        return Err(refuse());
-    }
-    let fraction = format!("{fraction:0<VCPU_DECIMALS_MAX$}");
-    format!("{whole}{fraction}").parse().map_err(|_| refuse())
-}
-
 fn parse_disk(text: &str) -> Result<(String, u64), String> {
     let (node, bytes) = text.split_once('=').filter(|(node, _)| !node.is_empty()).ok_or_else(|| {
         format!("{text:?} names no disk and size: write disk0=20GiB; `dormouse show ID` names the disks")
@@ -68,33 +52,12 @@ fn parse_disk(text: &str) -> Result<(String, u64), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn vcpus_are_read_into_whole_thousandths() {
-        for (text, milli) in
-            [("2", 2000), ("1.5", 1500), ("0.25", 250), ("0.010", 10), ("0", 0), ("1.005", 1005)]
-        {
-            assert_eq!(parse_milli(text), Ok(milli), "{text}");
-        }
-        for nonsense in ["", ".", "1.", ".5", "-1", "+1", "1.0005", "1e3", "1,5", "two", "99999999", "1.5.0"]
-        {
-            assert!(parse_milli(nonsense).unwrap_err().contains("1.5"), "{nonsense}");
-        }
-    }
 
     #[test]
     fn a_disk_is_a_name_and_a_size() {
         assert_eq!(parse_disk("disk0=2GiB"), Ok(("disk0".to_owned(), 2 << 30)));
         for nonsense in ["disk0", "=2GiB", "disk0=", "disk0=2GB"] {
             assert!(parse_disk(nonsense).is_err(), "{nonsense}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn what_is_written_in_thousandths_is_read_as_them(milli in 0..4_000_000_u32) {
-            prop_assert_eq!(parse_milli(&format!("{}.{:03}", milli / 1000, milli % 1000)), Ok(milli));
         }
     }
 }

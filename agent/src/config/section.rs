@@ -37,6 +37,7 @@ macro_rules! section {
         $(#[doc = $about])*
         #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
         #[serde(default, deny_unknown_fields)]
+        #[allow(clippy::struct_field_names, reason = "keys are named for whoever writes the file")]
         #[allow(unreachable_pub, reason = "what is a section's own module, and who may see it, is not known here")]
         pub struct $name {
             $($(#[doc = $doc])* pub $field: $type,)*

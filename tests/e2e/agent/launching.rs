@@ -353,12 +353,16 @@ async fn the_file_beside_a_socket_says_what_is_scaled_how_far_and_what_is_starte
         std::fs::write(&new, text).unwrap();
         std::fs::rename(&new, &path).unwrap();
     };
-    file("[limits]\nmemory_max = \"512MiB\"\n");
+    file("[limits]\nmemory_max = \"512MiB\"\nvcpus_max = \"0.75\"\n");
     let qemu = scene.sandbox("s1", &Options::default()).await;
     assert_eq!(scene.view("s1").await["memory_max_bytes"], 512_u64 << 20);
     let beyond = ["scale", "s1", "--memory", "514MiB"];
     let error = scene.refused(&beyond, "SIZE_OUT_OF_BOUNDS", "INVALID_ARGUMENT").await;
     assert!(error["message"].as_str().unwrap().contains("limits.memory_max"), "{error}");
+    let faster = ["scale", "s1", "--vcpus", "0.76"];
+    let error = scene.refused(&faster, "SIZE_OUT_OF_BOUNDS", "INVALID_ARGUMENT").await;
+    assert!(error["message"].as_str().unwrap().contains("limits.vcpus_max"), "{error}");
+    assert_eq!(error["metadata"]["max_vcpus_milli"], "750", "{error}");
 
     // Changed while QEMU lives, and kept through the agent's death.
     file("memory_devices = [\"none\"]\n[launch]\nqemu = \"/none/qemu\"\n[limits]\nmemory_max = \"1GiB\"\n");

@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 use crate::config::section::{Section, section};
 use crate::config::wrong_keys;
+use crate::process::cpu_max::VCPUS_MILLI_MIN;
 use crate::sandbox::terms::Terms;
 use crate::size;
 
@@ -44,8 +47,40 @@ section! {
     LimitsFile {
         /// The most memory, base and plugged together: `"4GiB"`.
         memory_max: Option<String> = None,
+        /// The most CPU time, in vCPUs: `2`, or `"1.5"` in quotes.
+        vcpus_max: Option<Vcpus> = None,
+        /// The most that its writable disks may have together: `"100GiB"`.
+        disk_max: Option<String> = None,
     }
     sections {}
+}
+
+/// A number of vCPUs, in thousandths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "toml::Value")]
+pub struct Vcpus(u32);
+
+impl TryFrom<toml::Value> for Vcpus {
+    type Error = String;
+
+    fn try_from(value: toml::Value) -> Result<Self, String> {
+        let milli = match &value {
+            toml::Value::Integer(number) => size::parse_vcpus_milli(&number.to_string())?,
+            toml::Value::String(text) => size::parse_vcpus_milli(text)?,
+            // A number with a point would not be exact.
+            other => return Err(format!("{other} is no number of vCPUs: write 2, or \"1.5\" in quotes")),
+        };
+        if milli < VCPUS_MILLI_MIN {
+            return Err(format!("{value} is less than the kernel gives: write at least \"0.01\""));
+        }
+        Ok(Self(milli))
+    }
+}
+
+impl From<Vcpus> for String {
+    fn from(Vcpus(milli): Vcpus) -> Self {
+        format!("{}.{:03}", milli / 1000, milli % 1000)
+    }
 }
 
 impl SandboxFile {
@@ -56,7 +91,8 @@ impl SandboxFile {
             return Err(format!("{place}{}", problem.message));
         }
         let file: Self = toml::from_str(text).map_err(|error| error.to_string())?;
-        file.memory_max_bytes()?;
+        Self::limit_bytes("memory_max", file.limits.memory_max.as_deref())?;
+        Self::limit_bytes("disk_max", file.limits.disk_max.as_deref())?;
         let LaunchFile { qemu, argv } = &file.launch;
         if qemu.as_ref().is_some_and(|path| !path.is_absolute()) {
             return Err("launch.qemu is no absolute path: write it in full".to_owned());
@@ -67,9 +103,9 @@ impl SandboxFile {
         Ok(file)
     }
 
-    fn memory_max_bytes(&self) -> Result<Option<u64>, String> {
-        let parse = |text: &String| size::parse(text).map_err(|why| format!("limits.memory_max: {why}"));
-        self.limits.memory_max.as_ref().map(parse).transpose()
+    fn limit_bytes(key: &str, text: Option<&str>) -> Result<Option<u64>, String> {
+        let parse = |text| size::parse(text).map_err(|why| format!("limits.{key}: {why}"));
+        text.map(parse).transpose()
     }
 
     /// How the sandbox is to be driven.
@@ -78,8 +114,12 @@ impl SandboxFile {
             memory_devices: self.memory_devices.clone(),
             qemu: self.launch.qemu.clone(),
             argv: self.launch.argv.clone(),
-            // It was read before.
-            memory_max_bytes: self.memory_max_bytes().unwrap_or_default(),
+            // They were read before.
+            memory_max_bytes: Self::limit_bytes("memory_max", self.limits.memory_max.as_deref())
+                .unwrap_or_default(),
+            vcpus_max_milli: self.limits.vcpus_max.map(|Vcpus(milli)| milli),
+            disk_max_bytes: Self::limit_bytes("disk_max", self.limits.disk_max.as_deref())
+                .unwrap_or_default(),
         }
     }
 }
@@ -91,11 +131,16 @@ mod tests {
     #[test]
     fn a_file_says_how_a_sandbox_is_driven() {
         let text = "memory_devices = [\"vm1\"]\n[launch]\nqemu = \"/opt/qemu\"\nargv = [\"qemu\", \"-S\"]\n\
-                    [limits]\nmemory_max = \"4GiB\"\n";
+                    [limits]\nmemory_max = \"4GiB\"\nvcpus_max = \"1.5\"\ndisk_max = \"1TiB\"\n";
         let terms = SandboxFile::parse(text).unwrap().terms();
         assert_eq!(terms.memory_devices, ["vm1"]);
         assert_eq!((terms.qemu, terms.argv.unwrap().len()), (Some("/opt/qemu".into()), 2));
         assert_eq!(terms.memory_max_bytes, Some(4 << 30));
+        assert_eq!((terms.vcpus_max_milli, terms.disk_max_bytes), (Some(1500), Some(1 << 40)));
+        let whole = SandboxFile::parse("[limits]\nvcpus_max = 2").unwrap();
+        assert_eq!(whole.terms().vcpus_max_milli, Some(2000));
+        let written = toml::to_string(&whole).unwrap();
+        assert_eq!(SandboxFile::parse(&written).unwrap(), whole);
         assert!(SandboxFile::parse("org = \"acme\"").unwrap().terms().is_empty());
     }
 
@@ -108,6 +153,11 @@ mod tests {
             ),
             ("memory_max = \"1GiB\"", "did you mean `limits.memory_max`?"),
             ("[limits]\nmemory_max = \"lots\"", "limits.memory_max: "),
+            ("[limits]\ndisk_max = \"1GB\"", "limits.disk_max: "),
+            ("[limits]\nvcpus_max = 0.5", "\"1.5\" in quotes"),
+            ("[limits]\nvcpus_max = \"lots\"", "is no number of vCPUs"),
+            ("[limits]\nvcpus_max = -1", "is no number of vCPUs"),
+            ("[limits]\nvcpus_max = 0", "at least \"0.01\""),
             ("[launch]\nqemu = \"qemu\"", "write it in full"),
             ("[launch]\nargv = []", "begins with the program's name"),
             ("limits = 1", "expected"),

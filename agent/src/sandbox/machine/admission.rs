@@ -127,8 +127,8 @@ fn attached(core: &Core, command: &Command, request: &Request) -> Option<Refusal
             format!("QMP of {} does not answer; the agent keeps trying", core.key),
         ));
     }
-    if let Request::Scale(Scaling { memory_bytes: Some(memory_bytes), .. }) = request
-        && let Some(refusal) = core.terms.memory_beyond(*memory_bytes)
+    if let Request::Scale(asked) = request
+        && let Some(refusal) = core.terms.beyond(asked)
     {
         return Some(refusal);
     }

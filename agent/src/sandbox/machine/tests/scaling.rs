@@ -9,6 +9,7 @@ use crate::process::paging::Held;
 use crate::sandbox::command::{CommandResult, Outcome, Request, Scaling};
 use crate::sandbox::machine::{Action, Answer, Core, Input, Phase, Recovered, Sandbox, Settings};
 use crate::sandbox::refusal::{Reason, Refusal};
+use crate::sandbox::terms::Terms;
 
 fn disk(bytes: u64) -> Scaling {
     Scaling { disks: [("d0".to_owned(), bytes)].into(), ..Scaling::default() }
@@ -153,6 +154,23 @@ fn a_disk_that_another_monitor_has_grown_is_never_made_smaller() {
     // What it has is billed from here on, and not as this command's doing.
     assert_eq!(driver.sandbox.core().shape.disk_bytes, 8 * GIB);
     assert!(driver.observed.iter().all(|seen| seen.command.is_none()));
+}
+
+#[test]
+fn disks_go_no_further_than_their_file_allows_whoever_has_grown_them() {
+    let mut driver = Driver::new();
+    driver.qemu.as_mut().unwrap().disks = vec![("d0", GIB), ("d1", GIB)];
+    let terms = Terms { disk_max_bytes: Some(5 * GIB), ..Terms::default() };
+    let Request::Attach { qmp_path, plan, tags, .. } = super::driver::attach() else { panic!() };
+    driver.execute("attach", Request::Attach { qmp_path, plan, tags, terms: Some(Box::new(terms)) }).unwrap();
+    let refusal = driver.execute("c1", Request::Scale(disk(4 * GIB + 512))).unwrap_err();
+    assert_eq!(refusal.reason, Reason::SizeOutOfBounds);
+    driver.qemu.as_mut().unwrap().disks = vec![("d0", GIB), ("d1", 2 * GIB)];
+    let refusal = driver.execute("c2", Request::Scale(disk(4 * GIB))).unwrap_err();
+    assert_eq!(refusal.reason, Reason::SizeOutOfBounds);
+    assert!(!driver.log.iter().any(|word| word == "block_resize"), "{:?}", driver.log);
+    driver.execute("c3", Request::Scale(disk(3 * GIB))).unwrap();
+    assert_eq!(driver.sandbox.core().shape.disk_bytes, 5 * GIB);
 }
 
 #[test]

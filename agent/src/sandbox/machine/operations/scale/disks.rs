@@ -54,6 +54,7 @@ impl Disks {
         for (node, bytes) in asked {
             check(known, node, *bytes, core.settings.disk_bytes_max)?;
         }
+        core.terms.disks_beyond(asked, known).map_or(Ok(()), Err)?;
         let (ahead, reached) = (VecDeque::new(), Vec::new());
         Ok(Self { asked: asked.clone(), ahead, step: Step::Looking, reached })
     }
@@ -104,6 +105,8 @@ impl Disks {
                 ahead.push_back((node.clone(), *bytes));
             }
         }
+        // Another monitor may have grown a disk that was not asked for.
+        core.terms.disks_beyond(&self.asked, known).map_or(Ok(()), Err)?;
         Ok(ahead)
     }
 
