@@ -179,10 +179,12 @@ fn serve_metrics(
     host: HostHandle,
     ledger: Writer,
 ) -> JoinHandle<()> {
-    tokio::spawn(
-        listener
-            .serve(move || metrics.render(&Holding { sandboxes: host.list(None), ledger: ledger.health() })),
-    )
+    let holding = move || Holding {
+        sandboxes: host.list(None),
+        ledger: ledger.health(),
+        rejected: host.rejected().count(),
+    };
+    tokio::spawn(listener.serve(move || metrics.render(&holding())))
 }
 
 pub(crate) fn start_log(log: &Log) {

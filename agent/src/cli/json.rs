@@ -60,6 +60,11 @@ pub(super) fn orphan(orphan: &proto::Orphan) -> Value {
     })
 }
 
+pub(super) fn rejected(file: &proto::RejectedFile) -> Value {
+    let proto::RejectedFile { path, reason, message, next } = file;
+    json!({ "path": path, "reason": reason, "message": message, "next": next })
+}
+
 fn operation(operation: &proto::Operation) -> Value {
     json!({
         "kind": operation.kind,

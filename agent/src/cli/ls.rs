@@ -7,7 +7,9 @@ use super::exit::Exit;
 use super::failure::Failure;
 use super::table::{Column, render, terminal_width};
 use super::{json, output, show};
-use crate::proto::{ListRequest, Orphan, OrphansRequest, Sandbox};
+use crate::proto::{
+    ListRequest, Orphan, OrphansRequest, RejectedFile, RejectedReply, RejectedRequest, Sandbox,
+};
 use crate::size::Size;
 
 const COLUMNS: [Column; 8] = [
@@ -30,6 +32,10 @@ pub(super) struct Args {
     /// The processes that the agent has started and that no sandbox claims, instead
     #[arg(long, conflicts_with = "org")]
     orphans: bool,
+
+    /// What lies in the watched folder and is not taken as a sandbox, with the reason and what to do, instead
+    #[arg(long, conflicts_with_all = ["org", "orphans"])]
+    rejected: bool,
 }
 
 const ORPHAN_COLUMNS: [Column; 4] =
@@ -38,6 +44,9 @@ const ORPHAN_COLUMNS: [Column; 4] =
 pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
     if args.orphans {
         return list_orphans(context).await;
+    }
+    if args.rejected {
+        return list_rejected(context).await;
     }
     let request = ListRequest { org: args.org.unwrap_or_default() };
     let reply = context.agent().await?.list(request).await.map_err(|status| Failure::of_status(&status))?;
@@ -68,6 +77,28 @@ async fn list_orphans(context: &Context) -> Result<Exit, Failure> {
         };
         let rows: Vec<_> = orphans.into_iter().map(row).collect();
         output::print(&render(ORPHAN_COLUMNS, &rows, terminal_width()))?;
+    }
+    Ok(Exit::Done)
+}
+
+async fn list_rejected(context: &Context) -> Result<Exit, Failure> {
+    let mut agent = context.agent().await?;
+    let reply = agent.rejected(RejectedRequest {}).await.map_err(|status| Failure::of_status(&status))?;
+    let RejectedReply { files, total } = reply.into_inner();
+    let more = total.saturating_sub(u64::try_from(files.len()).unwrap_or(u64::MAX));
+    if context.json {
+        output::print_json(&files.iter().map(json::rejected).collect::<Value>())?;
+    } else if files.is_empty() {
+        eprintln!("everything in the watched folder that looks like a sandbox is taken as one");
+    } else {
+        let line = |file: &RejectedFile| {
+            let RejectedFile { path, reason, message, next } = file;
+            format!("{path}: {message} [{reason}]\n       next: {next}\n")
+        };
+        output::print(&files.iter().map(line).collect::<String>())?;
+    }
+    if more > 0 {
+        eprintln!("{more} more are not shown");
     }
     Ok(Exit::Done)
 }

@@ -55,7 +55,7 @@ rules! {
         Operate Org: "PowerCycle";
         // It names programs, files and arguments on the host, and so anything that the agent's user may do.
         Admin Host: "Create", "DestroyOrphan";
-        Read Host: "Orphans";
+        Read Host: "Orphans", "Rejected";
     }
     // Whether the agent serves, and what its interface looks like, only callers with a role learn.
     "grpc.health.v1.Health" { Read Org: "Check", "Watch"; }

@@ -3,7 +3,7 @@
 use dormouse_ledger::{AuditReport, AuditViolation, SliceRow, TagsNow, Usage, UsageItem};
 use dormouse_metering::BillingState;
 
-use crate::host::{Executed, Orphan};
+use crate::host::{Executed, Orphan, RejectedFile};
 use crate::proto;
 use crate::sandbox::command::{CommandResult, SandboxKey};
 use crate::sandbox::facts::Disk;
@@ -180,6 +180,13 @@ pub(super) fn watch_event(event: WatchEvent) -> proto::WatchEvent {
 pub(super) fn orphan(orphan: Orphan) -> proto::Orphan {
     let Orphan { pid, start_time_ticks, org, sandbox, request_id } = orphan;
     proto::Orphan { pid, start_time_ticks, key: Some(proto::SandboxKey { org, sandbox }), request_id }
+}
+
+/// A file that is not taken.
+pub(super) fn rejected(file: RejectedFile) -> proto::RejectedFile {
+    let RejectedFile { path, reason, message, next } = file;
+    let (path, reason, next) = (path.display().to_string(), reason.to_owned(), next.to_owned());
+    proto::RejectedFile { path, reason, message, next }
 }
 
 fn key(key: SandboxKey) -> proto::SandboxKey {

@@ -4,7 +4,7 @@ use std::future::Future;
 
 use tokio::sync::broadcast;
 
-use crate::host::{EndOrphan, Executed, HostHandle, Orphan};
+use crate::host::{EndOrphan, Executed, HostHandle, Orphan, RejectedFiles};
 use crate::sandbox::command::{Command, SandboxKey};
 use crate::sandbox::refusal::Refusal;
 use crate::sandbox::view::{SandboxView, WatchEvent};
@@ -26,7 +26,10 @@ pub trait Host: Clone + Send + Sync + 'static {
     /// The processes that the agent has started and that no sandbox claims.
     fn orphans(&self) -> impl Future<Output = Result<Vec<Orphan>, Refusal>> + Send;
 
-    /// Ends one of them; answers when it is gone.
+    /// What lies in the watched folder and is not taken.
+    fn rejected(&self) -> RejectedFiles;
+
+    /// Ends one of the orphans; answers when it is gone.
     fn end_orphan(&self, order: EndOrphan) -> impl Future<Output = Result<Orphan, Refusal>> + Send;
 }
 
@@ -49,6 +52,10 @@ impl Host for HostHandle {
 
     fn orphans(&self) -> impl Future<Output = Result<Vec<Orphan>, Refusal>> + Send {
         Self::orphans(self)
+    }
+
+    fn rejected(&self) -> RejectedFiles {
+        Self::rejected(self)
     }
 
     fn end_orphan(&self, order: EndOrphan) -> impl Future<Output = Result<Orphan, Refusal>> + Send {

@@ -31,6 +31,9 @@ const STREAM_BACKLOG: usize = 64;
 /// How long a listing waits for the ledger to tell the tags.
 const TAGS_WAIT: Duration = Duration::from_millis(500);
 
+/// How many files that are not taken are told at once: whoever may write to the folder may have made any number.
+const REJECTED_MAX: usize = 1000;
+
 /// The Control service over a host.
 pub(super) struct Service<H> {
     host: H,
@@ -388,6 +391,16 @@ impl<H: Host> Control for Service<H> {
     ) -> Result<Response<proto::OrphansReply>, Status> {
         let orphans = self.host.orphans().await.map_err(status_of)?;
         Ok(Response::new(proto::OrphansReply { orphans: orphans.into_iter().map(convert::orphan).collect() }))
+    }
+
+    async fn rejected(
+        &self,
+        _: Request<proto::RejectedRequest>,
+    ) -> Result<Response<proto::RejectedReply>, Status> {
+        let rejected = self.host.rejected().list();
+        let total = u64::try_from(rejected.len()).unwrap_or(u64::MAX);
+        let files = rejected.into_iter().take(REJECTED_MAX).map(convert::rejected).collect();
+        Ok(Response::new(proto::RejectedReply { files, total }))
     }
 
     async fn destroy_orphan(

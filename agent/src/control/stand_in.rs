@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use super::{Entrance, Host, Serving, serve};
 use crate::clock::Clock;
 use crate::config::{Config, Control, FileMode};
-use crate::host::{EndOrphan, Executed, Orphan, not_found};
+use crate::host::{EndOrphan, Executed, Orphan, RejectedFiles, not_found};
 use crate::sandbox::command::{Command, CommandResult, Outcome, SandboxKey};
 use crate::sandbox::refusal::{Reason, Refusal};
 use crate::sandbox::view::{ConnectionView, SandboxView, WatchEvent, WatchKind};
@@ -80,6 +80,10 @@ impl Host for StandIn {
 
     async fn orphans(&self) -> Result<Vec<Orphan>, Refusal> {
         Ok(Vec::new())
+    }
+
+    fn rejected(&self) -> RejectedFiles {
+        RejectedFiles::default()
     }
 
     async fn end_orphan(&self, order: EndOrphan) -> Result<Orphan, Refusal> {

@@ -296,6 +296,7 @@ async fn a_caller_bound_to_an_org_sees_and_touches_only_that_org() {
         own.create(proto::CreateRequest::default()).await.unwrap_err(),
         own.orphans(proto::OrphansRequest {}).await.unwrap_err(),
         own.destroy_orphan(proto::DestroyOrphanRequest::default()).await.unwrap_err(),
+        own.rejected(proto::RejectedRequest {}).await.unwrap_err(),
         own.audit(proto::AuditRequest {}).await.unwrap_err(),
     ] {
         assert_eq!(

@@ -9,6 +9,7 @@ use tokio::sync::{broadcast, oneshot};
 
 use super::actor::Message;
 use super::directory::{Directory, Entry};
+use super::discovery::RejectedFiles;
 use super::handed_back;
 use crate::metering::stored_outcome;
 use crate::sandbox::actor::{Answered, Environment};
@@ -36,6 +37,7 @@ pub struct HostHandle {
     pub(super) changes: broadcast::Sender<WatchEvent>,
     pub(super) reader: Arc<Mutex<Reader>>,
     pub(super) environment: Environment,
+    pub(super) rejected: RejectedFiles,
 }
 
 impl HostHandle {
@@ -104,6 +106,11 @@ impl HostHandle {
     /// Every change from now on. A receiver that lags is told how many it missed.
     pub fn watch(&self) -> broadcast::Receiver<WatchEvent> {
         self.changes.subscribe()
+    }
+
+    /// What lies in the watched folder and is not taken.
+    pub fn rejected(&self) -> RejectedFiles {
+        self.rejected.clone()
     }
 
     /// Whether discovery is to leave a sandbox alone, because it was handed back. What the ledger cannot tell is not so.

@@ -19,6 +19,7 @@ mod recover;
 mod start;
 mod watch;
 
+pub use discovery::{RejectedFile, RejectedFiles};
 pub(crate) use handle::not_found;
 pub use handle::{Executed, HostHandle};
 pub use orphans::{EndOrphan, Orphan};

@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 
 use super::actor::{HostActor, Message, State};
 use super::directory::Directory;
-use super::discovery::{self, DiscoveryError};
+use super::discovery::{self, DiscoveryError, RejectedFiles};
 use super::handle::HostHandle;
 use super::{orphans, recover, watch};
 use crate::clock::{self, Beginning, Clock, ClockError};
@@ -120,6 +120,7 @@ pub async fn start(config: &Config, ledger: &Ledger) -> Result<Running, StartErr
         changes: environment.changes.clone(),
         reader: Arc::new(Mutex::new(reader)),
         environment: environment.clone(),
+        rejected: RejectedFiles::default(),
     };
     let tasks = tasks(config, &clock, &environment, &handle)?;
     answers.send_replace(true);
@@ -157,7 +158,7 @@ fn tasks(
     handle: &HostHandle,
 ) -> Result<Vec<JoinHandle<()>>, StartError> {
     make_folder(&config.run_dir)?;
-    let discovered = discovery::start(&config.run_dir)?;
+    let discovered = discovery::start(&config.run_dir, handle.rejected())?;
     let every = Duration::from_millis(config.metering.proof_of_life_ms);
     let metering = environment.metering.clone();
     Ok(vec![

@@ -88,7 +88,7 @@ pub(super) async fn attach_discovered(
                 }
             }
             Discovered::Rejected { path, why } => {
-                tracing::warn!(path = %path.display(), %why, "not attached");
+                tracing::warn!(path = %path.display(), %why, reason = why.reason(), "not attached");
             }
         }
     }

@@ -63,6 +63,8 @@ pub struct Holding {
     pub sandboxes: Vec<SandboxView>,
     /// Whether the ledger takes writes.
     pub ledger: Health,
+    /// How many files of the watched folder are not taken.
+    pub rejected: usize,
 }
 
 /// All figures of an agent.
@@ -80,6 +82,7 @@ pub struct Metrics {
     vcpus_milli: Bytes,
     disk: Bytes,
     operations: Gauge,
+    rejected: Gauge,
     ledger_writable: Gauge,
     ledger_facts_waiting: Gauge,
 }
@@ -100,6 +103,7 @@ impl Default for Metrics {
             vcpus_milli: Bytes::default(),
             disk: Bytes::default(),
             operations: Gauge::default(),
+            rejected: Gauge::default(),
             ledger_writable: Gauge::default(),
             ledger_facts_waiting: Gauge::default(),
         };
@@ -142,6 +146,11 @@ impl Metrics {
             "operations_under_way",
             "Sandboxes with a command under way",
             self.operations.clone(),
+        );
+        registry.register(
+            "files_rejected",
+            "Files in the watched folder that are not taken as sandboxes",
+            self.rejected.clone(),
         );
         registry.register("ledger_writable", "Whether the ledger takes writes", self.ledger_writable.clone());
         registry.register(
@@ -193,6 +202,7 @@ impl Metrics {
         self.disk.set(sum(|view| view.shape.disk_bytes));
         let under_way = holding.sandboxes.iter().filter(|view| view.operation.is_some()).count();
         self.operations.set(i64::try_from(under_way).unwrap_or(i64::MAX));
+        self.rejected.set(i64::try_from(holding.rejected).unwrap_or(i64::MAX));
         let (writable, waiting) = match &holding.ledger {
             Health::Writable => (1, 0),
             Health::Unwritable { facts_waiting, .. } => {

@@ -20,7 +20,7 @@ fn holding() -> Holding {
         (view.shape.vcpus_milli, view.shape.memory_plugged_bytes) = (2_000, 1 << 30);
         view
     };
-    Holding { sandboxes: vec![sandbox("sb1"), sandbox("sb2")], ledger }
+    Holding { sandboxes: vec![sandbox("sb1"), sandbox("sb2")], ledger, rejected: 2 }
 }
 
 fn rendered() -> String {
@@ -90,7 +90,7 @@ fn figures_say_what_the_host_holds_and_name_nobody() {
 fn what_is_looked_at_again_is_what_is_then() {
     let metrics = Metrics::default();
     metrics.render(&holding());
-    let text = metrics.render(&Holding { sandboxes: Vec::new(), ledger: Health::Writable });
+    let text = metrics.render(&Holding { sandboxes: Vec::new(), ledger: Health::Writable, rejected: 0 });
     assert!(text.contains("dormouse_sandboxes{state=\"running\"} 0\n"), "{text}");
     assert!(text.contains("dormouse_ledger_writable 1\n") && !text.contains("qmp_connections{"), "{text}");
 }

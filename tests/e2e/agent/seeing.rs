@@ -3,12 +3,14 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::mpsc;
 
 use dormouse_tests::scripted::Options;
 use dormouse_tests::wait;
 use nix::pty::{Winsize, openpty};
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
@@ -90,16 +92,55 @@ async fn top_looks_once_for_those_without_a_terminal() {
 }
 
 #[tokio::test]
+async fn what_the_watched_folder_holds_and_is_not_taken_is_seen_where_people_look() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("metrics.sock");
+    let more = format!("[metrics]\nlisten = \"unix:{}\"\n", socket.display());
+    let scene = Scene::in_folder(folder, &more).await;
+    assert_eq!(scene.does(&["ls", "--rejected"]).await, json!([]));
+    let file = scene.agent.run_dir().join("s1.toml");
+    std::fs::write(&file, "orgg = \"acme\"\n").unwrap();
+    let qemu = scene.unattached("s1", &Options::default(), &scene.agent.run_dir()).await;
+    let listed = wait::until("the file to be rejected", DEADLINE, async || {
+        let listed = scene.does(&["ls", "--rejected"]).await;
+        if listed == json!([]) { Err("nothing is listed".to_owned()) } else { Ok(listed) }
+    });
+    let listed = listed.await.unwrap();
+    let [rejected] = listed.as_array().unwrap().as_slice() else { panic!("{listed}") };
+    assert_eq!(rejected["path"], file.to_str().unwrap());
+    assert_eq!(rejected["reason"], "FILE_MALFORMED");
+    assert!(rejected["message"].as_str().unwrap().contains("did you mean `org`?"), "{rejected}");
+    assert_eq!(rejected["next"], "correct it");
+    let text = scene.agent.cli(&["ls", "--rejected"]).await.unwrap().succeeded().unwrap().stdout;
+    assert!(text.contains("[FILE_MALFORMED]\n       next: correct it\n"), "{text}");
+    let doctor = scene.agent.cli(&["doctor", "--json"]).await.unwrap();
+    assert!(doctor.stdout.contains("not taken as a sandbox"), "{doctor:?}");
+    assert!(figures(&socket).await.lines().any(|line| line == "dormouse_files_rejected 1"));
+    // Mended, it is taken, and seen no more.
+    std::fs::write(&file, "org = \"default\"\n").unwrap();
+    scene.until("s1", |view| view["connection"] == "connected").await;
+    assert_eq!(scene.does(&["ls", "--rejected"]).await, json!([]));
+    assert!(figures(&socket).await.lines().any(|line| line == "dormouse_files_rejected 0"));
+    drop(qemu);
+}
+
+/// What is served at `/metrics`.
+async fn figures(socket: &Path) -> String {
+    let mut stream = UnixStream::connect(socket).await.unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+#[tokio::test]
 async fn figures_are_served_where_the_configuration_says() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("metrics.sock");
     let more = format!("[metrics]\nlisten = \"unix:{}\"\n", socket.display());
     let scene = Scene::in_folder(folder, &more).await;
     let _qemu = scene.sandbox("s1", &Options::default()).await;
-    let mut stream = UnixStream::connect(&socket).await.unwrap();
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
+    let answer = figures(&socket).await;
     for line in ["dormouse_sandboxes{state=\"running\"} 1", "dormouse_ledger_writable 1"] {
         assert!(answer.lines().any(|found| found == line), "{line}:\n{answer}");
     }

@@ -144,6 +144,19 @@ fn every_reason_code_is_explained_with_its_grpc_code_and_no_other_is() {
 }
 
 #[test]
+fn every_reason_for_which_a_file_is_not_taken_is_explained() {
+    let page = file("packaging/reasons.md");
+    let explained =
+        |reason: &&str| page.lines().any(|(_, line)| line.starts_with(&format!("- `{reason}`: ")));
+    let found: Vec<_> = dormouse::host::discovery::Rejection::REASONS
+        .iter()
+        .filter(|reason| !explained(reason))
+        .map(|reason| page.at(1, format!("{reason} is not explained")))
+        .collect();
+    assert_none(&found);
+}
+
+#[test]
 fn every_reason_of_http_is_explained_with_its_status() {
     let page = file("packaging/reasons.md");
     let rows = rows(page);

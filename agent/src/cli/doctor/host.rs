@@ -8,11 +8,15 @@ use std::process::Command;
 use nix::libc;
 
 use super::Finding;
+use crate::proto::RejectedReply;
 
 /// The oldest QEMU that hibernates by every method.
 const QEMU_MAJOR_ALL: u32 = 9;
 /// The oldest QEMU that is driven at all.
 const QEMU_MAJOR_MIN: u32 = 7;
+
+/// How many files that are not taken are shown each by itself.
+const REJECTED_SHOWN_MAX: usize = 10;
 
 pub(super) fn findings() -> Vec<Finding> {
     vec![kvm(), qemu("qemu-system-x86_64"), clock()]
@@ -80,21 +84,45 @@ fn clock() -> Finding {
     Finding::well("clock", format!("kept in step, to {} us", timex.maxerror))
 }
 
-/// Whether an agent answers on the control socket.
-pub(super) async fn agent(socket: &Path) -> Finding {
+/// Whether an agent answers on the control socket, and what it finds in its watched folder and does not take.
+pub(super) async fn agent(socket: &Path) -> Vec<Finding> {
     let what = format!("agent on {}", socket.display());
-    match crate::control::client(socket).await {
+    let mut findings = Vec::new();
+    let agent = match crate::control::client(socket).await {
         Ok(mut client) => match client.list(crate::proto::ListRequest::default()).await {
             Ok(reply) => {
                 let sandboxes = reply.into_inner().sandboxes.len();
                 let orphans = client.orphans(crate::proto::OrphansRequest {}).await;
                 let orphans = orphans.map_or(0, |reply| reply.into_inner().orphans.len());
+                let rejected = client.rejected(crate::proto::RejectedRequest {}).await;
+                findings = rejected.map_or_else(|_| Vec::new(), |reply| judge_rejected(reply.into_inner()));
                 judge_agent(what, sandboxes, orphans)
             }
             Err(status) => Finding::less(what, status.message(), "ask for a grant in [[control.grants]]"),
         },
         Err(_) => Finding::less(what, "nobody answers", "start it: `systemctl start dormouse`"),
+    };
+    findings.insert(0, agent);
+    findings
+}
+
+/// Each of the first, and how many there are beside.
+fn judge_rejected(reply: RejectedReply) -> Vec<Finding> {
+    let RejectedReply { files, total } = reply;
+    let mut findings: Vec<Finding> = files
+        .into_iter()
+        .take(REJECTED_SHOWN_MAX)
+        .map(|file| {
+            let found = format!("not taken as a sandbox: {} [{}]", file.message, file.reason);
+            Finding::less(file.path, found, file.next)
+        })
+        .collect();
+    let more = total.saturating_sub(u64::try_from(findings.len()).unwrap_or(u64::MAX));
+    if more > 0 {
+        let found = format!("{more} more files are not taken as sandboxes");
+        findings.push(Finding::less("watched folder", found, "look at `dormouse ls --rejected`"));
     }
+    findings
 }
 
 fn judge_agent(what: String, sandboxes: usize, orphans: usize) -> Finding {
@@ -109,11 +137,29 @@ fn judge_agent(what: String, sandboxes: usize, orphans: usize) -> Finding {
 mod tests {
     use super::super::Verdict;
     use super::*;
+    use crate::proto::RejectedFile;
 
     #[test]
     fn a_qemu_that_no_sandbox_claims_is_worth_a_look() {
         let verdict = |orphans| judge_agent("agent".to_owned(), 3, orphans).verdict;
         assert_eq!((verdict(0), verdict(1)), (Verdict::Well, Verdict::Less));
+    }
+
+    #[test]
+    fn what_is_not_taken_is_shown_with_its_reason_and_many_are_counted() {
+        let file = |number: usize| RejectedFile {
+            path: format!("/run/{number}.qmp"),
+            reason: "FILE_OPEN_TO_ALL".to_owned(),
+            message: "everybody may write to it".to_owned(),
+            next: "chmod o-w".to_owned(),
+        };
+        let findings = judge_rejected(RejectedReply { files: (0..12).map(file).collect(), total: 1012 });
+        assert_eq!(findings.len(), REJECTED_SHOWN_MAX + 1);
+        assert!(findings.iter().all(|finding| finding.verdict == Verdict::Less));
+        assert_eq!((findings[0].what.as_str(), findings[0].next.as_str()), ("/run/0.qmp", "chmod o-w"));
+        assert!(findings[0].found.contains("[FILE_OPEN_TO_ALL]"), "{}", findings[0].found);
+        assert!(findings[REJECTED_SHOWN_MAX].found.starts_with("1002 more"));
+        assert!(judge_rejected(RejectedReply::default()).is_empty());
     }
 
     #[test]

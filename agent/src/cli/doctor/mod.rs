@@ -70,7 +70,7 @@ pub(super) async fn run(args: &Args, socket: Option<PathBuf>, json: bool) -> Res
     let mut findings = host::findings();
     findings.extend(kernel::findings());
     findings.extend(files::findings(&config));
-    findings.push(host::agent(&config.socket).await);
+    findings.extend(host::agent(&config.socket).await);
     if json {
         let document = serde_json::to_value(&findings)
             .map_err(|error| Failure::new(format!("JSON cannot be written: {error}")))?;

@@ -84,6 +84,54 @@ pub enum Rejection {
     Io(io::Error),
 }
 
+impl Rejection {
+    /// Every stable code.
+    pub const REASONS: [&'static str; 10] = [
+        "FILE_NAME_INVALID",
+        "FILE_IS_LINK",
+        "FILE_NOT_SOCKET",
+        "FILE_NOT_PLAIN",
+        "FILE_FOREIGN_OWNER",
+        "FILE_OPEN_TO_ALL",
+        "FILE_TOO_LONG",
+        "FILE_MALFORMED",
+        "FILE_ORG_CHANGED",
+        "FILE_UNREADABLE",
+    ];
+
+    /// The stable code, one of [`Self::REASONS`].
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::Name(_) => "FILE_NAME_INVALID",
+            Self::Symlink => "FILE_IS_LINK",
+            Self::NotSocket => "FILE_NOT_SOCKET",
+            Self::NotFile => "FILE_NOT_PLAIN",
+            Self::ForeignOwner { .. } => "FILE_FOREIGN_OWNER",
+            Self::OthersMayWrite { .. } => "FILE_OPEN_TO_ALL",
+            Self::TooLong { .. } => "FILE_TOO_LONG",
+            Self::Toml(_) | Self::Org { .. } | Self::Plan { .. } | Self::Tags(_) => "FILE_MALFORMED",
+            Self::OrgChanged { .. } => "FILE_ORG_CHANGED",
+            Self::Io(_) => "FILE_UNREADABLE",
+        }
+    }
+
+    /// What to do about it. Whatever it is, the file is looked at again once it was changed.
+    pub const fn next(&self) -> &'static str {
+        match self {
+            Self::Name(_) => "give the socket another name in QEMU's -qmp: letters, digits, `-`, `_` and `.`",
+            Self::Symlink => "put the socket or file itself there",
+            Self::NotSocket => "remove it, and give its path in QEMU's -qmp",
+            Self::NotFile => "put a plain file there, or none",
+            Self::ForeignOwner { .. } => "chown it to the agent's user or to the folder's owner",
+            Self::OthersMayWrite { .. } => "chmod o-w",
+            Self::TooLong { .. } => "write less into it",
+            Self::Toml(_) | Self::Org { .. } | Self::Plan { .. } | Self::Tags(_) => "correct it",
+            Self::OrgChanged { .. } => "name the org that it had; another one begins with another QEMU",
+            Self::Io(_) => "let the agent's user read it",
+        }
+    }
+}
+
 /// Whose sockets and files are taken.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Owners {

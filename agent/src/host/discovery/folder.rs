@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::examine::{self, Owners, Refused, Rejection, SocketId};
-use super::{Discovered, DiscoveryError, SandboxFile};
+use super::{Discovered, DiscoveryError, RejectedFiles, SandboxFile};
 use crate::ids::check_id;
 
 /// What happened to one name in the folder.
@@ -26,8 +26,7 @@ pub(super) struct Folder {
     dir: PathBuf,
     owners: Owners,
     known: BTreeMap<String, Known>,
-    /// What was last told to be wrong with which path.
-    rejected: BTreeMap<PathBuf, String>,
+    rejected: RejectedFiles,
 }
 
 /// A sandbox that has appeared.
@@ -37,7 +36,7 @@ struct Known {
 }
 
 impl Folder {
-    pub(super) fn open(dir: PathBuf) -> Result<Self, DiscoveryError> {
+    pub(super) fn open(dir: PathBuf, rejected: RejectedFiles) -> Result<Self, DiscoveryError> {
         let meta = match fs::metadata(&dir) {
             Ok(meta) => meta,
             Err(source) => return Err(DiscoveryError::Folder { dir, source }),
@@ -46,7 +45,7 @@ impl Folder {
             return Err(DiscoveryError::OthersMayWrite { dir });
         }
         let owners = Owners::of(&meta);
-        Ok(Self { dir, owners, known: BTreeMap::new(), rejected: BTreeMap::new() })
+        Ok(Self { dir, owners, known: BTreeMap::new(), rejected })
     }
 
     pub(super) fn dir(&self) -> &Path {
@@ -64,7 +63,7 @@ impl Folder {
         };
         let mut names: BTreeSet<_> = entries.flatten().map(|entry| entry.file_name()).collect();
         names.extend(self.known.keys().map(|sandbox| format!("{sandbox}.qmp").into()));
-        self.rejected.retain(|path, _| path.symlink_metadata().is_ok());
+        self.rejected.forget_gone();
         names
             .iter()
             .filter(|name| Path::new(name).extension() == Some(OsStr::new("qmp")))
@@ -75,9 +74,7 @@ impl Folder {
     /// Looks at one name to which something happened. Names other than `*.qmp` and `*.toml` are nobody's.
     pub(super) fn look(&mut self, name: &OsStr, happening: Happening) -> Vec<Discovered> {
         let path = self.dir.join(name);
-        if happening == Happening::Removed {
-            self.rejected.remove(&path);
-        }
+        let was_in_the_way = happening == Happening::Removed && self.rejected.remove(&path);
         let name_path = Path::new(name);
         let stem = name_path.file_stem().and_then(OsStr::to_str).unwrap_or_default();
         let id = check_id(stem).map(|()| stem);
@@ -86,8 +83,12 @@ impl Folder {
             (Some("qmp"), Err(why)) if happening != Happening::Removed => {
                 self.reject((path, Rejection::Name(why))).into_iter().collect()
             }
-            // A file that goes away, or that is only begun, says nothing new of a sandbox.
-            (Some("toml"), Ok(id)) if happening == Happening::Completed => self.look_at_sandbox(id, false),
+            // A file that goes away, or that is only begun, says nothing new of a sandbox that is known.
+            (Some("toml"), Ok(id))
+                if happening == Happening::Completed || (was_in_the_way && !self.known.contains_key(id)) =>
+            {
+                self.look_at_sandbox(id, false)
+            }
             _ => Vec::new(),
         }
     }
@@ -150,9 +151,7 @@ impl Folder {
         Discovered::Gone { sandbox: sandbox.to_owned(), path: self.path(sandbox, "qmp") }
     }
 
-    fn reject(&mut self, (path, why): Refused) -> Option<Discovered> {
-        let text = why.to_string();
-        let told = self.rejected.insert(path.clone(), text.clone());
-        (told.as_ref() != Some(&text)).then_some(Discovered::Rejected { path, why })
+    fn reject(&self, (path, why): Refused) -> Option<Discovered> {
+        self.rejected.insert(&path, &why).then_some(Discovered::Rejected { path, why })
     }
 }

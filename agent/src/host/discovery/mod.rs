@@ -11,6 +11,7 @@
 mod examine;
 mod file;
 mod folder;
+mod rejected;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -21,6 +22,7 @@ use tokio_stream::StreamExt;
 
 pub use examine::Rejection;
 pub use file::SandboxFile;
+pub use rejected::{RejectedFile, RejectedFiles};
 
 use folder::{Folder, Happening};
 
@@ -81,11 +83,11 @@ pub enum DiscoveryError {
 
 /// Watches `dir`, and tells first what is there already. Must be called within a tokio runtime.
 ///
-/// The watch ends when the receiver is dropped. The stream ends when the folder itself goes away, which is
+/// `rejected` holds what is not taken for as long as it is there. The watch ends when the receiver is dropped. The stream ends when the folder itself goes away, which is
 /// logged: start anew once it is back.
-pub fn start(dir: &Path) -> Result<mpsc::Receiver<Discovered>, DiscoveryError> {
+pub fn start(dir: &Path, rejected: RejectedFiles) -> Result<mpsc::Receiver<Discovered>, DiscoveryError> {
     let failed = |source| DiscoveryError::Folder { dir: dir.to_owned(), source };
-    let folder = Folder::open(dir.to_owned())?;
+    let folder = Folder::open(dir.to_owned(), rejected)?;
     let inotify = Inotify::init().map_err(failed)?;
     let watched = WatchMask::CREATE
         | WatchMask::ATTRIB

@@ -15,14 +15,16 @@ const LONG: Duration = Duration::from_secs(20);
 struct Watched {
     dir: TempDir,
     found: mpsc::Receiver<Discovered>,
+    rejected: RejectedFiles,
 }
 
 impl Watched {
     fn new(prepare: impl FnOnce(&Path)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         prepare(dir.path());
-        let found = start(dir.path()).unwrap();
-        Self { dir, found }
+        let rejected = RejectedFiles::default();
+        let found = start(dir.path(), rejected.clone()).unwrap();
+        Self { dir, found, rejected }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -206,11 +208,40 @@ async fn what_is_no_sandbox_is_rejected_with_the_reason() {
         assert_eq!(rejected, name);
         assert!(why.contains(part), "{why}");
     }
+    assert_eq!(watched.rejected.count(), 14);
+    for file in watched.rejected.list() {
+        assert!(Rejection::REASONS.contains(&file.reason) && !file.next.is_empty(), "{file:?}");
+        assert!(file.path.starts_with(watched.dir.path()) && !file.message.is_empty(), "{file:?}");
+    }
     // Told once: looking again says nothing new.
     fs::set_permissions(watched.path("open.qmp"), fs::Permissions::from_mode(0o777)).unwrap();
     fs::set_permissions(watched.path("open.qmp"), fs::Permissions::from_mode(0o755)).unwrap();
     assert_eq!(watched.appeared().await.0, "open");
     watched.nothing_else().await;
+}
+
+#[tokio::test]
+async fn what_is_rejected_is_listed_until_it_is_mended_or_gone_and_then_it_is_taken() {
+    let mut watched = Watched::new(|dir| {
+        listen(&dir.join("a.qmp"));
+        fs::write(dir.join("a.toml"), "org = ").unwrap();
+        listen(&dir.join("b.qmp"));
+        fs::write(dir.join("b.toml"), "xyzzy = 1").unwrap();
+        listen(&dir.join("c d.qmp"));
+    });
+    for name in ["a.toml", "b.toml", "c d.qmp"] {
+        assert_eq!(watched.rejected().await.0, name);
+    }
+    let listed: Vec<_> = watched.rejected.list().into_iter().map(|file| file.reason).collect();
+    assert_eq!(listed, ["FILE_MALFORMED", "FILE_MALFORMED", "FILE_NAME_INVALID"]);
+    watched.write("a.toml", "org = \"acme\"");
+    assert_eq!(watched.appeared().await.1.org.as_deref(), Some("acme"));
+    // What stood in the way is gone: the socket counts without it.
+    fs::remove_file(watched.path("b.toml")).unwrap();
+    assert_eq!(watched.appeared().await, ("b".to_owned(), SandboxFile::default()));
+    fs::remove_file(watched.path("c d.qmp")).unwrap();
+    watched.nothing_else().await;
+    assert_eq!(watched.rejected.list(), []);
 }
 
 #[tokio::test]
@@ -269,7 +300,7 @@ async fn nothing_is_lost_when_the_kernel_s_queue_overflows() {
 
 #[tokio::test]
 async fn the_stream_ends_when_the_folder_goes_away() {
-    let Watched { dir, mut found } = Watched::new(|_| ());
+    let Watched { dir, mut found, .. } = Watched::new(|_| ());
     dir.close().unwrap();
     assert!(timeout(LONG, found.recv()).await.unwrap().is_none());
 }
@@ -278,8 +309,14 @@ async fn the_stream_ends_when_the_folder_goes_away() {
 async fn a_folder_that_anybody_may_write_to_is_not_watched() {
     let dir = tempfile::tempdir().unwrap();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
-    assert!(matches!(start(dir.path()), Err(DiscoveryError::OthersMayWrite { .. })));
+    assert!(matches!(
+        start(dir.path(), RejectedFiles::default()),
+        Err(DiscoveryError::OthersMayWrite { .. })
+    ));
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o1777)).unwrap();
-    assert!(start(dir.path()).is_ok());
-    assert!(matches!(start(&dir.path().join("none")), Err(DiscoveryError::Folder { .. })));
+    assert!(start(dir.path(), RejectedFiles::default()).is_ok());
+    assert!(matches!(
+        start(&dir.path().join("none"), RejectedFiles::default()),
+        Err(DiscoveryError::Folder { .. })
+    ));
 }
