@@ -15,6 +15,7 @@ pub mod console;
 pub mod error;
 pub mod events;
 pub mod guest;
+pub mod in_guest;
 pub mod monitor;
 pub mod paths;
 pub mod people;
