@@ -72,14 +72,7 @@ impl Wake {
     }
 
     fn at(step: Step) -> Self {
-        Self {
-            step,
-            connect_until_ns: 0,
-            told: false,
-            stood: None,
-            meddled: None,
-            unlimited: String::new(),
-        }
+        Self { step, connect_until_ns: 0, told: false, stood: None, meddled: None, unlimited: String::new() }
     }
 
     fn launch(&mut self, cx: &mut Context<'_>, manifest: Box<Manifest>) -> Flow {

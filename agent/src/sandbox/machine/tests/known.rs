@@ -24,7 +24,7 @@ fn states(driver: &Driver) -> Vec<&Observation> {
 #[test]
 fn a_guest_that_somebody_continues_while_it_is_saved_is_billed_though_its_resume_is_lost() {
     let mut driver = Driver::attached();
-    driver.feed(Input::Command(super::driver::command("c1", hibernate(Method::MappedRam))));
+    driver.feed(Input::Command(command("c1", hibernate(Method::MappedRam))));
     until(&mut driver, is_qmp("migrate"));
     driver.qemu.as_mut().unwrap().status = "running";
     let before_ns = driver.now_ns;
@@ -87,7 +87,7 @@ fn an_end_is_as_certain_as_it_was_told_however_little_is_known_of_the_memory() {
 fn a_snapshot_goes_once_it_is_durable_that_nobody_needs_it() {
     for request in [Request::Wake, Request::Destroy { graceful_ms: None }] {
         let mut driver = Driver::hibernated(Method::MappedRam);
-        driver.feed(Input::Command(super::driver::command("c1", request)));
+        driver.feed(Input::Command(command("c1", request)));
         until(&mut driver, is_after);
         assert!(!driver.log.iter().any(|word| word == "remove snapshot"), "{:#?}", driver.log);
         driver.settle();
@@ -98,10 +98,10 @@ fn a_snapshot_goes_once_it_is_durable_that_nobody_needs_it() {
 #[test]
 fn whoever_waits_for_an_outcome_that_is_being_recorded_is_answered_though_the_sandbox_ends() {
     let mut driver = Driver::attached();
-    driver.feed(Input::Command(super::driver::command("c1", Request::Pause { reclaim: false })));
+    driver.feed(Input::Command(command("c1", Request::Pause { reclaim: false })));
     until(&mut driver, is_after);
     let recording = driver.open.pop_front().unwrap();
-    driver.feed(Input::Command(super::driver::command("c2", Request::Destroy { graceful_ms: None })));
+    driver.feed(Input::Command(command("c2", Request::Destroy { graceful_ms: None })));
     until(&mut driver, |action| matches!(action, Action::Announce(_, Announcement::Before(..))));
     let token = super::driver::token_of(&driver.open.pop_front().unwrap()).unwrap();
     driver.feed(Input::Answer(token, Answer::Failed(Refusal::new(Reason::LedgerUnwritable, "full"))));
@@ -178,7 +178,7 @@ fn what_qemu_says_is_over_is_looked_at_at_once_whether_it_was_asked_meanwhile_or
     let migration = |status: &str| ("MIGRATION", json!({ "status": status }));
     for asked in [false, true] {
         let mut driver = Driver::attached();
-        driver.feed(Input::Command(super::driver::command("c1", hibernate(Method::MappedRam))));
+        driver.feed(Input::Command(command("c1", hibernate(Method::MappedRam))));
         until(&mut driver, is_qmp("query-migrate"));
         let token = super::driver::token_of(&driver.open.pop_front().unwrap()).unwrap();
         let tell = |driver: &mut Driver| {

@@ -73,6 +73,7 @@ fn a_destroy_whose_intent_becomes_durable_while_qemu_is_started_waits_for_it_and
     until_intended(&mut driver, "c2");
     let intent = driver.open.pop_front().unwrap();
     driver.answer_well(verify);
+    until(&mut driver, |action| matches!(action, Action::Launch(..)));
     let launch = driver.open.pop_front().unwrap();
     driver.answer_well(intent);
     assert_eq!(reasons(&driver), []);

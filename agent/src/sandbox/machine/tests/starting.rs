@@ -273,10 +273,12 @@ fn a_power_cycle_that_a_restart_of_the_agent_interrupts_before_the_limit_sets_it
     (recovered.phase, recovered.generation, recovered.shape) = (Phase::Attached, 7, core.shape);
     (recovered.state, recovered.started) = (BillingState::Paused, true);
     recovered.process = Some(identity(200));
-    let unfinished = Some(super::driver::command("c1", Request::PowerCycle));
+    let unfinished = vec![super::driver::command("c1", Request::PowerCycle)];
     let recovered = Recovered { core: recovered, unfinished, saved: None, ran: true, last_sign: None };
     let (sandbox, actions) = Sandbox::recover_from(recovered, before.now(), true);
-    let mut driver = Driver::of(sandbox, Some(Qemu { status: "paused", ..Qemu::new(200) }));
+    let mut qemu = Qemu::new(200);
+    qemu.status = "paused";
+    let mut driver = Driver::of(sandbox, Some(qemu));
     driver.take(actions);
     driver.settle();
     assert!(driver.replies[0].1.is_ok(), "{:?}", driver.replies);
