@@ -6,6 +6,7 @@
 //! goal is printed as missed. What was seen is in README.md.
 
 mod agent;
+mod alike;
 mod allocations;
 pub mod audit;
 pub mod command;
@@ -14,6 +15,7 @@ pub mod fleet;
 pub mod fleet_usage;
 mod hand;
 pub mod hibernate;
+pub mod http;
 pub mod ledger;
 pub mod life;
 pub mod meter;
@@ -57,7 +59,7 @@ impl Size {
 pub type Bench = (&'static str, fn(Size) -> Result<Vec<Row>, Error>);
 
 /// Every bench, in the order of the table.
-pub const BENCHES: [Bench; 13] = [
+pub const BENCHES: [Bench; 14] = [
     ("meter", meter::run),
     ("ledger", ledger::run),
     ("qmp", qmp::run),
@@ -67,6 +69,7 @@ pub const BENCHES: [Bench; 13] = [
     ("crowd", crowd::run),
     ("audit", audit::run),
     ("usage", usage::run),
+    ("http", http::run),
     ("publish", publish::run),
     ("fleet", fleet::run),
     ("fleet_usage", fleet_usage::run),
