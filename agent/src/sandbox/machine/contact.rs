@@ -99,9 +99,12 @@ impl Core {
         match answer {
             Answer::Surveyed(survey, process) if self.process == Some(*process) => {
                 let missed = self.missed;
+                let overtaken = self.told_since_asked();
                 self.holds(now, survey, *process, actions);
                 self.settle(now, actions);
-                if resync.again {
+                // An event that was sent before QEMU was asked may have come after that, and the one behind it be lost.
+                let differs = survey.folded().map(RunState::billing_state) != Some(self.state);
+                if resync.again || overtaken && differs {
                     self.missed = missed;
                     self.resync(now, actions);
                 }

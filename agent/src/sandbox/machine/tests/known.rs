@@ -286,3 +286,14 @@ fn a_wait_in_which_the_host_slept_is_made_good_before_qemu_is_believed_to_hold_n
     assert!((1_000..1_100).contains(&ms), "{ms}");
     assert_eq!(driver.sandbox.core().sight().unwrap().0, Sight::Behind);
 }
+
+#[test]
+fn an_answer_that_an_event_has_overtaken_is_asked_for_again_where_the_two_differ() {
+    let mut driver = Driver::attached();
+    // STOP is among what was missed; a RESUME from before it is still on its way.
+    driver.feed(Input::Gap);
+    driver.event("RESUME", json!({}));
+    driver.qemu.as_mut().unwrap().status = "paused";
+    driver.settle();
+    assert_eq!(driver.sandbox.core().state, BillingState::Paused);
+}
