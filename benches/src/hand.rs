@@ -19,7 +19,7 @@ const POLL: Duration = Duration::from_millis(100);
 const CONNECT_PAUSE: Duration = Duration::from_millis(1);
 
 /// No QEMU takes longer to listen or to end.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A way to hibernate and wake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +65,7 @@ impl Hand {
         qemu.ask(r#"{"execute":"stop"}"#)?;
         if way == Way::Common {
             human(&mut qemu, "savevm hibernated")?;
-            std::thread::sleep(FIXED_PAUSE);
+            pause(FIXED_PAUSE);
             stands_still(&mut qemu)?;
             qemu.ask(r#"{"execute":"quit"}"#)?;
             self.gone_by_polling()?;
@@ -97,17 +97,17 @@ impl Hand {
         let child = command.spawn()?;
         self.pid = child.id().cast_signed();
         self.child = Some(child);
-        let pause = if way == Way::Common { POLL } else { CONNECT_PAUSE };
+        let between = if way == Way::Common { POLL } else { CONNECT_PAUSE };
         let mut qemu = loop {
             match Bare::connect(&self.qmp) {
                 Ok(qemu) => break qemu,
                 Err(error) if watch.wall() > PATIENCE => return Err(error),
-                Err(_) => std::thread::sleep(pause),
+                Err(_) => pause(between),
             }
         };
         if way == Way::Common {
             human(&mut qemu, "loadvm hibernated")?;
-            std::thread::sleep(FIXED_PAUSE);
+            pause(FIXED_PAUSE);
             stands_still(&mut qemu)?;
         } else {
             transfer(&mut qemu, way, "migrate-incoming", &self.folder.join("state"))?;
@@ -130,7 +130,7 @@ impl Hand {
             if watch.wall() > PATIENCE {
                 return Err("QEMU does not end".into());
             }
-            std::thread::sleep(POLL);
+            pause(POLL);
         }
     }
 }
@@ -156,10 +156,15 @@ fn transfer(qemu: &mut Bare, way: Way, command: &str, path: &Path) -> Result<(),
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "the pauses of others are what is measured")]
+fn pause(time: Duration) {
+    std::thread::sleep(time);
+}
+
 /// Polls until QEMU neither saves nor restores.
 fn stands_still(qemu: &mut Bare) -> Result<(), Error> {
     while qemu.reply(r#"{"execute":"query-status"}"#)?.contains("-vm\"") {
-        std::thread::sleep(POLL);
+        pause(POLL);
     }
     Ok(())
 }
