@@ -152,6 +152,11 @@ impl ScriptedQemu {
         self.send(Outgoing::Close)
     }
 
+    /// How long ago it was started, which is what its event timestamps go by.
+    pub fn uptime(&self) -> Duration {
+        self.shared.now()
+    }
+
     /// Looks at the model, or changes it. Do not call it from a script.
     pub fn with_model<T>(&self, act: impl FnOnce(&mut Model) -> T) -> T {
         let result = act(&mut self.shared.lock().machine.model);

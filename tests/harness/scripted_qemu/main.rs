@@ -32,6 +32,9 @@ struct Script {
     options: Options,
 }
 
+/// How far its clock may be from the machine's.
+const CLOCKS_APART_NS_MAX: u64 = 100_000;
+
 type Failure = Box<dyn std::error::Error>;
 
 #[tokio::main(flavor = "current_thread")]
@@ -57,10 +60,11 @@ async fn main() -> Result<(), Failure> {
     let rules: Rules = Arc::new(Mutex::new(rules));
     let qemu = ScriptedQemu::builder()
         .path(&script.qmp)
-        .model(model(&script.options, run_state)?)
+        .model(model(&script.options, run_state))
         .greeting(greeting(script.options.greeting))
         .on(script::behaviour(Arc::clone(&rules), effects.clone(), Arc::clone(&migrating)))
         .start()?;
+    tell_time(&qemu)?;
     let qemu = Arc::new(qemu);
     tokio::spawn(take_orders(UnixListener::bind(&script.control)?, Arc::clone(&qemu), rules, effects));
     while let Some(effect) = happening.recv().await {
@@ -97,10 +101,9 @@ async fn answered_last_command(qmp: &Path) {
     }
 }
 
-fn model(options: &Options, run_state: &str) -> Result<Model, Failure> {
+fn model(options: &Options, run_state: &str) -> Model {
     let [major, minor, micro] = options.version;
-    let (clock, _) = Clock::start(None)?;
-    Ok(Model {
+    Model {
         version: Version { major, minor, micro, package: "scripted".to_owned() },
         run_state: run_state.to_owned(),
         virtio_mem: VirtioMem {
@@ -109,9 +112,22 @@ fn model(options: &Options, run_state: &str) -> Result<Model, Failure> {
             ..VirtioMem::default()
         },
         boot_delay: Duration::from_millis(200),
-        wall_at_start_unix_ns: clock.now().wall_ns,
         ..Model::default()
-    })
+    }
+}
+
+/// Sets its clock by the machine's. Where the process was held up between two looks at them, it looks again: events that
+/// are stamped late are taken for older than what QEMU has answered before them.
+fn tell_time(qemu: &ScriptedQemu) -> Result<(), Failure> {
+    let (clock, _) = Clock::start(None)?;
+    loop {
+        let (before, up, after) = (clock.now(), qemu.uptime(), clock.now());
+        if after.boottime_ns - before.boottime_ns < CLOCKS_APART_NS_MAX {
+            let wall_at_start_unix_ns = before.wall_ns - i64::try_from(up.as_nanos())?;
+            qemu.with_model(|model| model.wall_at_start_unix_ns = wall_at_start_unix_ns);
+            return Ok(());
+        }
+    }
 }
 
 fn greeting(greets: Greets) -> Greeting {
