@@ -27,3 +27,4 @@ pub mod run;
 pub mod sandbox;
 pub mod size;
 pub mod tls;
+pub mod traces;

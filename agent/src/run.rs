@@ -22,9 +22,9 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::address::LedgerAddress;
 use crate::config::{Config, ConfigError, Log, LogFormat};
@@ -33,6 +33,7 @@ use crate::host::{self, HostHandle, StartError};
 use crate::http::{self, OpenUntil, Site};
 use crate::metrics::{Holding, Metrics, MetricsError, MetricsListener};
 use crate::publish;
+use crate::traces::{Collector, Traces};
 
 /// How long the answers to commands under way are waited for when the agent ends. A command that takes longer goes
 /// on in QEMU, and its outcome is found out at the next start.
@@ -72,6 +73,9 @@ pub enum RunError {
         /// What the system said.
         source: io::Error,
     },
+    /// Traces cannot be sent to the collector.
+    #[error("traces cannot be sent: {0}; correct telemetry.otlp_endpoint")]
+    Traces(String),
     /// Signals cannot be waited for.
     #[error("signals cannot be waited for: {0}")]
     Signal(io::Error),
@@ -82,8 +86,10 @@ pub enum RunError {
 
 /// Runs the agent until SIGTERM or SIGINT. Must be called within a tokio runtime.
 pub async fn agent(config: Config) -> Result<(), RunError> {
-    start_log(&config.log);
-    let name = HostName { cell: config.cell.clone(), host: config.host_name()? };
+    let host_name = config.host_name()?;
+    let traces = traces(&config, &host_name)?;
+    start_log(&config.log, traces.as_ref());
+    let name = HostName { cell: config.cell.clone(), host: host_name };
     for folder in [Some(config.state_dir.as_path()), config.socket.parent()].into_iter().flatten() {
         fs::create_dir_all(folder).map_err(|source| RunError::Folder { path: folder.to_owned(), source })?;
     }
@@ -152,7 +158,17 @@ pub async fn agent(config: Config) -> Result<(), RunError> {
     http.inspect(JoinHandle::abort);
     host.stop().await;
     publisher.stop().await;
+    if let Some(traces) = traces {
+        traces.end().await;
+    }
     ended
+}
+
+fn traces(config: &Config, host: &str) -> Result<Option<Traces>, RunError> {
+    let Some(endpoint) = config.telemetry.otlp_endpoint.as_deref() else { return Ok(None) };
+    let timeout = Duration::from_millis(config.telemetry.otlp_timeout_ms);
+    let opened = Traces::to(&Collector { endpoint, timeout, cell: &config.cell, host });
+    opened.map(Some).map_err(|error| RunError::Traces(error.to_string()))
 }
 
 async fn bind_http(config: &Config) -> Result<Option<TcpListener>, RunError> {
@@ -187,9 +203,11 @@ fn serve_metrics(
     tokio::spawn(listener.serve(move || metrics.render(&holding())))
 }
 
-pub(crate) fn start_log(log: &Log) {
+/// Starts the log, and beside it the traces: each hears what it wants, whatever the other wants.
+pub(crate) fn start_log(log: &Log, traces: Option<&Traces>) {
     // The filter was checked with the configuration.
     let filter = EnvFilter::try_new(&log.level).unwrap_or_else(|_| EnvFilter::new("info"));
+    let spans = tracing_subscriber::registry().with(traces.map(Traces::layer));
     if log.format == LogFormat::Text
         && is_journal(std::env::var("JOURNAL_STREAM").ok().as_deref(), io::stderr())
         && let Ok(journal) = tracing_journald::layer()
@@ -197,16 +215,14 @@ pub(crate) fn start_log(log: &Log) {
         // Fields and spans become fields of the entry: DORMOUSE_SANDBOX, DORMOUSE_REQUEST_ID.
         let journal = journal.with_field_prefix(Some("DORMOUSE".to_owned()));
         // Whoever embeds the agent may have a log of their own.
-        let _ = tracing_subscriber::registry().with(filter).with(journal).try_init();
+        let _ = spans.with(journal.with_filter(filter)).try_init();
         return;
     }
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal());
+    let lines =
+        tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
     let started = match log.format {
-        LogFormat::Text => builder.try_init(),
-        LogFormat::Json => builder.json().try_init(),
+        LogFormat::Text => spans.with(lines.with_filter(filter)).try_init(),
+        LogFormat::Json => spans.with(lines.json().with_filter(filter)).try_init(),
     };
     // Whoever embeds the agent may have a log of their own.
     let _ = started;

@@ -44,12 +44,25 @@ pub(super) fn wrong_values(config: &Config) -> Vec<(&'static str, String)> {
     if config.launch.qemu.is_empty() {
         wrong.push(("launch.qemu", "is empty: name a program".to_owned()));
     }
+    let endpoint = config.telemetry.otlp_endpoint.as_deref();
+    if let Some(endpoint) = endpoint.filter(|endpoint| !is_collector(endpoint)) {
+        let message =
+            format!("is {endpoint:?}: write http:// and a host and port, such as http://127.0.0.1:4317");
+        wrong.push(("telemetry.otlp_endpoint", message));
+    }
     if let Err(error) = EnvFilter::try_new(&config.log.level) {
         let allowed =
             "write error, warn, info, debug, trace or a filter such as info,dormouse::sandbox=debug";
         wrong.push(("log.level", format!("is {:?} ({error}): {allowed}", config.log.level)));
     }
     wrong
+}
+
+/// There is no TLS to a collector: it is on this host, or behind something that speaks it.
+fn is_collector(endpoint: &str) -> bool {
+    let parsed: Result<http::Uri, _> = endpoint.parse();
+    parsed
+        .is_ok_and(|uri| uri.scheme_str() == Some("http") && uri.host().is_some_and(|host| !host.is_empty()))
 }
 
 fn check_names(config: &Config, wrong: &mut Vec<(&'static str, String)>) {
@@ -200,6 +213,7 @@ fn ranges(config: &Config) -> Vec<(&'static str, u64, RangeInclusive<u64>)> {
         // QEMU delays an event by up to 1000 ms.
         ("metering.lateness_ms", metering.lateness_ms, 1_000..=60_000),
         ("metering.tick_ms", metering.tick_ms, 1_000..=HOUR_MS),
+        ("telemetry.otlp_timeout_ms", config.telemetry.otlp_timeout_ms, 100..=60_000),
         ("http.requests_per_second", config.http.requests_per_second, 1..=1_000_000),
         ("http.requests_at_once", config.http.requests_at_once, 1..=1_000),
         ("hibernation.at_once", config.hibernation.at_once, 1..=1_000),

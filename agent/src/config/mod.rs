@@ -25,7 +25,7 @@ pub use error::{ConfigError, Place, Problem};
 pub(crate) use known::wrong_keys;
 pub use sections::{
     Config, Deadlines, FileMode, Hibernation, Http, Launch, Log, LogFormat, Metering, Metrics,
-    MetricsAddress, Qmp, Starter,
+    MetricsAddress, Qmp, Starter, Telemetry,
 };
 pub use sinks::{Outbox, Sink, SinkForm, SinkKind};
 

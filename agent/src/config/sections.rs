@@ -58,6 +58,8 @@ section! {
         launch: Launch = Launch::default(),
         /// Figures for Prometheus.
         metrics: Metrics = Metrics::default(),
+        /// Traces for a collector.
+        telemetry: Telemetry = Telemetry::default(),
         /// What becomes of events.
         outbox: Outbox = Outbox::default(),
         /// What the agent says while it works, on standard error.
@@ -230,6 +232,20 @@ section! {
         /// Where they are served over HTTP, at `/metrics`: `"127.0.0.1:9753"`, or `"unix:/run/dormouse/metrics.sock"`.
         /// Nobody is asked who they are there, and no figure names an org or a sandbox. Not set: nowhere.
         listen: Option<MetricsAddress> = None,
+    }
+    sections {}
+}
+
+section! {
+    /// Traces for a collector.
+    Telemetry {
+        /// The collector that gets them, by OTLP over gRPC and without TLS: `"http://127.0.0.1:4317"`. Each call and each
+        /// command is a span, with org, sandbox and request id. A collector that is slow or away delays nothing, and
+        /// loses them. Headers for it are taken from the environment variable OTEL_EXPORTER_OTLP_HEADERS. Not set: there
+        /// are none.
+        otlp_endpoint: Option<String> = None,
+        /// How long the collector may take to take a batch.
+        otlp_timeout_ms: u64 = 5_000,
     }
     sections {}
 }

@@ -20,6 +20,7 @@ use super::denials::Denials;
 use super::status::{code_name, status_of};
 use crate::clock::Clock;
 use crate::sandbox::refusal::{Reason, Refusal};
+use crate::traces;
 
 /// The longest request, in bytes. The longest lawful one, an attach with all its tags, is a fiftieth of it.
 pub(super) const REQUEST_BYTES_MAX: usize = 1 << 20;
@@ -98,6 +99,7 @@ where
             Ok((admitted, place)) => {
                 let (method, gate) = (admitted.path, self.gate.clone());
                 let span = tracing::info_span!("call", method, who = admitted.caller.who);
+                traces::go_on_from(&span, request.headers());
                 request.extensions_mut().insert(admitted);
                 let arrived = gate.clock.now();
                 let answer = self.service.call(request);

@@ -81,9 +81,16 @@ impl<H: Host> Service<H> {
             org = command.key.org,
             sandbox = command.key.sandbox,
             request_id,
-            kind = command.request.kind()
+            kind = command.request.kind(),
+            reason = tracing::field::Empty,
+            otel.status_code = tracing::field::Empty,
         );
-        let executed = self.host.execute(command).instrument(span).await.map_err(status_of)?;
+        let executed = self.host.execute(command).instrument(span.clone()).await;
+        let executed = executed.inspect_err(|refusal| {
+            span.record("reason", refusal.reason.as_str()).record("otel.status_code", "ERROR");
+        });
+        drop(span);
+        let executed = executed.map_err(status_of)?;
         let duration_ns = self.clock.now().boottime_ns.saturating_sub(arrived.boottime_ns);
         Ok(Response::new(convert::reply(request_id, executed, duration_ns)))
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use dormouse_ledger::{CommandRow, Reader};
 use ractor::ActorRef;
 use tokio::sync::{broadcast, oneshot};
+use tracing::Instrument;
 
 use super::actor::Message;
 use super::directory::{Directory, Entry};
@@ -48,7 +49,7 @@ impl HostHandle {
         let (host, key) = (self.clone(), command.key.clone());
         // A task of its own: the ledger's disk may hang also for those who only read, and what is not known to the
         // caller must not depend on how far it had come by the deadline.
-        let executed = tokio::spawn(async move { host.executed(command).await });
+        let executed = tokio::spawn(async move { host.executed(command).await }.in_current_span());
         match tokio::time::timeout(wait, executed).await {
             Ok(Ok(executed)) => executed,
             Ok(Err(lost)) => Err(Refusal::new(Reason::Bug, format!("the command was lost: {lost}"))),

@@ -26,4 +26,5 @@ mod scene;
 mod seeing;
 mod snapshots;
 mod suppressing;
+mod traces;
 mod usage_over_http;

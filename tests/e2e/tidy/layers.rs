@@ -20,10 +20,13 @@ const MODULES: &[(&str, &[&str])] = &[
         "run",
         &[
             "address", "clock", "config", "control", "host", "http", "ids", "metering", "metrics", "process",
-            "publish", "sandbox",
+            "publish", "sandbox", "traces",
         ],
     ),
-    ("control", &["clock", "config", "host", "ids", "metering", "metrics", "proto", "sandbox", "size"]),
+    (
+        "control",
+        &["clock", "config", "host", "ids", "metering", "metrics", "proto", "sandbox", "size", "traces"],
+    ),
     ("http", &["address", "calendar", "clock", "config", "size"]),
     ("export", &[]),
     ("ingest", &["database", "tls"]),
@@ -44,6 +47,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("proto", &[]),
     ("size", &[]),
     ("tls", &[]),
+    ("traces", &[]),
 ];
 
 /// Modules that only say what things are called: everyone may know them.

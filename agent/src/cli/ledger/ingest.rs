@@ -47,7 +47,7 @@ struct QueueArgs {
 
 pub(super) async fn run(args: Args, database: Database, context: &Context) -> Result<Exit, Failure> {
     let config = Config::load_or_default(None)?;
-    run::start_log(&config.log);
+    run::start_log(&config.log, None);
     let files = database.files.clone();
     let options =
         Options { database, batch_max: usize::try_from(args.batch).unwrap_or(usize::MAX), drain: args.drain };
