@@ -162,8 +162,9 @@ section! {
         /// What stays available on the host (`MemAvailable`) whatever a sandbox asks for. What was plugged and not touched
         /// yet still counts as available.
         host_reserve_bytes: u64 = 512 << 20,
-        /// No sandbox grows, is created or woken while something on the host has waited for memory for more than this part of the last
-        /// 10 seconds (`some avg10` of /proc/pressure/memory), in per cent. 100, or a kernel without it: it does not count.
+        /// No sandbox grows, is created or woken while something on the host has waited for memory for more than this part
+        /// of the last 10 seconds (`some avg10` of /proc/pressure/memory), in per cent. 100, or a kernel without it: it does
+        /// not count.
         host_pressure_percent_max: u32 = 20,
         /// What a guest keeps beyond what it says it uses when memory is taken away: a smaller size is refused, unless it
         /// is forced. The guest is asked through virtio-balloon, where it has such a device; the first time that takes a
