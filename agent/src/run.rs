@@ -27,6 +27,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::address::LedgerAddress;
+use crate::clock::Clock;
 use crate::config::{Config, ConfigError, Log, LogFormat};
 use crate::control::{self, Entrance, EntranceError, Serving};
 use crate::host::{self, HostHandle, StartError};
@@ -121,19 +122,7 @@ pub async fn agent(config: Config) -> Result<(), RunError> {
         let _ = stopped.await;
     };
     let mut service = tokio::spawn(control::serve(entrance, serving, shutdown));
-    let http = http.map(|listener| {
-        let site = Site::new(
-            LedgerAddress::Sqlite(config.ledger_path()),
-            &config,
-            host.clock.clone(),
-            OpenUntil::Now,
-        );
-        tokio::spawn(async move {
-            if let Err(error) = http::serve(listener, site, std::future::pending()).await {
-                tracing::error!(%error, reason = error.reason(), "HTTP is not served");
-            }
-        })
-    });
+    let http = http.map(|listener| serve_http(listener, &config, &host.clock));
     let watchdog = tokio::spawn(feed_watchdog(host.handle.clone()));
     tracing::info!(source = name.source(), socket = %config.socket.display(), ?address, "the agent serves");
     notify(NotifyState::Ready);
@@ -187,6 +176,16 @@ impl Drop for SocketFile<'_> {
         // What is left behind by a failure is replaced at the next start.
         let _ = fs::remove_file(self.0);
     }
+}
+
+fn serve_http(listener: TcpListener, config: &Config, clock: &Clock) -> JoinHandle<()> {
+    let ledger = LedgerAddress::Sqlite(config.ledger_path());
+    let site = Site::new(ledger, config, clock.clone(), OpenUntil::Now);
+    tokio::spawn(async move {
+        if let Err(error) = http::serve(listener, site, std::future::pending()).await {
+            tracing::error!(%error, reason = error.reason(), "HTTP is not served");
+        }
+    })
 }
 
 fn serve_metrics(

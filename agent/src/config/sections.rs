@@ -242,7 +242,7 @@ section! {
     Telemetry {
         /// The collector that gets them, by OTLP over gRPC and without TLS: `"http://127.0.0.1:4317"`. Each call and each
         /// command is a span, with org, sandbox and request id. A collector that is slow or away delays nothing, and
-        /// loses them. Headers for it are taken from the environment variable OTEL_EXPORTER_OTLP_HEADERS. Not set: there
+        /// loses them. Headers for it are taken from the environment variable `OTEL_EXPORTER_OTLP_HEADERS`. Not set: there
         /// are none.
         otlp_endpoint: Option<String> = None,
         /// How long the collector may take to take a batch.

@@ -15,23 +15,23 @@ const MILLI: u128 = 1_000;
 const GIB_IN_COMMON: u128 = 125;
 const MILLI_IN_COMMON: u128 = 1 << 27;
 
-/// Prices in millionths of a cent.
+/// Prices of an hour, in millionths of a cent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Prices {
-    /// Of one GiB of memory for one hour.
-    memory_gib_hour: u64,
-    /// Of one vCPU for one hour.
-    vcpu_hour: u64,
-    /// Of one GiB of disk above the free allowance for one hour.
-    disk_gib_hour: u64,
+    /// Of one GiB of memory.
+    memory_gib: u64,
+    /// Of one vCPU.
+    vcpu: u64,
+    /// Of one GiB of disk above the free allowance.
+    disk_gib: u64,
 }
 
 impl From<&config::Sink> for Prices {
     fn from(sink: &config::Sink) -> Self {
         Self {
-            memory_gib_hour: sink.memory_gib_hour_microcents,
-            vcpu_hour: sink.vcpu_hour_microcents,
-            disk_gib_hour: sink.disk_gib_hour_microcents,
+            memory_gib: sink.memory_gib_hour_microcents,
+            vcpu: sink.vcpu_hour_microcents,
+            disk_gib: sink.disk_gib_hour_microcents,
         }
     }
 }
@@ -49,9 +49,9 @@ impl Prices {
         let mut cents = 0_u128;
         let mut rest = 0_u128;
         for (quantity, price, unit, in_common) in [
-            (held.memory_byte_ns, self.memory_gib_hour, gib, GIB_IN_COMMON),
-            (held.disk_overage_byte_ns, self.disk_gib_hour, gib, GIB_IN_COMMON),
-            (held.vcpu_milli_ns, self.vcpu_hour, milli, MILLI_IN_COMMON),
+            (held.memory_byte_ns, self.memory_gib, gib, GIB_IN_COMMON),
+            (held.disk_overage_byte_ns, self.disk_gib, gib, GIB_IN_COMMON),
+            (held.vcpu_milli_ns, self.vcpu, milli, MILLI_IN_COMMON),
         ] {
             let (quantity, price) = (u128::try_from(quantity).ok()?, u128::from(price));
             let of_rest = (quantity % unit).checked_mul(price)?;
@@ -74,7 +74,7 @@ mod tests {
 
     #[test]
     fn two_gib_two_vcpus_and_disk_for_half_an_hour_cost_what_the_table_says() {
-        let prices = Prices { memory_gib_hour: 1_500_000, vcpu_hour: 2_250_000, disk_gib_hour: 10_000 };
+        let prices = Prices { memory_gib: 1_500_000, vcpu: 2_250_000, disk_gib: 10_000 };
         let half_hour = 1_800_000_000_000_i128;
         let held = quantities((2 << 30) * half_hour, 2_000 * half_hour, (100 << 30) * half_hour);
         // 1.5 + 2.25 + 0.5 cents.
@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn a_tebibyte_for_a_hundred_years_fits_at_ten_thousand_times_the_price() {
-        let prices = Prices { memory_gib_hour: 15_000_000_000, vcpu_hour: 0, disk_gib_hour: 0 };
+        let prices = Prices { memory_gib: 15_000_000_000, vcpu: 0, disk_gib: 0 };
         let hours = 876_600_u128;
         let held = quantities((1_i128 << 40) * 3_600_000_000_000 * 876_600, 0, 0);
         assert_eq!(prices.cents(&held).expect("it fits"), 1_024 * hours * 15_000);
@@ -94,14 +94,14 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_floored_is_the_exact_sum(
-            memory in 0_u64..1 << 60, vcpu in 0_u64..1 << 50, disk in 0_u64..1 << 60,
-            memory_gib_hour in 0_u64..10_000_000, vcpu_hour in 0_u64..10_000_000, disk_gib_hour in 0_u64..1_000_000,
+            held_memory in 0_u64..1 << 60, held_vcpu in 0_u64..1 << 50, held_disk in 0_u64..1 << 60,
+            memory_gib in 0_u64..10_000_000, vcpu in 0_u64..10_000_000, disk_gib in 0_u64..1_000_000,
         ) {
-            let prices = Prices { memory_gib_hour, vcpu_hour, disk_gib_hour };
-            let held = quantities(memory.into(), vcpu.into(), disk.into());
+            let prices = Prices { memory_gib, vcpu, disk_gib };
+            let held = quantities(held_memory.into(), held_vcpu.into(), held_disk.into());
             let of = |quantity: u64, price: u64| u128::from(quantity) * u128::from(price);
-            let exact = (of(memory, memory_gib_hour) + of(disk, disk_gib_hour)) * GIB_IN_COMMON
-                + of(vcpu, vcpu_hour) * MILLI_IN_COMMON;
+            let exact = (of(held_memory, memory_gib) + of(held_disk, disk_gib)) * GIB_IN_COMMON
+                + of(held_vcpu, vcpu) * MILLI_IN_COMMON;
             prop_assert_eq!(prices.cents(&held).expect("it fits"), exact / (GIB * GIB_IN_COMMON * HOUR_NS * MICRO));
         }
     }
