@@ -51,8 +51,9 @@ pub struct LineCodec {
     limit_bytes: usize,
 }
 
-/// Memory kept for the next line; what one large line (a schema) needed beyond it is given back.
-const KEPT_BYTES: usize = 16 * 1024;
+/// Memory kept for the next line; what one large line (a schema) needed beyond it is given back. Most connections are
+/// idle, and there are thousands.
+const KEPT_BYTES: usize = 512;
 
 impl LineCodec {
     /// A codec for lines of at most `limit_bytes`, their newline not counted.

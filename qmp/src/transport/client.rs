@@ -19,7 +19,7 @@ use crate::session::{AnomalyCounts, CloseReason};
 /// written; one that has been is carried out, and its reply is counted as late and dropped.
 #[derive(Debug, Clone)]
 pub struct Client {
-    requests: mpsc::Sender<Request>,
+    requests: mpsc::Sender<Box<Request>>,
     shared: Arc<Shared>,
     reply_deadline: Duration,
 }
@@ -38,7 +38,7 @@ pub(super) struct Request {
 
 impl Client {
     pub(super) fn new(
-        requests: mpsc::Sender<Request>,
+        requests: mpsc::Sender<Box<Request>>,
         shared: Arc<Shared>,
         reply_deadline: Duration,
     ) -> Self {
@@ -76,7 +76,7 @@ impl Client {
         let command = command.to_owned();
         let request =
             Request { command: command.clone(), arguments, reply_deadline: self.reply_deadline, reply };
-        match self.requests.try_send(request) {
+        match self.requests.try_send(Box::new(request)) {
             Ok(()) => {}
             Err(TrySendError::Full(_)) => return (Err(QmpError::QueueFull { command }), Position::default()),
             Err(TrySendError::Closed(_)) => return (Err(self.closed(false)), Position::default()),

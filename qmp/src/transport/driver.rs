@@ -27,10 +27,10 @@ pub(super) struct Driver {
     /// When `unwritten` must be gone.
     write_until: Option<Instant>,
     write_deadline: Duration,
-    requests: mpsc::Receiver<Request>,
+    requests: mpsc::Receiver<Box<Request>>,
     clients_gone: bool,
     replies: HashMap<u64, oneshot::Sender<Placed>>,
-    events: mpsc::Sender<Incoming>,
+    events: mpsc::Sender<Box<Incoming>>,
     /// Where in the stream of events the next one comes.
     position: Position,
     /// Events dropped since the last one that found room.
@@ -89,7 +89,7 @@ impl Driver {
         drop(self);
         if missed > 0 {
             // Fails when the consumer has gone away, and then nobody misses anything.
-            let _ = events.send(Incoming::Gap { missed }).await;
+            let _ = events.send(Box::new(Incoming::Gap { missed })).await;
         }
     }
 
@@ -109,7 +109,7 @@ impl Driver {
                 Err(error) => self.session.close(CloseReason::Io { kind: error.kind() }),
             },
             request = self.requests.recv(), if !self.clients_gone => match request {
-                Some(request) => self.submit(request),
+                Some(request) => self.submit(*request),
                 None => self.clients_gone = true,
             },
             () = sleep_until(deadline.unwrap_or(self.connected_at)), if deadline.is_some() => self.tick(),
@@ -224,7 +224,7 @@ impl Driver {
         if self.missed > 0 {
             self.report_gap();
         }
-        if self.missed > 0 || self.events.try_send(incoming).is_err() {
+        if self.missed > 0 || self.events.try_send(Box::new(incoming)).is_err() {
             self.missed += 1;
         } else {
             self.position.0 += 1;
@@ -232,7 +232,7 @@ impl Driver {
     }
 
     fn report_gap(&mut self) {
-        match self.events.try_send(Incoming::Gap { missed: self.missed }) {
+        match self.events.try_send(Box::new(Incoming::Gap { missed: self.missed })) {
             Err(TrySendError::Full(_)) => {}
             Ok(()) => {
                 self.missed = 0;

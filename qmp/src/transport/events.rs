@@ -32,13 +32,13 @@ pub struct Position(pub(super) u64);
 /// Receives what comes in, in the order in which QEMU sent it.
 #[derive(Debug)]
 pub struct EventStream {
-    incoming: mpsc::Receiver<Incoming>,
+    incoming: mpsc::Receiver<Box<Incoming>>,
     taken: u64,
     shared: Arc<Shared>,
 }
 
 impl EventStream {
-    pub(super) fn new(incoming: mpsc::Receiver<Incoming>, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(incoming: mpsc::Receiver<Box<Incoming>>, shared: Arc<Shared>) -> Self {
         Self { incoming, taken: 0, shared }
     }
 
@@ -47,7 +47,7 @@ impl EventStream {
         match self.incoming.recv().await {
             Some(incoming) => {
                 self.taken += 1;
-                incoming
+                *incoming
             }
             None => Incoming::Closed(self.shared.close.get().cloned().unwrap_or(CloseReason::Released)),
         }

@@ -4,6 +4,8 @@
 //! to the [`EventStream`]. Every channel is bounded and no consumer can delay the task: a command too many is
 //! refused, an event too many becomes a gap. What a caller drops costs nobody else anything.
 //!
+//! What the channels carry is boxed: a channel keeps room for 32 of its items at once, and most connections are idle.
+//!
 //! It never reconnects and never stamps an event with its arrival: both are the consumer's to decide.
 
 mod client;

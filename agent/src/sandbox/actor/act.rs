@@ -9,7 +9,7 @@ use super::link::{self, Ask, Contact, Link};
 use super::start::Wanted;
 use super::{Answered, Message, State, disk, records};
 use crate::metering::{self, Acknowledgement};
-use crate::process::{Process, ProcessIdentity};
+use crate::process::{CommandLine, Process, ProcessIdentity};
 use crate::sandbox::machine::{Action, Announcement, Answer, Input, Notice, Token};
 use crate::sandbox::refusal::{Reason, Refusal};
 use crate::sandbox::view::WatchKind;
@@ -23,7 +23,7 @@ impl State {
                 self.tell_metering(message);
             }
             Action::Connect(token, after_ms) => self.connect(token, after_ms, myself),
-            Action::Survey(token) => self.ask(token, Ask::Survey, myself),
+            Action::Survey(token) => self.ask(token, Ask::Survey(self.command_line()), myself),
             Action::Qmp(token, command) => self.ask(token, Ask::Command(command), myself),
             Action::Wait(token, ms) => {
                 let answer = answer_to(token, myself);
@@ -145,6 +145,13 @@ impl State {
             let refusal = Refusal::new(Reason::QmpUnreachable, "QMP does not answer; the agent keeps trying");
             answer_to(token, myself)(Answer::Failed(refusal));
         }
+    }
+
+    /// As the last survey found it.
+    fn command_line(&self) -> Result<CommandLine, String> {
+        let survey = self.machine.core().survey.as_ref();
+        survey
+            .map_or_else(|| Err("QEMU was not surveyed yet".to_owned()), |survey| survey.command_line.clone())
     }
 
     /// Ends this very process, and no other that may have come to have its pid.

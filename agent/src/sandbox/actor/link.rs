@@ -49,14 +49,16 @@ pub struct Contact {
 /// The connection that is kept.
 pub(super) struct Link {
     pub(super) number: u64,
-    commands: mpsc::Sender<(Token, Ask)>,
+    /// Boxed: the channel keeps room for many.
+    commands: mpsc::Sender<Box<(Token, Ask)>>,
     client: Client,
 }
 
 /// What is asked of QEMU.
 pub(super) enum Ask {
     Command(QmpCommand),
-    Survey,
+    /// All that a survey asks. The command line of a process that lives stays what it was.
+    Survey(Result<CommandLine, String>),
 }
 
 type InFlight = Pin<Box<dyn Future<Output = (Token, Answer, Position)> + Send>>;
@@ -120,7 +122,6 @@ impl Link {
                 client: contact.client,
                 version: contact.version,
                 process: contact.process,
-                command_line: contact.survey.command_line,
                 schemas: environment.schemas.clone(),
                 cpu_groups: environment.cpu_groups.clone(),
             },
@@ -140,7 +141,7 @@ impl Link {
 
     /// Sends a command. False when too many wait, or the connection is gone.
     pub(super) fn ask(&self, token: Token, ask: Ask) -> bool {
-        self.commands.try_send((token, ask)).is_ok()
+        self.commands.try_send(Box::new((token, ask))).is_ok()
     }
 }
 
@@ -159,13 +160,12 @@ struct Asker {
     client: Client,
     version: Version,
     process: Process,
-    command_line: Result<CommandLine, String>,
     schemas: super::SchemaCache,
     cpu_groups: CpuGroups,
 }
 
 impl Keeper {
-    async fn run(self, mut events: EventStream, mut queue: mpsc::Receiver<(Token, Ask)>) {
+    async fn run(self, mut events: EventStream, mut queue: mpsc::Receiver<Box<(Token, Ask)>>) {
         let mut in_flight: Option<InFlight> = None;
         loop {
             let idle = in_flight.is_none();
@@ -188,7 +188,7 @@ impl Keeper {
                     self.hand_on(Input::Answer(token, answer)).await;
                 }
                 asked = queue.recv(), if idle => match asked {
-                    Some((token, ask)) => in_flight = Some(self.asker.clone().put(token, ask)),
+                    Some(asked) => in_flight = Some(self.asker.clone().put(asked.0, asked.1)),
                     None => return,
                 },
             }
@@ -198,9 +198,9 @@ impl Keeper {
             self.hand_on(Input::Answer(token, answer)).await;
         }
         queue.close();
-        while let Some((token, _)) = queue.recv().await {
+        while let Some(asked) = queue.recv().await {
             let refusal = Refusal::new(Reason::QmpUnreachable, "the QMP connection was lost");
-            self.hand_on(Input::Answer(token, Answer::Failed(refusal))).await;
+            self.hand_on(Input::Answer(asked.0, Answer::Failed(refusal))).await;
         }
         // An actor that is gone needs not be told.
         let _ = self.actor.cast(Message::LinkClosed(self.number));
@@ -261,14 +261,14 @@ impl Asker {
                     failpoint::reach("QEMU has answered");
                     (returned.map(Answer::Returned), position)
                 }
-                Ask::Survey => (self.survey().await, Position::default()),
+                Ask::Survey(command_line) => (self.survey(command_line).await, Position::default()),
             };
             (token, answer.unwrap_or_else(|error| Answer::Failed(refusal(&error))), position)
         })
     }
 
-    async fn survey(self) -> Result<Answer, QmpError> {
-        let Self { client, version, process, command_line, schemas, cpu_groups } = self;
+    async fn survey(self, command_line: Result<CommandLine, String>) -> Result<Answer, QmpError> {
+        let Self { client, version, process, schemas, cpu_groups } = self;
         let survey = survey(&client, &version, process.pid(), command_line, (&schemas, &cpu_groups)).await?;
         Ok(Answer::Surveyed(Box::new(survey), process.identity()))
     }
