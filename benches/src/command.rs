@@ -13,7 +13,7 @@ use tokio::runtime::{Builder, Runtime};
 use crate::agent::Agent;
 use crate::qmp::Bare;
 use crate::report::{Goal, Latencies, Row};
-use crate::stopwatch::Stopwatch;
+use crate::stopwatch::{self, Stopwatch};
 use crate::{Error, Size};
 
 pub(crate) const SANDBOX: &str = "measured";
@@ -26,7 +26,7 @@ pub fn run(size: Size) -> Result<Vec<Row>, Error> {
     let place = |name: &str| folder.path().join(name);
     // QEMU is another process in real life: it has a runtime of its own.
     let qemu_runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    let (_ours, _theirs) = {
+    let (ours, _theirs) = {
         let _entered = qemu_runtime.enter();
         (scripted(&place("ours.qmp"))?, scripted(&place("theirs.qmp"))?)
     };
@@ -34,34 +34,47 @@ pub fn run(size: Size) -> Result<Vec<Row>, Error> {
     let mut agent = Agent::start(&runtime, folder.path(), Config::default())?;
     let mut least = Least::begin(&place("theirs.qmp"), &place("plain.sqlite"))?;
     agent.attach(&runtime, SANDBOX, &place("ours.qmp"))?;
-    let (mut toggled, mut scaled, mut least_times) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut toggled, mut toggled_least) = (Vec::new(), Vec::new());
     let turns = size.pick(4, 300);
     for turn in 0..turns {
         toggled.push(toggle(&mut agent, &runtime, turn)?);
-        least_times.push(least.toggle(turn)?);
+        toggled_least.push(least.toggle(turn)?);
     }
-    for turn in 0..turns / 3 {
+    let (mut scaled, mut scaled_least, mut waited) = (Vec::new(), Vec::new(), Vec::new());
+    for turn in 0..turns {
         scaled.push(scale(&mut agent, &runtime, turn)?);
+        scaled_least.push(least.scale(turn)?);
+    }
+    ours.with_model(|model| model.virtio_mem.resize_delay = Duration::from_millis(1));
+    for turn in 0..turns / 3 {
+        waited.push(scale(&mut agent, &runtime, turn)?);
     }
     agent.stop(&runtime);
-    let [toggled, scaled, least] = [toggled, scaled, least_times].map(Latencies::new);
-    let times = toggled.p50().as_secs_f64() / least.p50().as_secs_f64();
-    Ok(vec![
-        Row::latency("command: pause or resume, gRPC to durable reply", &toggled),
+    let mut rows = beside("command: pause or resume, gRPC to durable reply", toggled, toggled_least);
+    rows.extend(beside("command: scale, a guest that answers at once", scaled, scaled_least));
+    rows.push(Row::latency("command: scale, with a guest that needs 1 ms", &Latencies::new(waited)));
+    Ok(rows)
+}
+
+fn beside(what: &str, ours: Vec<Duration>, least: Vec<Duration>) -> Vec<Row> {
+    let (ours, least) = (Latencies::new(ours), Latencies::new(least));
+    let times = ours.p50().as_secs_f64() / least.p50().as_secs_f64();
+    vec![
+        Row::latency(what, &ours),
         Row::latency("  beside: bare round trip and one plain commit", &least),
         Row::single("  p50 of it in those of the least", "times", times, Some(Goal::AtMost(3.0))),
-        Row::latency("command: scale, with a guest that needs 1 ms", &scaled),
-    ])
+    ]
 }
 
 /// A guest that plugs at once, and whose size events nothing holds up: what is measured is the agent.
 pub(crate) fn scripted(path: &Path) -> Result<ScriptedQemu, Error> {
     let standard = Model::default();
-    let virtio_mem = VirtioMem { resize_delay: Duration::from_millis(1), ..standard.virtio_mem };
+    let virtio_mem = VirtioMem { resize_delay: Duration::ZERO, ..standard.virtio_mem };
     let model = Model {
         virtio_mem,
-        size_event_interval: Duration::from_millis(1),
+        size_event_interval: Duration::from_micros(1),
         memory_base_bytes: BASE_BYTES,
+        wall_at_start_unix_ns: stopwatch::wall_unix_ns(),
         ..standard
     };
     Ok(ScriptedQemu::builder().path(path).model(model).start()?)
@@ -103,8 +116,18 @@ impl Least {
     }
 
     fn toggle(&mut self, turn: u32) -> Result<Duration, Error> {
-        let command =
-            if turn.is_multiple_of(2) { "{\"execute\":\"stop\"}" } else { "{\"execute\":\"cont\"}" };
+        self.measure(if turn.is_multiple_of(2) { "{\"execute\":\"stop\"}" } else { "{\"execute\":\"cont\"}" })
+    }
+
+    fn scale(&mut self, turn: u32) -> Result<Duration, Error> {
+        let value = GIB * u64::from(1 - turn % 2);
+        self.measure(&format!(
+            "{{\"execute\":\"qom-set\",\"arguments\":{{\"path\":\"/machine/peripheral/vm0\",\
+             \"property\":\"requested-size\",\"value\":{value}}}}}"
+        ))
+    }
+
+    fn measure(&mut self, command: &str) -> Result<Duration, Error> {
         let watch = Stopwatch::start();
         self.qemu.ask(command)?;
         self.plain.prepare_cached("INSERT INTO rows (row) VALUES (?1)")?.execute(["an outcome"])?;
@@ -118,6 +141,6 @@ mod tests {
 
     #[test]
     fn the_way_from_a_command_to_its_durable_reply_is_measured() {
-        assert_eq!(run(Size::Small).unwrap().len(), 4);
+        assert_eq!(run(Size::Small).unwrap().len(), 7);
     }
 }

@@ -238,7 +238,7 @@ impl Core {
         self.settle(now, actions);
     }
 
-    fn has_one_device(&self) -> bool {
+    pub(super) fn has_one_device(&self) -> bool {
         self.survey.as_ref().is_some_and(|survey| survey.memory_devices.len() == 1)
     }
 

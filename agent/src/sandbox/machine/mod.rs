@@ -28,6 +28,9 @@
 //! A destroy that overtakes takes that place once its own intent is durable, and not before: what it would give up goes on
 //! until then, and for good where the ledger refuses it (`overtaking`).
 //!
+//! While the intent is being recorded QEMU is told nothing. It may be asked (`Procedure::ask_ahead`): a question
+//! changes nothing there, and its answer is waited for at the same time as the disk.
+//!
 //! Who may begin what is the table in [`admission`]; what QEMU's events mean is in `events`; losing and
 //! finding QEMU again is in `contact`; since when anything learned of it may be so is in `sight`.
 
@@ -87,6 +90,8 @@ struct Underway {
     stage: Stage,
     /// The one answer that the command waits for.
     waiting: Option<Token>,
+    /// What was asked of QEMU while the intent is being recorded.
+    asked_ahead: Option<Token>,
 }
 
 #[derive(Debug)]
@@ -178,14 +183,19 @@ impl Sandbox {
     }
 
     fn begin(&mut self, now: Stamp, command: Command, actions: &mut Vec<Action>) {
-        let operation = operations::of(&command.request);
+        let mut operation = operations::of(&command.request);
         if let Request::Attach { .. } = command.request {
             // Attaching changes nothing in QEMU, and until QEMU has answered there is nothing to record.
-            self.underway = Some(Underway { command, stage: Stage::Working(operation), waiting: None });
+            let stage = Stage::Working(operation);
+            self.underway = Some(Underway { command, stage, waiting: None, asked_ahead: None });
             return self.work(now, actions, |operation, cx| operation.begin(cx));
         }
         let token = self.intend(now, &command, actions);
-        self.underway = Some(Underway { command, stage: Stage::Intending(operation), waiting: Some(token) });
+        let (mut asked_ahead, core) = (None, &mut self.core);
+        let waiting = &mut asked_ahead;
+        operation.ask_ahead(&mut Context { now, core, command: &command, actions, waiting });
+        let stage = Stage::Intending(operation);
+        self.underway = Some(Underway { command, stage, waiting: Some(token), asked_ahead });
     }
 
     /// Announces a command: what it is for is done once that is durable.
@@ -216,6 +226,9 @@ impl Sandbox {
             return;
         }
         self.recover_unreachable(now, actions);
+        if self.answered_ahead(now, token, &answer, actions) {
+            return;
+        }
         let Some(underway) = self.underway.as_mut().filter(|underway| underway.waiting == Some(token)) else {
             return;
         };
@@ -224,6 +237,7 @@ impl Sandbox {
             (Stage::Intending(operation), Answer::Durable) => {
                 let operation = std::mem::replace(operation, operations::none());
                 underway.stage = Stage::Working(operation);
+                underway.waiting = underway.asked_ahead.take();
                 self.set_out(now, actions);
             }
             (Stage::Intending(_), Answer::Replayed(stored)) => self.reply(stored, actions),
@@ -256,6 +270,27 @@ impl Sandbox {
             return self.conclude(now, result, actions);
         }
         self.work(now, actions, |operation, cx| operation.begin(cx));
+    }
+
+    /// Takes the answer to what was asked while the intent is still being recorded. False where that is another one.
+    fn answered_ahead(
+        &mut self,
+        now: Stamp,
+        token: Token,
+        answer: &Answer,
+        actions: &mut Vec<Action>,
+    ) -> bool {
+        let Some(Underway { command, stage: Stage::Intending(operation), asked_ahead, .. }) =
+            self.underway.as_mut()
+        else {
+            return false;
+        };
+        if asked_ahead.take_if(|asked| *asked == token).is_none() {
+            return false;
+        }
+        let core = &mut self.core;
+        operation.answered_ahead(&mut Context { now, core, command, actions, waiting: asked_ahead }, answer);
+        true
     }
 
     /// Lets the operation under way go on, and concludes it when it says that it is done.

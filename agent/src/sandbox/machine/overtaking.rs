@@ -100,7 +100,7 @@ impl Sandbox {
         let Some(Overtaker { command, .. }) = self.overtaker.take_if(is_due) else { return };
         self.overtake(now, actions);
         let stage = Stage::Working(operations::of(&command.request));
-        self.underway = Some(Underway { command, stage, waiting: None });
+        self.underway = Some(Underway { command, stage, waiting: None, asked_ahead: None });
         self.set_out(now, actions);
     }
 

@@ -114,7 +114,7 @@ fn later(last: Stamp, sign: Stamp) -> Stamp {
 
 impl Underway {
     fn recovering(command: Command) -> Self {
-        Self { command, stage: Stage::Recovering, waiting: None }
+        Self { command, stage: Stage::Recovering, waiting: None, asked_ahead: None }
     }
 }
 

@@ -47,7 +47,13 @@ pub(super) trait Procedure: Debug + Send {
     /// What it is doing now, for people.
     fn step(&self) -> &'static str;
 
-    /// The intent is durable.
+    /// The intent is being recorded: asks already now what it would ask first. It tells QEMU nothing.
+    fn ask_ahead(&mut self, _cx: &mut Context<'_>) {}
+
+    /// What was asked ahead is answered, and the intent is not durable yet.
+    fn answered_ahead(&mut self, _cx: &mut Context<'_>, _answer: &Answer) {}
+
+    /// The intent is durable. What was asked ahead and has no answer yet is waited for.
     fn begin(&mut self, cx: &mut Context<'_>) -> Flow;
 
     /// The answer that it waits for.

@@ -7,6 +7,9 @@
 //!                              Confirming ── still the same ─▶ failed
 //! ```
 //!
+//! The memory is asked for ahead, while the intent is being recorded. Where recording takes long it is asked for again:
+//! what was so when the guest stopped counts.
+//!
 //! Advice about the guest's memory is the kernel's to take. Whatever comes of it, the pause or the resume holds, and the
 //! message says what was measured.
 
@@ -33,11 +36,16 @@ pub(super) struct SetRunState {
     advised: String,
     /// It stood already.
     unchanged: bool,
+    /// When QEMU was asked for the memory that it has told.
+    memory_asked: Option<Stamp>,
     /// When QEMU was told.
     told: Option<Stamp>,
     /// Why it is not known whether QEMU took it.
     unheard: Option<Refusal>,
 }
+
+/// How old an answer about the memory may be when QEMU is told to stop.
+const MEMORY_FRESH_NS: u64 = 10_000_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
@@ -58,6 +66,7 @@ impl SetRunState {
             advice: reclaim.then_some(Advice::PageOut),
             advised: String::new(),
             unchanged: false,
+            memory_asked: None,
             told: None,
             unheard: None,
         }
@@ -72,6 +81,7 @@ impl SetRunState {
             advice: prefetch.then_some(Advice::WillNeed),
             advised: String::new(),
             unchanged: false,
+            memory_asked: None,
             told: None,
             unheard: None,
         }
@@ -98,6 +108,12 @@ impl SetRunState {
             return unchanged(format!("{key} is {target} already{advised}"));
         }
         done(format!("{key} is {target}{advised}"))
+    }
+
+    /// Whether QEMU has told its memory just before.
+    fn knows_memory(&self, now: Stamp) -> bool {
+        let asked = self.memory_asked.filter(|asked| asked.boot == now.boot);
+        asked.is_some_and(|asked| now.boottime_ns.saturating_sub(asked.boottime_ns) <= MEMORY_FRESH_NS)
     }
 
     fn tell(&mut self, cx: &mut Context<'_>) -> Flow {
@@ -142,6 +158,22 @@ impl Procedure for SetRunState {
         }
     }
 
+    fn ask_ahead(&mut self, cx: &mut Context<'_>) {
+        if self.step == Step::AskingMemory
+            && cx.core.link == Link::Up
+            && !is_so_already(cx.core, &cx.command.request)
+        {
+            cx.query("query-memory-devices");
+        }
+    }
+
+    fn answered_ahead(&mut self, cx: &mut Context<'_>, answer: &Answer) {
+        if let Answer::Returned(devices) = answer {
+            cx.core.learn_memory(cx.now, devices, cx.actions);
+            self.memory_asked = cx.core.answered;
+        }
+    }
+
     fn begin(&mut self, cx: &mut Context<'_>) -> Flow {
         if is_so_already(cx.core, &cx.command.request) {
             self.unchanged = true;
@@ -151,6 +183,8 @@ impl Procedure for SetRunState {
             };
         }
         match (self.step, self.advice) {
+            (Step::AskingMemory, _) if cx.waiting.is_some() => Flow::Wait,
+            (Step::AskingMemory, _) if self.knows_memory(cx.now) => self.tell(cx),
             (Step::AskingMemory, _) => cx.query("query-memory-devices"),
             (_, Some(advice)) => self.advise(cx, advice),
             _ => self.tell(cx),

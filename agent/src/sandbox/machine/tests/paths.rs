@@ -2,8 +2,10 @@
 
 use dormouse_metering::{BillingState, Change};
 
-use super::driver::{Driver, MIB, hibernate, pause, resume, scale};
+use super::driver::{Driver, MIB, command, hibernate, pause, resume, scale, token_of};
 use crate::sandbox::command::{CommandResult, Method, Request};
+use crate::sandbox::machine::{Action, Announcement, Answer, Input};
+use crate::sandbox::refusal::{Reason, Refusal};
 
 /// What was done but for what watchers are told.
 pub(super) fn done(driver: &Driver) -> Vec<&str> {
@@ -30,9 +32,9 @@ fn m7_a_scale_is_durable_before_qemu_is_told_and_before_the_reply() {
         "wait",
         "observe plugged 1024",
         "observe requested 1024",
-        "query-memory-devices",
-        "query-memory-devices",
         "after",
+        // The question that settles it: nobody waits for it.
+        "query-memory-devices",
         "reply ok",
     ];
     assert_eq!(done(&driver), expected);
@@ -48,6 +50,56 @@ fn pause_asks_for_the_memory_before_it_stops_the_guest() {
     driver.log.clear();
     driver.execute("c2", resume()).unwrap();
     assert_eq!(done(&driver), ["before", "cont", "observe running", "after", "reply ok"]);
+}
+
+/// A pause, its intent and its question still without an answer.
+fn pausing() -> (Driver, Action, Action) {
+    let mut driver = Driver::attached();
+    driver.feed(Input::Command(command("c1", pause())));
+    let (intent, question) = (driver.open.pop_front().unwrap(), driver.open.pop_front().unwrap());
+    assert!(matches!(intent, Action::Announce(_, Announcement::Before(..))), "{intent:?}");
+    assert_eq!(done(&driver), ["before", "query-memory-devices"]);
+    (driver, intent, question)
+}
+
+#[test]
+fn pause_asks_for_the_memory_while_its_intent_is_recorded_and_tells_nothing_before_both_are_there() {
+    let way = ["before", "query-memory-devices", "stop", "observe paused", "after", "reply ok"];
+    for durable_first in [true, false] {
+        let (mut driver, intent, question) = pausing();
+        let (first, second) = if durable_first { (intent, question) } else { (question, intent) };
+        driver.answer_well(first);
+        assert_eq!(done(&driver), way[..2], "durable first: {durable_first}");
+        driver.answer_well(second);
+        driver.settle();
+        assert_eq!(done(&driver), way, "durable first: {durable_first}");
+    }
+}
+
+#[test]
+fn pause_asks_for_the_memory_again_where_its_intent_took_long_or_the_first_question_failed() {
+    let way = [
+        "before",
+        "query-memory-devices",
+        "query-memory-devices",
+        "stop",
+        "observe paused",
+        "after",
+        "reply ok",
+    ];
+    for fails in [true, false] {
+        let (mut driver, intent, question) = pausing();
+        if fails {
+            let refusal = Refusal::new(Reason::QmpUnreachable, "gone for a moment");
+            driver.feed(Input::Answer(token_of(&question).unwrap(), Answer::Failed(refusal)));
+        } else {
+            driver.answer_well(question);
+            driver.now_ns += 10_000_000;
+        }
+        driver.answer_well(intent);
+        driver.settle();
+        assert_eq!(done(&driver), way, "fails: {fails}");
+    }
 }
 
 #[test]

@@ -3,11 +3,11 @@
 use dormouse_metering::CommandId;
 use serde_json::json;
 
-use super::driver::{BASE, Driver, GIB, MIB, device};
+use super::driver::{BASE, Driver, GIB, MIB, at, command, device, scale, token_of};
 use crate::process::Paging;
 use crate::process::paging::Held;
 use crate::sandbox::command::{CommandResult, Outcome, Request, Scaling};
-use crate::sandbox::machine::{Action, Answer, Core, Input, Phase, Recovered, Sandbox, Settings};
+use crate::sandbox::machine::{Action, Answer, Core, Input, Phase, QemuEvent, Recovered, Sandbox, Settings};
 use crate::sandbox::refusal::{Reason, Refusal};
 use crate::sandbox::terms::Terms;
 
@@ -33,10 +33,10 @@ fn execute(
     asked: Scaling,
     mut otherwise: impl FnMut(&Action) -> Option<Answer>,
 ) -> Result<Outcome, Refusal> {
-    driver.feed(Input::Command(super::driver::command("c1", Request::Scale(asked))));
+    driver.feed(Input::Command(command("c1", Request::Scale(asked))));
     for _ in 0..500 {
         let Some(action) = driver.open.pop_front() else { break };
-        match (otherwise(&action), super::driver::token_of(&action)) {
+        match (otherwise(&action), token_of(&action)) {
             (Some(answer), Some(token)) => driver.feed(Input::Answer(token, answer)),
             _ => driver.answer_well(action),
         }
@@ -134,7 +134,7 @@ fn a_dimension_that_fails_after_another_was_reached_is_a_partial_result_that_nam
 #[test]
 fn a_connection_that_is_lost_between_two_dimensions_is_waited_for() {
     let mut driver = Driver::attached();
-    driver.feed(Input::Command(super::driver::command("c1", Request::Scale(everything()))));
+    driver.feed(Input::Command(command("c1", Request::Scale(everything()))));
     while !matches!(driver.open.front(), Some(Action::LimitVcpus(..))) {
         let action = driver.open.pop_front().expect("the limit");
         driver.answer_well(action);
@@ -254,7 +254,7 @@ fn recovered(vcpus: Option<u32>, disk_bytes: u64, mib: u64) -> (Result<Outcome, 
     let mut core = Core::new(super::driver::key(), "/run/dormouse/sb-1.qmp".into(), Settings::default());
     (core.phase, core.generation, core.shape) = (Phase::Attached, 7, before.sandbox.core().shape);
     core.process = Some(super::driver::identity(100));
-    let unfinished = vec![super::driver::command("c1", Request::Scale(everything()))];
+    let unfinished = vec![command("c1", Request::Scale(everything()))];
     let recovered = Recovered { core, unfinished, saved: None, ran: true, last_sign: None };
     let mut qemu = super::driver::Qemu::new(100);
     (qemu.vcpu_limit_milli, qemu.disks, qemu.devices) =
@@ -353,7 +353,7 @@ fn a_pause_holds_whatever_comes_of_reclaiming_and_tells_what_was_measured() {
     ] {
         let mut driver = Driver::attached();
         let mut answer = Some(answer);
-        driver.feed(Input::Command(super::driver::command("c1", Request::Pause { reclaim: true })));
+        driver.feed(Input::Command(command("c1", Request::Pause { reclaim: true })));
         while let Some(action) = driver.open.pop_front() {
             if let Action::Advise(token, _) = action {
                 driver.feed(Input::Answer(token, answer.take().expect("it is advised once")));
@@ -386,4 +386,41 @@ fn pause_and_resume_with_advice_are_idempotent_and_the_guest_stands_while_it_is_
         .filter(|word| ["stop", "cont"].contains(word) || word.starts_with("advise"))
         .collect();
     assert_eq!(told, ["stop", "advise PageOut", "advise PageOut", "advise WillNeed", "cont"]);
+}
+
+/// A scale by 512 MiB whose request was taken, and what its guest has not been asked yet; an event tells the size,
+/// stamped so long after the request, or before. Whether that ends it.
+fn ends_by_event(mut driver: Driver, stamped_ns: i64) -> bool {
+    driver.feed(Input::Command(command("c1", scale(768))));
+    while !matches!(driver.open.front(), Some(Action::Qmp(_, qmp)) if qmp.name == "qom-set") {
+        let action = driver.open.pop_front().expect("the request");
+        driver.answer_well(action);
+    }
+    let requested_ns = driver.now_ns;
+    let request = driver.open.pop_front().unwrap();
+    driver.feed(Input::Answer(token_of(&request).unwrap(), Answer::Returned(json!({}))));
+    let event = QemuEvent {
+        name: "MEMORY_DEVICE_SIZE_CHANGE".to_owned(),
+        at: at(requested_ns.strict_add_signed(stamped_ns)),
+        detail: json!({"id": "vm0", "size": 512 * MIB}),
+    };
+    driver.feed(Input::Event(event));
+    let has_ended = driver.log.iter().any(|word| word == "after");
+    driver.qemu.as_mut().unwrap().devices[0].size_bytes = 512 * MIB;
+    driver.settle();
+    assert_eq!(driver.replies[0].1.as_ref().unwrap().result, CommandResult::Done, "{:?}", driver.log);
+    assert_eq!(driver.sandbox.core().shape.memory_plugged_bytes, 512 * MIB);
+    has_ended
+}
+
+#[test]
+fn a_size_event_of_one_device_ends_a_scale_where_it_is_stamped_after_the_request() {
+    assert!(ends_by_event(Driver::attached(), 1_000));
+    assert!(!ends_by_event(Driver::attached(), -1_000), "it may have been held back since before");
+    let mut two = Driver::new();
+    two.qemu.as_mut().unwrap().devices = vec![device("vm0", 0), device("vm1", 0)];
+    two.execute("attach", super::driver::attach()).unwrap();
+    two.log.clear();
+    two.replies.clear();
+    assert!(!ends_by_event(two, 1_000), "it says nothing of the other device");
 }

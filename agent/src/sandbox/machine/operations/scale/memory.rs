@@ -7,9 +7,13 @@
 //!        ▼ the first: failed              ▼
 //!        └────── a later one ─────────▶ stopped
 //! ```
+//!
+//! The size is asked for again and again, because QEMU holds most size events back. One that comes and tells the size
+//! that was requested, stamped after the request, is the answer: of one device alone, for with several it says nothing
+//! of the others.
 
-use dormouse_metering::{Cause, Change};
-use serde_json::json;
+use dormouse_metering::{Cause, Change, Stamp};
+use serde_json::{Value, json};
 
 use super::distribution::distribute;
 use super::{Turn, out_of_place};
@@ -30,6 +34,10 @@ pub(super) struct Memory {
     accepted: bool,
     refused: Option<Refusal>,
     converging: bool,
+    /// When the last device was asked.
+    asked: Option<Stamp>,
+    /// Whether an event has told since that the guest has what was requested.
+    told: bool,
     poll_ms: u64,
     /// The plugged size at the last change, and when that was.
     moved: (u64, u64),
@@ -54,6 +62,8 @@ impl Memory {
             accepted: false,
             refused: None,
             converging: false,
+            asked: None,
+            told: false,
             poll_ms: core.settings.poll_min_ms,
             moved: (0, 0),
             start_bytes: core.shape.memory_plugged_bytes,
@@ -114,10 +124,28 @@ impl Memory {
         }
     }
 
-    pub(super) fn event(&mut self, cx: &Context<'_>, event: &QemuEvent) {
-        if self.converging && event.name == "MEMORY_DEVICE_SIZE_CHANGE" {
-            self.moved = (cx.core.shape.memory_plugged_bytes, cx.now.boottime_ns);
+    pub(super) fn event(&mut self, cx: &Context<'_>, event: &QemuEvent) -> Turn {
+        if event.name != "MEMORY_DEVICE_SIZE_CHANGE" {
+            return Turn::Wait;
         }
+        self.told = self.is_told(cx.core, event);
+        if !self.converging {
+            return Turn::Wait;
+        }
+        self.moved = (cx.core.shape.memory_plugged_bytes, cx.now.boottime_ns);
+        if self.told { self.arrived(cx) } else { Turn::Wait }
+    }
+
+    /// Whether an event says that the one device has come to what was requested, since it was.
+    fn is_told(&self, core: &Core, event: &QemuEvent) -> bool {
+        let since = |asked: &Stamp| {
+            let earliest_ns = event.at.boottime_ns.saturating_sub(event.at.uncertainty_ns);
+            asked.boot == event.at.boot && asked.boottime_ns <= earliest_ns
+        };
+        core.has_one_device()
+            && self.asked.as_ref().is_some_and(since)
+            && event.detail.get("size").and_then(Value::as_u64) == Some(self.plugged_bytes)
+            && core.shape.memory_plugged_bytes == self.plugged_bytes
     }
 
     pub(super) fn reconnected(&mut self, cx: &mut Context<'_>) -> Turn {
@@ -127,8 +155,9 @@ impl Memory {
     fn request(&mut self, cx: &mut Context<'_>) -> Turn {
         let Some((id, bytes)) = self.requests.last() else {
             self.converging = true;
-            return look(cx);
+            return if self.told { self.arrived(cx) } else { look(cx) };
         };
+        self.asked = Some(cx.now);
         let path = format!("/machine/peripheral/{id}");
         cx.qmp("qom-set", json!({"path": path, "property": "requested-size", "value": bytes}));
         Turn::Wait

@@ -193,10 +193,9 @@ impl Procedure for Scale {
     }
 
     fn event(&mut self, cx: &mut Context<'_>, event: &QemuEvent) -> Flow {
-        if let Some(Step::Memory(memory)) = &mut self.step {
-            memory.event(cx, event);
-        }
-        Flow::Wait
+        let Some(Step::Memory(memory)) = &mut self.step else { return Flow::Wait };
+        let turn = memory.event(cx, event);
+        self.turn(cx, turn)
     }
 
     fn reconnected(&mut self, cx: &mut Context<'_>) -> Flow {
