@@ -25,8 +25,8 @@ const UNHEARD: &str = "UPDATE attachments SET unheard_boot = ?2, unheard_boottim
 const NOBODY_HEARD: &str = "UPDATE attachments SET unheard_boot = ?1, unheard_boottime_ns = ?2, unheard_unix_ns = ?3 \
      WHERE unheard_boot IS NULL AND sandbox_pk IN (SELECT pk FROM sandboxes WHERE ended_unix_ns IS NULL)";
 
-const STANDS: &str =
-    "UPDATE sandboxes SET lifecycle = coalesce(?2, lifecycle), plan = coalesce(?3, plan) WHERE pk = ?1";
+const STANDS: &str = "UPDATE sandboxes SET lifecycle = coalesce(?2, lifecycle), plan = coalesce(?3, plan) \
+     WHERE pk = ?1 AND (lifecycle <> coalesce(?2, lifecycle) OR plan <> coalesce(?3, plan))";
 
 /// The row of a sandbox.
 struct Known {
