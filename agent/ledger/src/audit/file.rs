@@ -2,7 +2,8 @@
 //!
 //! SQLite looks at every page and row of it. What it would look at for each row of the two long tables at great cost
 //! is looked at by those who read these rows anyway: the CHECK constraints of slices and events by [`super::lives`]
-//! and [`super::events`], the index of event ids by [`super::events::check_index`].
+//! and [`super::events`], the index of event ids by [`super::events::check_index`], the sandboxes that slices refer to by
+//! [`super::sums::by_org`].
 
 use rusqlite::Connection;
 
@@ -16,8 +17,9 @@ const STRUCTURE: &str = "PRAGMA quick_check(100)";
 const SHORT_TABLES: &str = "SELECT i.integrity_check FROM sqlite_schema s, pragma_integrity_check(s.name) i \
      WHERE s.type = 'table' AND s.name NOT IN ('slices', 'outbox') AND s.name NOT GLOB 'sqlite_*'";
 
-const FOREIGN_KEYS: &str =
-    "SELECT \"table\", \"parent\", count(*) FROM pragma_foreign_key_check GROUP BY 1, 2";
+/// Of every table but `slices`.
+const FOREIGN_KEYS: &str = "SELECT f.\"table\", f.\"parent\", count(*) FROM sqlite_schema s, pragma_foreign_key_check(s.name) f \
+     WHERE s.type = 'table' AND s.name <> 'slices' AND s.name NOT GLOB 'sqlite_*' GROUP BY 1, 2";
 
 pub(super) fn check(conn: &Connection, report: &mut AuditReport) -> Result<(), LedgerError> {
     conn.pragma_update(None, "ignore_check_constraints", true)?;
@@ -29,10 +31,14 @@ pub(super) fn check(conn: &Connection, report: &mut AuditReport) -> Result<(), L
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
         let (table, parent, count): (String, String, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
-        let message = format!("{count} rows of {table} refer to rows of {parent} that are not there");
-        report.of_ledger("AUDIT_INTEGRITY", None, message);
+        tell_dangling(report, count, &table, &parent);
     }
     Ok(())
+}
+
+pub(super) fn tell_dangling(report: &mut AuditReport, rows: i64, table: &str, parent: &str) {
+    let message = format!("{rows} rows of {table} refer to rows of {parent} that are not there");
+    report.of_ledger("AUDIT_INTEGRITY", None, message);
 }
 
 /// Asks for faults, one in each row; `ok` is none.

@@ -1,4 +1,4 @@
-//! M1 and M3: every life, slice by slice, and what its events must tell.
+//! M1 and M3: every life, slice by slice, what its events must tell, and the rollups on the way.
 
 use std::collections::BTreeMap;
 use std::hash::RandomState;
@@ -8,10 +8,12 @@ use dormouse_metering::audit::{Audit, Violation};
 use dormouse_metering::{Boundary, Meter, Slice};
 use rusqlite::{Connection, OptionalExtension};
 
+use super::rollups::Rollups;
 use super::told::Sum;
 use super::{AuditReport, Contents, Found};
 use crate::encode::{self, slice_columns, uint};
 use crate::suppression::Suppression;
+use crate::usage::hours::Rollup;
 use crate::{LedgerError, SandboxRow, SliceRow};
 
 const SLICES: &str =
@@ -65,6 +67,7 @@ impl Walk<'_> {
     fn life(&mut self, pk: i64) -> Result<(), LedgerError> {
         let (mut audit, mut last, mut told) = (Audit::new(), None, None);
         let mut suppression = Suppression::new(self.conn, pk, &self.sandbox.key.org);
+        let mut rollups = self.rollups(pk)?;
         let mut statement = self.conn.prepare_cached(SLICES)?;
         let mut rows = statement.query([pk])?;
         while let Some(row) = rows.next()? {
@@ -72,6 +75,7 @@ impl Walk<'_> {
             self.report.slices += 1;
             self.duration_ns += u128::from(slice.duration_ns);
             audit.closed(&slice, &mut |violation| self.tell(violation));
+            rollups.slice(&slice, &mut |rollup| self.tell_rollup(rollup))?;
             let told = told.get_or_insert_with(|| SliceRow::closed(&self.sandbox.key, &slice, true));
             told.retell(&slice);
             debug_assert_eq!(*told, SliceRow::closed(&self.sandbox.key, &slice, true));
@@ -83,6 +87,7 @@ impl Walk<'_> {
             self.command(slice.seq, &slice.end)?;
             last = Some(slice);
         }
+        rollups.end(&mut |rollup| self.tell_rollup(rollup));
         if let Some(open) = &self.sandbox.open {
             audit.open(open, &mut |violation| self.tell(violation));
         }
@@ -95,6 +100,23 @@ impl Walk<'_> {
     fn tell(&mut self, violation: Violation) {
         let (code, seq) = (violation.kind.reason(), Some(violation.seq));
         self.report.of_sandbox(code, &self.sandbox.key, seq, violation.to_string());
+    }
+
+    /// What cannot be read of them does not keep the slices from being looked at.
+    fn rollups(&mut self, pk: i64) -> Result<Rollups, LedgerError> {
+        match Rollups::of(self.conn, pk) {
+            Err(LedgerError::Corrupt { what, .. }) => {
+                self.report.of_sandbox("AUDIT_UNREADABLE", &self.sandbox.key, None, what);
+                Ok(Rollups::default())
+            }
+            rollups => rollups,
+        }
+    }
+
+    fn tell_rollup(&mut self, rollup: &Rollup) {
+        let message = format!("the rollup at {} is not what its slices amount to", rollup.hour_unix_ns);
+        let seq = u64::try_from(rollup.seq).ok();
+        self.report.of_sandbox("AUDIT_ROLLUP", &self.sandbox.key, seq, message);
     }
 
     /// What is wrong with where a life stands, behind its last closed slice.

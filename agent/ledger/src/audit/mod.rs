@@ -274,11 +274,7 @@ impl Contents {
             Job::Index => events::check_index(conn, self, &mut found),
             Job::Sums => sums::by_org(conn, self, &mut found),
             Job::Events(part) => events::check(conn, self, part, &mut found),
-            Job::Lives(from, to) => {
-                let lives = &self.lives[from..to];
-                lives::check(conn, self, lives, &mut found)
-                    .and_then(|()| rollups::check(conn, lives, &mut found.report))
-            }
+            Job::Lives(from, to) => lives::check(conn, self, &self.lives[from..to], &mut found),
         };
         found.or_default(result)?;
         Ok(found)

@@ -1,60 +1,88 @@
 //! L2: every hourly rollup is what the slices amount to.
 
+use std::collections::VecDeque;
+
+use dormouse_metering::Slice;
 use rusqlite::Connection;
 
-use super::AuditReport;
-use crate::usage::hours::{Rollup, each_piece};
-use crate::usage::totals::Totals;
-use crate::{LedgerError, SandboxKey, SandboxRow};
+use crate::LedgerError;
+use crate::encode::int;
+use crate::usage::hours::Rollup;
+use crate::usage::totals::{Piece, Totals};
 
 const ROLLUPS: &str = "SELECT hour_unix_ns, seq, since_unix_ns, totals FROM usage_hours \
      WHERE sandbox_pk = ?1 ORDER BY hour_unix_ns";
 
-/// Adds every sandbox's slices up again, and compares each stored total on the way.
-pub(super) fn check(
-    conn: &Connection,
-    lives: &[(i64, SandboxRow)],
-    report: &mut AuditReport,
-) -> Result<(), LedgerError> {
-    for (pk, sandbox) in lives {
-        match check_sandbox(conn, *pk, &sandbox.key, report) {
-            Err(LedgerError::Corrupt { what, .. }) => {
-                report.of_sandbox("AUDIT_UNREADABLE", &sandbox.key, None, what);
-            }
-            result => result?,
-        }
-    }
-    Ok(())
+/// The rollups of one life, to be compared while its slices are walked.
+#[derive(Default)]
+pub(super) struct Rollups {
+    /// Those that are still to be compared, the next one first.
+    ahead: VecDeque<Rollup>,
+    /// What the slices amount to so far: to the hour of the next one at the most.
+    totals: Totals,
+    /// The hour of the last one. What lies before it counts already.
+    from_unix_ns: Option<i64>,
+    /// From where the totals count; `None` from the beginning.
+    since_unix_ns: Option<i64>,
+    /// A sum has passed 128 bits.
+    overflown: bool,
+    /// The first slice that reaches the hour of the next one.
+    reached_by: Option<i64>,
 }
 
-fn check_sandbox(
-    conn: &Connection,
-    pk: i64,
-    key: &SandboxKey,
-    report: &mut AuditReport,
-) -> Result<(), LedgerError> {
-    let mut statement = conn.prepare_cached(ROLLUPS)?;
-    let mut rows = statement.query([pk])?;
-    // What the slices amount to up to the last rollup, and the first slice that may have a part after it.
-    let (mut totals, mut from_unix_ns, mut from_seq, mut since) = (Totals::default(), i64::MIN, 1, None);
-    while let Some(row) = rows.next()? {
-        let stored = Rollup::read(row, 0)?;
-        if stored.since_unix_ns == Some(from_unix_ns) && stored.since_unix_ns != since {
-            (totals, since) = (Totals::default(), stored.since_unix_ns);
-        }
-        let (window, mut last) = (from_unix_ns..stored.hour_unix_ns, None);
-        let mut fits = true;
-        each_piece(conn, pk, from_seq..i64::MAX, stored.hour_unix_ns, |piece| {
-            fits &= totals.add(piece, &window).is_some();
-            last = Some(piece.place.end);
-            Ok(())
-        })?;
-        let is_reached = last.is_some_and(|end| end >= stored.hour_unix_ns);
-        if !fits || !is_reached || stored.since_unix_ns != since || stored.totals != totals {
-            let message = format!("the rollup at {} is not what its slices amount to", stored.hour_unix_ns);
-            report.of_sandbox("AUDIT_ROLLUP", key, u64::try_from(stored.seq).ok(), message);
-        }
-        (from_unix_ns, from_seq) = (stored.hour_unix_ns, stored.seq);
+impl Rollups {
+    /// All that are stored of a life. One for each hour, so that few are kept in memory.
+    pub(super) fn of(conn: &Connection, pk: i64) -> Result<Self, LedgerError> {
+        let mut statement = conn.prepare_cached(ROLLUPS)?;
+        let ahead = statement.query_map([pk], |row| Rollup::read(row, 0))?.collect::<Result<_, _>>()?;
+        Ok(Self { ahead, ..Self::default() })
     }
-    Ok(())
+
+    /// Adds a slice, the next one in order. Calls `differs` with each rollup that is not what the slices before its
+    /// hour amount to.
+    pub(super) fn slice(
+        &mut self,
+        slice: &Slice,
+        differs: &mut impl FnMut(&Rollup),
+    ) -> Result<(), LedgerError> {
+        let piece = Piece::of(slice);
+        while let Some(next) = self.ahead.front() {
+            let hour_unix_ns = next.hour_unix_ns;
+            if piece.place.start < hour_unix_ns {
+                let window = self.from_unix_ns.unwrap_or(i64::MIN)..hour_unix_ns;
+                self.overflown |= self.totals.add(&piece, &window).is_none();
+                if piece.place.end >= hour_unix_ns && self.reached_by.is_none() {
+                    self.reached_by = Some(int("seq", slice.seq)?);
+                }
+                if piece.place.end <= hour_unix_ns {
+                    break;
+                }
+            }
+            self.compare(differs);
+        }
+        Ok(())
+    }
+
+    /// The life has no more closed slices.
+    pub(super) fn end(mut self, differs: &mut impl FnMut(&Rollup)) {
+        while !self.ahead.is_empty() {
+            self.compare(differs);
+        }
+    }
+
+    fn compare(&mut self, differs: &mut impl FnMut(&Rollup)) {
+        let Some(stored) = self.ahead.pop_front() else { return };
+        let is_so = !self.overflown
+            && self.reached_by == Some(stored.seq)
+            && self.since_unix_ns == stored.since_unix_ns
+            && self.totals == stored.totals;
+        if !is_so {
+            differs(&stored);
+        }
+        (self.from_unix_ns, self.reached_by, self.overflown) = (Some(stored.hour_unix_ns), None, false);
+        let begins_anew = |next: &Rollup| next.since_unix_ns == Some(stored.hour_unix_ns);
+        if self.ahead.front().is_some_and(begins_anew) {
+            (self.totals, self.since_unix_ns) = (Totals::default(), Some(stored.hour_unix_ns));
+        }
+    }
 }

@@ -228,6 +228,8 @@ fn a_value_that_means_nothing_is_found_and_the_next_sandbox_is_still_looked_at()
 fn a_reference_to_nothing_is_found() {
     let found = planted("INSERT INTO pending VALUES (77, 0, '{}')");
     assert_eq!(found, [("AUDIT_INTEGRITY", None)]);
+    let found = planted("UPDATE slices SET sandbox_pk = 77 WHERE seq = 3");
+    assert!(found.contains(&("AUDIT_INTEGRITY", None)), "{found:?}");
 }
 
 /// A ledger with enough in it to have pages of every kind.

@@ -160,6 +160,7 @@ fn a_rollup_that_is_not_what_its_slices_amount_to_is_found() {
         ("UPDATE usage_hours SET totals = (SELECT totals FROM usage_hours WHERE seq = 9) WHERE seq = 10", 10),
         ("UPDATE usage_hours SET seq = 149 WHERE seq = 149; DELETE FROM slices WHERE seq = 150", 150),
         ("UPDATE usage_hours SET since_unix_ns = NULL WHERE seq = 100", 100),
+        ("UPDATE usage_hours SET seq = 148 WHERE seq = 150", 148),
         ("UPDATE usage_hours SET totals = x'00' WHERE seq = 3", 0),
     ] {
         let place = rolled_up();
