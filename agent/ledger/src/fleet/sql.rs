@@ -5,8 +5,9 @@ use tokio_postgres::{Client, Error, Statement};
 use super::chain;
 
 /// Of the connection: what is sorted is sorted in memory, and who hangs in the middle of a transaction holds the locks
-/// of its sources for a minute at most.
-pub(super) const SETTINGS: &str = "SET work_mem = '64MB'; SET temp_buffers = '64MB'; \
+/// of its sources for a minute at most. Nothing is compiled: what sifts a batch is estimated to cost anything, and
+/// compiling it took longer than a sink waits on a busy machine, again for every attempt.
+pub(super) const SETTINGS: &str = "SET work_mem = '64MB'; SET temp_buffers = '64MB'; SET jit = off; \
      SET idle_in_transaction_session_timeout = '1min'";
 
 /// Statements, prepared once for each connection.
