@@ -120,7 +120,7 @@ impl FleetLedger {
         let staged = self.sources.stage(batch)?;
         let mut tx = self.client.transaction().await?;
         copy(&tx, &staged).await?;
-        let (ids, numbers) = staged.numbers().into_iter().unzip();
+        let (ids, numbers): (Vec<i32>, Vec<String>) = staged.numbers().into_iter().unzip();
         let mut hosts = hosts(&tx, &self.statements, &ids, &numbers).await?;
         let prepaid = lock_accounts(&tx, &self.statements, batch).await?;
         let mut tried = Tried(if partitioned { vec![Remedy::Partition] } else { Vec::new() });
@@ -201,10 +201,10 @@ struct Hosts {
 async fn hosts(
     tx: &Transaction<'_>,
     statements: &sql::Statements,
-    ids: &Vec<i32>,
-    numbers: &Vec<String>,
+    ids: &[i32],
+    numbers: &[String],
 ) -> Result<Hosts, FleetError> {
-    let rows = tx.query(&statements.look_at_sources, &[ids, numbers]).await?;
+    let rows = tx.query(&statements.look_at_sources, &[&ids, &numbers]).await?;
     Ok(Hosts {
         source_ids: rows.iter().map(|row| row.get(0)).collect(),
         host_ids: rows.iter().map(|row| row.get(1)).collect(),
@@ -217,9 +217,9 @@ async fn hosts(
 async fn lock_sources(
     tx: &Transaction<'_>,
     statements: &sql::Statements,
-    ids: &Vec<i32>,
+    ids: &[i32],
 ) -> Result<bool, FleetError> {
-    tx.execute(&statements.lock_sources, &[ids]).await?;
+    tx.execute(&statements.lock_sources, &[&ids]).await?;
     // As of now, and not as of when the lock was waited for.
     Ok(tx.query_one(&statements.are_numbers_known, &[]).await?.get(0))
 }

@@ -23,9 +23,8 @@ const BEGAN_BY: &str = "SELECT coalesce( \
          WHERE sandbox_pk = s.pk AND observation -> '$.change.began' IS NOT NULL ORDER BY ord LIMIT 1) END) \
      FROM sandboxes s WHERE s.org = ?1 AND s.sandbox = ?2 AND s.generation = ?3";
 
-const IS_LAST: &str = "SELECT s.ended_unix_ns IS NOT NULL \
-     AND NOT EXISTS (SELECT 1 FROM slices x WHERE x.sandbox_pk = s.pk AND x.seq > ?4) \
-     FROM sandboxes s WHERE s.org = ?1 AND s.sandbox = ?2 AND s.generation = ?3";
+const LAST: &str = "SELECT max(x.seq) FROM sandboxes s JOIN slices x ON x.sandbox_pk = s.pk \
+     WHERE s.org = ?1 AND s.sandbox = ?2 AND s.generation = ?3 AND s.ended_unix_ns IS NOT NULL";
 
 /// What the slices of a life amount to so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -80,14 +79,13 @@ impl Reader {
         })
     }
 
-    /// Whether a slice is the last of a life that has ended.
-    pub fn is_last_slice(&self, key: &SandboxKey, seq: u64) -> Result<bool, LedgerError> {
-        let seq = int("seq", seq)?;
+    /// The number of the last slice of a life that has ended; `None` while it has not.
+    pub fn last_slice(&self, key: &SandboxKey) -> Result<Option<u64>, LedgerError> {
         self.answer(|conn| {
-            let mut look = conn.prepare_cached(IS_LAST)?;
-            let is_last =
-                look.query_row(params![key.org, key.sandbox, key.generation, seq], |row| row.get(0));
-            Ok(is_last.optional()?.unwrap_or(false))
+            let mut look = conn.prepare_cached(LAST)?;
+            let last: Option<i64> =
+                look.query_row((&key.org, &key.sandbox, key.generation), |row| row.get(0))?;
+            Ok(last.and_then(|seq| u64::try_from(seq).ok()))
         })
     }
 }

@@ -72,20 +72,20 @@ impl Worker {
         &self,
         told: &Told<'_>,
         name: &str,
-        id: String,
-        payload: Value,
+        id: &str,
+        payload: &Value,
     ) -> Result<Vec<u8>, SinkError> {
         let envelope = Envelope {
-            id: &id,
+            id,
             name,
             sandbox_id: told.subject.as_deref().unwrap_or_default(),
             org_id: told.org.as_deref().unwrap_or_default(),
             plan: told.plan.as_deref(),
             worker_id: &self.worker_id,
             cell_id: &self.cell_id,
-            payload: &payload,
+            payload,
             timestamp: &told.time,
         };
-        serde_json::to_vec(&envelope).map_err(|error| unreadable(&id, &error))
+        serde_json::to_vec(&envelope).map_err(|error| unreadable(id, &error))
     }
 }

@@ -66,25 +66,25 @@ impl Shared {
         let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut entries, mut lives) = (Vec::with_capacity(events.len()), Lives::default());
         for event in events {
-            let of = |told: &Told<'_>, name, id, payload| self.worker.entry(told, name, id, payload);
             if event.event_type == SLICE_EVENT {
                 let told = Told::read(event)?;
                 let slice: SliceRow = told.data()?;
-                let key = key(&slice.org, &slice.sandbox, slice.generation);
-                let totals = lives.before(&reader, &key, slice.seq)?;
-                let before = totals.clone();
-                totals.add(&slice)?;
-                if let Some(tick) = tick::of(&slice, &before, totals, self.agreed.at(event.host_seq)?)? {
-                    entries.push(of(&told, "usage_tick", told.id.to_string(), json!(tick))?);
+                let life = lives.of(&reader, &slice)?;
+                let before = life.totals.clone();
+                life.totals.add(&slice)?;
+                let terms = self.agreed.at(event.host_seq)?;
+                if let Some(tick) = tick::of(&slice, &before, &life.totals, terms)? {
+                    entries.push(self.worker.entry(&told, "usage_tick", &told.id, &json!(tick))?);
                 }
-                if reader.is_last_slice(&key, slice.seq)? {
+                if life.last_seq == Some(slice.seq) {
                     let payload = json!({"reason": slice.closed_by, "command_id": slice.command_id});
-                    entries.push(of(&told, "stopped", format!("{}:stopped", told.id), payload)?);
+                    let id = format!("{}:stopped", told.id);
+                    entries.push(self.worker.entry(&told, "stopped", &id, &payload)?);
                 }
             } else if event.event_type == LIFECYCLE_EVENT {
                 let told = Told::read(event)?;
                 if let Some((name, payload)) = changed(&reader, &told.data()?)? {
-                    entries.push(of(&told, name, told.id.to_string(), payload)?);
+                    entries.push(self.worker.entry(&told, name, &told.id, &payload)?);
                 }
             }
         }
@@ -96,19 +96,32 @@ fn key(org: &str, sandbox: &str, generation: i64) -> SandboxKey {
     SandboxKey { org: org.to_owned(), sandbox: sandbox.to_owned(), generation }
 }
 
-/// What the lives of a batch amount to so far: each is read once, however many slices of it are in the batch.
+/// The lives of a batch: each is read once, however many slices of it are in the batch.
 #[derive(Default)]
-struct Lives(HashMap<SandboxKey, (u64, LifeTotals)>);
+struct Lives(HashMap<SandboxKey, Life>);
+
+/// A life, as far as it was told.
+#[derive(Default)]
+struct Life {
+    /// The number of the next slice.
+    next_seq: u64,
+    /// What the slices before it amount to.
+    totals: LifeTotals,
+    /// The last slice, where the life has ended.
+    last_seq: Option<u64>,
+}
 
 impl Lives {
-    /// What lies before a slice of a life. The caller adds the slice.
-    fn before(&mut self, reader: &Reader, key: &SandboxKey, seq: u64) -> Result<&mut LifeTotals, SinkError> {
-        let (next, totals) = self.0.entry(key.clone()).or_default();
-        if *next != seq {
-            *totals = reader.totals_before(key, seq)?;
+    /// The life of a slice, with what lies before the slice. The caller adds it.
+    fn of(&mut self, reader: &Reader, slice: &SliceRow) -> Result<&mut Life, SinkError> {
+        let key = key(&slice.org, &slice.sandbox, slice.generation);
+        let life = self.0.entry(key.clone()).or_default();
+        if life.next_seq != slice.seq {
+            life.totals = reader.totals_before(&key, slice.seq)?;
+            life.last_seq = reader.last_slice(&key)?;
         }
-        *next = seq + 1;
-        Ok(totals)
+        life.next_seq = slice.seq + 1;
+        Ok(life)
     }
 }
 

@@ -131,8 +131,8 @@ fn read(entries: &[Vec<u8>]) -> Vec<Value> {
     entries.iter().map(|entry| serde_json::from_slice(entry).expect("JSON")).collect()
 }
 
-/// The sums of ticks, by life: cents, and seconds by what is billed in them.
-type Sums = BTreeMap<String, (u64, BTreeMap<(bool, bool), u64>)>;
+/// The sums of ticks, by life: cents, and seconds by whether vCPUs are billed in them.
+type Sums = BTreeMap<String, (u64, BTreeMap<bool, u64>)>;
 
 fn told_sums(entries: &[Vec<u8>]) -> Sums {
     let mut sums = Sums::new();
@@ -142,7 +142,7 @@ fn told_sums(entries: &[Vec<u8>]) -> Sums {
         let (cents, seconds) = sums.entry(of).or_default();
         *cents += number("cost_cents");
         // By default memory and vCPUs are billed together, or not at all.
-        *seconds.entry((number("cpu_count") > 0, true)).or_default() += number("interval_s");
+        *seconds.entry(number("cpu_count") > 0).or_default() += number("interval_s");
     }
     sums
 }
@@ -159,7 +159,7 @@ fn exact_sums(events: &[OutboxRow], terms: &Terms) -> Sums {
         let mut seconds = BTreeMap::new();
         for (running, billed) in [(true, Dimensions::ALL), (false, Dimensions::DISK)] {
             let ns = life.billed_as_ns(&terms.rules, billed).expect("it fits");
-            seconds.insert((running, true), u64::try_from(ns / u128::from(SECOND)).expect("it fits"));
+            seconds.insert(running, u64::try_from(ns / u128::from(SECOND)).expect("it fits"));
         }
         (sandbox, (u64::try_from(cents).expect("it fits"), seconds))
     });
