@@ -176,9 +176,20 @@ async fn s2_nothing_unauthenticated_changes_anything() {
     every_method_is_denied(agent, &no_role, &methods(), Code::PermissionDenied, &user).await;
 
     // Whoever may only read: all but these changes something, those that are added one day included.
-    let reads =
-        ["List", "Get", "GetTags", "Watch", "Slices", "Usage", "Audit", "Outbox", "ExportEvents", "Orphans"]
-            .map(|method| format!("/dormouse.control.v1.Control/{method}"));
+    let reads = [
+        "List",
+        "Get",
+        "GetTags",
+        "Watch",
+        "Slices",
+        "Usage",
+        "Audit",
+        "Outbox",
+        "ExportEvents",
+        "Orphans",
+        "Rejected",
+    ]
+    .map(|method| format!("/dormouse.control.v1.Control/{method}"));
     let changes = |path: &String| path.starts_with("/dormouse") && !reads.contains(path);
     let agent = Agent::start_with(ca.control(grants())).await;
     let reader = ca.connect(agent.address.unwrap(), Some(ca.named("spiffe://fleet/reader"))).await.unwrap();
