@@ -12,6 +12,7 @@ use dormouse::tls::ClientFiles;
 use dormouse_ledger::fleet::{VERSION, migrate};
 use dormouse_tests::servers::postgres::{Durability, Postgres};
 use dormouse_tests::servers::{Kind, Server};
+use dormouse_tests::wait;
 use tokio::runtime::Builder;
 
 use crate::agent::Agent;
@@ -20,8 +21,8 @@ use crate::report::{Goal, Latencies, Row};
 use crate::stopwatch::Stopwatch;
 use crate::{Error, Size};
 
-/// Between two looks into the fleet's ledger.
-const LOOK: Duration = Duration::from_millis(2);
+/// Far more than any slice takes, which is looked for every 20 ms.
+const DEADLINE: Duration = Duration::from_mins(1);
 
 const SLICE: &str =
     "SELECT EXISTS (SELECT FROM dormouse.slices WHERE command_id = $1 AND closed_by = 'scale')";
@@ -63,9 +64,10 @@ pub fn run(size: Size) -> Result<Vec<Row>, Error> {
         let watch = Stopwatch::start();
         scale(&mut agent, &runtime, turn)?;
         let request_id = agent.last_request_id();
-        while !runtime.block_on(client.query_one(SLICE, &[&request_id]))?.get::<_, bool>(0) {
-            std::thread::sleep(LOOK);
-        }
+        runtime.block_on(wait::until("the slice in the fleet's ledger", DEADLINE, async || {
+            let row = client.query_one(SLICE, &[&request_id]).await.map_err(|error| error.to_string())?;
+            wait::unless(row.get(0), || "there is none".to_owned())
+        }))?;
         times.push(watch.wall());
     }
     agent.stop(&runtime);

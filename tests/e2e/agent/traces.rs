@@ -98,10 +98,9 @@ async fn a_pause_is_a_span_with_org_sandbox_and_request_id_in_its_callers_trace(
     let call = collector.spans().into_iter().find(|call| call.span_id == span.parent_span_id);
     let call = call.unwrap_or_else(|| panic!("{:?}", collector.spans()));
     assert_eq!(text(&call.attributes, "method").as_deref(), Some("/dormouse.control.v1.Control/Pause"));
-    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    let places = [hex(&span.trace_id), hex(&call.trace_id), hex(&call.parent_span_id)];
-    let trace = "0af7651916cd43dd8448eb211c80319c";
-    assert_eq!(places, [trace, trace, "b7ad6b7169203331"]);
+    let trace = 0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c_u128.to_be_bytes();
+    assert_eq!((&span.trace_id[..], &call.trace_id[..]), (&trace[..], &trace[..]));
+    assert_eq!(call.parent_span_id, 0xb7ad_6b71_6920_3331_u64.to_be_bytes());
 
     // What is refused is an error, with its reason; and nothing of the log is sent.
     scene

@@ -42,7 +42,7 @@ mod tests {
     #[test]
     fn what_a_file_in_a_tmpfs_holds_is_not_taken_again_and_what_a_hole_in_it_is() {
         let mut file = tempfile::NamedTempFile::new_in("/dev/shm").unwrap();
-        file.write_all(&[1; 3 << 20]).unwrap();
+        file.write_all(&vec![1; 3 << 20]).unwrap();
         file.as_file().set_len(8 << 20).unwrap();
         assert_eq!(file.as_file().metadata().unwrap().len(), 8 << 20);
         assert_eq!(held_bytes(file.path()), 3 << 20);
