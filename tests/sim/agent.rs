@@ -34,6 +34,8 @@ pub(crate) struct Seat {
     pub(crate) attempt: u64,
     pub(crate) number: u64,
     pub(crate) held: Option<ProcessIdentity>,
+    /// How long the host had slept at its last step.
+    pub(crate) slept_ns: u64,
     pub(crate) draft: Option<u64>,
     /// Commands that the machine has taken, and when.
     pub(crate) taken: Vec<(String, u64)>,
@@ -56,8 +58,9 @@ impl Agent {
 
 impl Seat {
     /// `number` is like no other seat's.
-    pub(crate) fn new(machine: Sandbox, number: u64) -> Self {
-        Self { machine, link: None, attempt: number, number, held: None, draft: None, taken: Vec::new() }
+    pub(crate) fn new(machine: Sandbox, number: u64, slept_ns: u64) -> Self {
+        let (attempt, taken) = (number, Vec::new());
+        Self { machine, link: None, attempt, number, held: None, slept_ns, draft: None, taken }
     }
 }
 
@@ -73,8 +76,14 @@ impl World {
     pub(crate) fn feed(&mut self, number: usize, input: Input) {
         let now = self.clock.now();
         self.trace(|| format!("machine {number} <- {}", short(&format!("{input:?}"))));
+        let slept_ns = self.clock.slept_ns();
         let Some(seat) = self.seat(number) else { return };
-        let actions = seat.machine.step(now, input);
+        let mut actions = Vec::new();
+        let before_ns = std::mem::replace(&mut seat.slept_ns, slept_ns);
+        if slept_ns > before_ns {
+            actions = seat.machine.step(now, Input::Slept(slept_ns - before_ns));
+        }
+        actions.extend(seat.machine.step(now, input));
         self.carry_out(number, actions);
     }
 

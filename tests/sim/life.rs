@@ -106,7 +106,7 @@ impl World {
         let recovered = Recovered { core, unfinished, saved, ran, last_sign };
         let (machine, actions) = Sandbox::recover_from(recovered, self.clock.now(), lives);
         self.trace(|| format!("taken up: {:?} {:?}", machine.core().phase, machine.underway()));
-        let mut seat = Seat::new(machine, self.scheduled << 20);
+        let mut seat = Seat::new(machine, self.scheduled << 20, self.clock.slept_ns());
         seat.held = lives.then_some(row.process);
         if let Some(agent) = self.agent.as_mut() {
             agent.seats[number] = Some(seat);
@@ -270,9 +270,9 @@ impl World {
             if nobody && lives {
                 let machine = Sandbox::new(self.core(number));
                 self.scheduled += 1;
-                let unlike = self.scheduled << 20;
+                let (unlike, slept_ns) = (self.scheduled << 20, self.clock.slept_ns());
                 if let Some(agent) = self.agent.as_mut() {
-                    agent.seats[number] = Some(Seat::new(machine, unlike));
+                    agent.seats[number] = Some(Seat::new(machine, unlike, slept_ns));
                 }
                 let request = Request::Attach {
                     qmp_path: "/run/dormouse/sb.qmp".into(),

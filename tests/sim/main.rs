@@ -36,12 +36,12 @@ const FOUND_SOMETHING: &[u64] = &[
     3_081_058, 3_099_413, 3_159_023, 4_069_145, 4_181_890, 4_196_118, 10_064_559, 10_095_371, 10_103_979,
     10_138_217, 10_157_581, 10_189_846, 10_215_190, 10_219_792, 10_220_220, 10_270_057, 10_616_304,
     10_630_059, 10_649_689, 10_676_544, 10_737_394, 10_843_491, 20_176_343, 20_668_038, 20_673_921,
-    40_581_283, 40_727_649, 40_759_454, 45_557_271, 45_568_722, 45_634_463,
+    40_581_283, 40_727_649, 40_759_454, 45_557_271, 45_568_722, 45_634_463, 60_090_257, 60_110_420,
+    60_178_612, 70_099_191, 70_187_131, 70_276_246,
 ];
 
-/// Of so many histories in a million the bill may still differ from the oracle's. A ratchet: it only goes down, and is
-/// to reach 0. Measured: 6 of 1,547,786.
-const DIFFERING_PER_MILLION_MAX: u64 = 10;
+/// The same with several memory devices.
+const FOUND_SOMETHING_WITH_SEVERAL: &[u64] = &[100_000_932, 100_006_767, 100_012_929];
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
@@ -62,7 +62,7 @@ fn check(seed: u64, traces: bool) -> u64 {
 
 #[test]
 fn what_was_found_once_stays_found() {
-    for seed in FOUND_SOMETHING {
+    for seed in FOUND_SOMETHING.iter().chain(FOUND_SOMETHING_WITH_SEVERAL) {
         check(*seed, false);
     }
 }
@@ -108,7 +108,5 @@ fn every_history_is_billed_as_the_oracle_says() {
         per_second(histories),
         per_second(steps)
     );
-    // Of few histories a single one weighs too much.
-    let allowed = histories * DIFFERING_PER_MILLION_MAX / 1_000_000 + 1;
-    assert!(bad <= allowed, "{bad} of {histories} histories differ, at most {allowed}");
+    assert_eq!(bad, 0, "of {histories} histories");
 }

@@ -132,6 +132,7 @@ impl World {
     fn suspend(&mut self, ns: u64) {
         self.trace(|| format!("the host sleeps for {ns} ns"));
         let awake = self.now + ns;
+        self.time.sleep(ns);
         let later = |at: u64, event: &Event| match event {
             Event::Seal { .. } | Event::Tick { .. } | Event::Prove { .. } => at.max(awake),
             _ => at + ns,

@@ -18,6 +18,8 @@ use crate::random::Random;
 
 pub(crate) const SECOND: u64 = 1_000 * MS;
 pub(crate) const BOOT: BootId = BootId([7; 16]);
+/// Histories from this seed on have guests with several memory devices; those before it stay what they were.
+const SEVERAL_DEVICES_FROM: u64 = 100_000_000;
 /// 2026-01-01T01:00:00Z, an hour that histories begin before.
 const FULL_HOUR: i64 = 1_767_229_200_000_000_000;
 
@@ -120,6 +122,7 @@ impl World {
             tick: random.range(2, 20) * SECOND,
         };
         let guests = if random.chance(850) { 1 } else { 2 };
+        let several = seed >= SEVERAL_DEVICES_FROM;
         let mut world = Self {
             random,
             clock,
@@ -145,17 +148,18 @@ impl World {
             violations: Vec::new(),
         };
         for number in 0..guests {
-            world.add_guest(number);
+            let devices = if several { world.random.range(1, DEVICES_MAX as u64 + 1) } else { 1 };
+            world.add_guest(number, usize::try_from(devices).unwrap_or(1));
         }
         world
     }
 
-    fn add_guest(&mut self, number: usize) {
+    fn add_guest(&mut self, number: usize, devices: usize) {
         let key = SandboxKey { org: "acme".to_owned(), sandbox: format!("sb-{number}") };
         let guest = Guest {
             key,
             prepaid: self.random.chance(400),
-            devices: 1,
+            devices,
             qemu: None,
             busy_until: 0,
             truth: Vec::new(),

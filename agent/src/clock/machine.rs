@@ -51,6 +51,12 @@ pub(super) fn boottime_ns() -> u64 {
     u64::try_from(read_ns(ClockId::CLOCK_BOOTTIME)).unwrap_or(0)
 }
 
+/// How long the host has slept in this boot, in nanoseconds: `CLOCK_MONOTONIC` stands meanwhile.
+pub(super) fn slept_ns() -> u64 {
+    let awake_ns = u64::try_from(read_ns(ClockId::CLOCK_MONOTONIC)).unwrap_or(0);
+    boottime_ns().saturating_sub(awake_ns)
+}
+
 /// Reads both clocks as nearly at the same moment as can be had.
 pub(super) fn read() -> Reading {
     let tightest = (0..READS).map(|_| read_once()).min_by_key(|reading| reading.apart_ns);

@@ -100,6 +100,12 @@ impl Clock {
         *self.0.anchor.borrow()
     }
 
+    /// How long the host has slept in this boot, in nanoseconds. Boottime goes on meanwhile, and nothing else does.
+    #[must_use]
+    pub fn slept_ns(&self) -> u64 {
+        self.0.source.slept_ns()
+    }
+
     /// Places an event that QEMU stamped with its wall clock, in nanoseconds since the Unix epoch.
     ///
     /// `arrival` is when its line was read, `not_before` the last cut that can no longer change. The stamp
@@ -152,6 +158,13 @@ impl Source {
         match self {
             Self::Machine => machine::boottime_ns(),
             Self::Simulated(time) => time.read().boottime_ns,
+        }
+    }
+
+    fn slept_ns(&self) -> u64 {
+        match self {
+            Self::Machine => machine::slept_ns(),
+            Self::Simulated(time) => time.slept_ns(),
         }
     }
 }

@@ -17,13 +17,17 @@ pub struct ManualTime {
 struct Hands {
     boottime_ns: u64,
     wall_ns: i64,
+    slept_ns: u64,
     /// By how much the wall clock runs fast, in parts per billion.
     drift_ppb: i32,
 }
 
 impl ManualTime {
     pub(super) fn new(wall_ns: i64) -> Self {
-        Self { hands: Mutex::new(Hands { boottime_ns: 0, wall_ns, drift_ppb: 0 }), set: Notify::new() }
+        Self {
+            hands: Mutex::new(Hands { boottime_ns: 0, wall_ns, slept_ns: 0, drift_ppb: 0 }),
+            set: Notify::new(),
+        }
     }
 
     /// Lets this much time pass: boottime moves by just that, the wall clock by its drift more.
@@ -35,6 +39,16 @@ impl ManualTime {
             .wall_ns
             .saturating_add_unsigned(ns)
             .saturating_add(i64::try_from(drift_ns).unwrap_or(i64::MAX));
+    }
+
+    /// Counts so much of the time that passes as slept by the host. The hands do not move by that.
+    pub fn sleep(&self, ns: u64) {
+        let mut hands = self.hands();
+        hands.slept_ns = hands.slept_ns.saturating_add(ns);
+    }
+
+    pub(super) fn slept_ns(&self) -> u64 {
+        self.hands().slept_ns
     }
 
     /// Lets the wall clock run fast (or slow, where negative) against boottime, in parts per billion.

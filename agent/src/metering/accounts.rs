@@ -18,9 +18,9 @@ const QUITTING_NS: u64 = 100_000_000;
 pub enum Sight {
     /// It is, or there is none to hear.
     Clear,
-    /// It is, but events were missed, and what became of it meanwhile is being asked.
+    /// It is, but may hold something back.
     Behind,
-    /// It cannot be asked.
+    /// It cannot be asked, or events were missed and all is asked again.
     Lost,
 }
 /// How long after its stamp the beginning of a life may be told, at the most: an attach is looked into first.

@@ -99,7 +99,12 @@ pub struct State {
     /// What the metering actor was last told of whether QEMU can be asked.
     sight: Option<crate::metering::accounts::Sight>,
     attempt: Option<AbortHandle>,
+    /// How long the host had slept at the last step, in nanoseconds.
+    slept_ns: u64,
 }
+
+/// No host sleeps for less, and the two clocks that tell it are read one after the other.
+const SLEPT_NS_MIN: u64 = 1_000_000;
 
 impl Actor for SandboxActor {
     type Msg = Message;
@@ -112,7 +117,7 @@ impl Actor for SandboxActor {
         arguments: Arguments,
     ) -> Result<State, ActorProcessingErr> {
         let Arguments { environment, origin, view } = arguments;
-        let now = environment.clock.now();
+        let (now, slept_ns) = (environment.clock.now(), environment.clock.slept_ns());
         let (machine, actions, process) = match origin {
             Origin::New(core) => (Sandbox::new(*core), Vec::new(), None),
             Origin::Ledger(recovered, process) => {
@@ -137,6 +142,7 @@ impl Actor for SandboxActor {
             promised: None,
             sight: None,
             attempt: None,
+            slept_ns,
         };
         if let Some(process) = process {
             state.hold(process, &myself);
@@ -194,7 +200,13 @@ impl State {
     fn feed(&mut self, input: Input, myself: &ActorRef<Message>) {
         let now = self.environment.clock.now();
         tracing::trace!(sandbox = %self.machine.core().key, ?input, "step");
-        let actions = self.machine.step(now, input);
+        let before_ns = std::mem::replace(&mut self.slept_ns, self.environment.clock.slept_ns());
+        let slept_ns = self.slept_ns.saturating_sub(before_ns);
+        let mut actions = Vec::new();
+        if slept_ns >= SLEPT_NS_MIN {
+            actions = self.machine.step(now, Input::Slept(slept_ns));
+        }
+        actions.extend(self.machine.step(now, input));
         self.carry_out(actions, now, myself);
     }
 

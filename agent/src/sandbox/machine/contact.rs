@@ -33,15 +33,16 @@ impl Core {
             self.resynced(now, resync, answer, actions);
             return false;
         }
-        if let Some(settling) = self.settling.take_if(|settling| settling.token == token) {
-            self.settled(now, settling, actions);
+        if self.settling == Some(token) {
+            self.settling = None;
+            self.settle(now, actions);
             return false;
         }
         if self.memory_asked == Some(token) {
             self.memory_asked = None;
             match answer {
                 Answer::Returned(devices) => self.learn_memory(now, devices, actions),
-                _ => self.settle_later(now, actions),
+                _ => self.settle_later(actions),
             }
             return false;
         }
@@ -107,6 +108,8 @@ impl Core {
                 if resync.again || overtaken && differs {
                     self.missed = missed;
                     self.resync(now, actions);
+                } else {
+                    self.announce_found(survey, *process, actions);
                 }
             }
             // A lost connection is made again, and asks then.
@@ -130,10 +133,15 @@ impl Core {
         }
         self.holds(now, survey, process, actions);
         self.settle(now, actions);
+        self.announce_found(survey, process, actions);
+        true
+    }
+
+    /// The ledger is to know that it is heard again.
+    fn announce_found(&mut self, survey: &Survey, process: ProcessIdentity, actions: &mut Vec<Action>) {
         let token = self.token();
         let announcement = Announcement::Reattached(Box::new(survey.clone()), process);
         actions.push(Action::Announce(token, announcement));
-        true
     }
 
     /// What QEMU says of everything, after a time in which it was not heard.
@@ -150,6 +158,7 @@ impl Core {
         if self.state == BillingState::Waking && survey.run_state == "running" {
             self.continued = self.continued.or(Some(known.all));
         }
+        let least = self.sizes.least(reaching_back(now, known.sizes), &survey.memory_devices);
         self.found(now, survey.clone(), process);
         self.missed = None;
         let cause = (Cause::Resync, None);
@@ -159,6 +168,7 @@ impl Core {
         // Each by itself: what it says of the one must not say again of the other what may be older than an event that is
         // still on its way.
         let (at, shape) = (reaching_back(now, known.sizes), survey.shape());
+        self.observe_least(at, least, cause.clone(), actions);
         for change in shape_changes(&shape, &self.shape, state) {
             self.observe(at, change, cause.clone(), actions);
         }

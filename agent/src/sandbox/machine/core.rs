@@ -57,14 +57,6 @@ pub(super) struct Resync {
     pub(super) again: bool,
 }
 
-/// A wait after which QEMU can hold no size back.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Settling {
-    pub(super) token: Token,
-    /// When it is over, unless the host sleeps.
-    pub(super) due: Stamp,
-}
-
 /// Times and places that the machine goes by.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -145,7 +137,7 @@ pub struct Core {
     pub(super) settings: Settings,
     /// When an event said last whether it runs.
     pub(super) ran_or_stood: Option<Stamp>,
-    /// Since when a guest that is being woken may run already, because somebody else has continued it unheard.
+    /// Since when a guest that is being woken may run already, because somebody else has continued it.
     pub(super) continued: Option<Stamp>,
     /// The stamp under which its state was told last.
     pub(super) state_stamp: Option<Stamp>,
@@ -162,7 +154,9 @@ pub struct Core {
     /// When the last size event arrived.
     pub(super) memory_told: Option<Stamp>,
     /// The wait after which nothing can be held back any more.
-    pub(super) settling: Option<Settling>,
+    pub(super) settling: Option<Token>,
+    /// When it was noticed that the host had slept, and for how long.
+    pub(super) slept: Option<(Stamp, u64)>,
     /// When QEMU said something last.
     pub(super) spoke: Option<Stamp>,
     /// Through when everything that QEMU told has arrived.
@@ -223,6 +217,7 @@ impl Core {
             disks_known: None,
             memory_told: None,
             settling: None,
+            slept: None,
             spoke: None,
             memory_asked: None,
             sizes: Sizes::default(),

@@ -21,6 +21,8 @@ pub enum Input {
     Event(QemuEvent),
     /// Events were missed: what QEMU says now is all that is known.
     Gap,
+    /// The host has slept for so many nanoseconds since the last input. It comes before the input by which that is noticed.
+    Slept(u64),
     /// The connection to QMP is gone, though its process may live.
     Disconnected,
     /// The last that a QEMU which has exited had written; it comes before the exit.

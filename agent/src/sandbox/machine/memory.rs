@@ -8,9 +8,9 @@ use std::collections::VecDeque;
 use dormouse_metering::{Cause, Change, CommandId, Observation, Stamp};
 use serde_json::{Value, json};
 
-use super::core::{Core, Link, Settling};
+use super::core::{Core, Link};
 use super::sight::{HELD_BACK_NS, reaching_back};
-use super::{Action, Notice, QemuEvent, QmpCommand, Token};
+use super::{Action, Notice, QemuEvent, QmpCommand};
 use crate::sandbox::facts::{MemoryDevice, Survey};
 
 /// How long to wait with the next question for sizes after one without an answer.
@@ -70,6 +70,19 @@ impl Sizes {
         }
         let index = self.first_after(at);
         self.0.insert(index, Told { at, source, bytes });
+    }
+
+    /// What all devices together may have had at the least in a window at whose end they have this, where that is less
+    /// than they were told to have at any one time: `None` where it is not.
+    pub(super) fn least(&self, window: Stamp, devices: &[MemoryDevice]) -> Option<u64> {
+        let now: Vec<u64> = devices.iter().map(|device| device.size_bytes).collect();
+        let from = self.first_after(window.earlier_by(window.uncertainty_ns)).saturating_sub(1);
+        let told = || self.0.iter().skip(from).map(|told| &told.bytes).chain([&now]);
+        let told = || told().filter(|bytes| bytes.len() == now.len());
+        let of_device = |device: usize| told().map(|bytes| bytes[device]).min().unwrap_or(0);
+        let least: u64 = (0..now.len()).map(of_device).sum();
+        let sums = told().map(|bytes| bytes.iter().sum::<u64>());
+        sums.min().filter(|sum| least < *sum).map(|_| least)
     }
 
     fn first_after(&self, at: Stamp) -> usize {
@@ -176,7 +189,7 @@ impl Core {
         let Some(device) = survey.memory_devices.iter().position(named) else { return };
         let at = self.sizes.on_its_way(event.at, unsettled);
         let arrived = self.now.unwrap_or(event.at);
-        let sums = self.sizes.event(event.at, arrived, device, size_bytes);
+        let sums = self.sizes.event(at, arrived, device, size_bytes);
         for (device, bytes) in survey.memory_devices.iter_mut().zip(self.sizes.now()) {
             device.size_bytes = *bytes;
         }
@@ -187,8 +200,7 @@ impl Core {
         self.memory_told = Some(arrived);
         self.settle(arrived, actions);
         // Told to the meter even when a query has already said so: the event has the exact moment.
-        for (stamp, bytes) in sums {
-            let at = if stamp == event.at { at } else { stamp };
+        for (at, bytes) in sums {
             // What the meter holds is what is stamped last.
             if self.memory_stamp.is_none_or(|told| told.boot != at.boot || told.boottime_ns <= at.boottime_ns)
             {
@@ -209,7 +221,8 @@ impl Core {
         let token = self.token();
         let left_ns = HELD_BACK_NS.saturating_sub(now.boottime_ns.saturating_sub(told.boottime_ns));
         if left_ns > 0 {
-            self.wait_to_settle(now, token, left_ns.div_ceil(1_000_000), actions);
+            self.settling = Some(token);
+            actions.push(Action::Wait(token, left_ns.div_ceil(1_000_000)));
         } else {
             self.memory_asked = Some(token);
             actions
@@ -218,24 +231,12 @@ impl Core {
     }
 
     /// QEMU has not answered what it holds back.
-    pub(super) fn settle_later(&mut self, now: Stamp, actions: &mut Vec<Action>) {
+    pub(super) fn settle_later(&mut self, actions: &mut Vec<Action>) {
         if self.link == Link::Up && self.settling.is_none() {
             let token = self.token();
-            self.wait_to_settle(now, token, SETTLE_AGAIN_MS, actions);
+            self.settling = Some(token);
+            actions.push(Action::Wait(token, SETTLE_AGAIN_MS));
         }
-    }
-
-    fn wait_to_settle(&mut self, now: Stamp, token: Token, ms: u64, actions: &mut Vec<Action>) {
-        self.settling = Some(Settling { token, due: now.later_by(ms.saturating_mul(1_000_000)) });
-        actions.push(Action::Wait(token, ms));
-    }
-
-    /// The wait is over. While the host slept, neither it nor QEMU's own clock went on: by as much longer may QEMU hold
-    /// back what it did before.
-    pub(super) fn settled(&mut self, now: Stamp, settling: Settling, actions: &mut Vec<Action>) {
-        let slept_ns = now.boottime_ns.saturating_sub(settling.due.boottime_ns);
-        self.memory_told = self.memory_told.map(|told| told.later_by(slept_ns));
-        self.settle(now, actions);
     }
 
     pub(super) fn has_one_device(&self) -> bool {
@@ -264,17 +265,35 @@ impl Core {
         }
     }
 
+    /// One device may have given back before another got as much: until a stamp all had no more than that at some time.
+    pub(super) fn observe_least(
+        &mut self,
+        at: Stamp,
+        least: Option<u64>,
+        (cause, command): (Cause, Option<CommandId>),
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(bytes) = least else { return };
+        let change = Change::Plugged(bytes);
+        let at = self.in_order(at, &change);
+        // What they have at that stamp follows, and is not that.
+        (self.shape.memory_plugged_bytes, self.memory_stamp) = (bytes, Some(at));
+        actions.push(Action::Observe(Observation { at, change, cause, command }));
+    }
+
     /// Takes what `query-memory-devices` has returned. What differs from what was known changed between.
     pub(super) fn learn_memory(&mut self, now: Stamp, value: &Value, actions: &mut Vec<Action>) {
         let Some(survey) = self.survey.as_mut() else { return };
         survey.memory_devices = MemoryDevice::list(value);
-        self.sizes.answered(now, self.answered.unwrap_or(now), &survey.memory_devices);
-        let shape = survey.shape();
         let known = self.memory_known.filter(|known| known.boot == now.boot);
         let unknown_ns = known.map_or(now.boottime_ns, |at| now.boottime_ns.saturating_sub(at.boottime_ns));
-        self.memory_known = self.answered.or(Some(now));
         let at = now.uncertain_by(unknown_ns);
+        let least = self.sizes.least(at, &survey.memory_devices);
+        self.sizes.answered(now, self.answered.unwrap_or(now), &survey.memory_devices);
+        let shape = survey.shape();
+        self.memory_known = self.answered.or(Some(now));
         let cause = self.memory_cause.clone();
+        self.observe_least(at, least, cause.clone(), actions);
         self.observe(at, Change::Requested(shape.memory_requested_bytes), cause.clone(), actions);
         self.observe(at, Change::Plugged(shape.memory_plugged_bytes), cause, actions);
     }

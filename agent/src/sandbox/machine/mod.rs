@@ -156,6 +156,7 @@ impl Sandbox {
                 self.core.disconnected(now, &mut actions);
                 self.work(now, &mut actions, |operation, cx| operation.disconnected(cx));
             }
+            Input::Slept(ns) => self.core.slept(now, ns),
             Input::LastWords(words) => self.core.last_words = Some(words),
             // What QEMU said at the last, when it shut down above all, comes before the end of its connection.
             Input::Exited if self.core.link == Link::Up => self.exit_seen = true,

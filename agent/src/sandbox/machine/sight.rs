@@ -40,7 +40,9 @@ impl Core {
     pub fn sight(&self) -> Option<(Sight, Stamp)> {
         let sight = match (self.phase, self.link) {
             (Phase::New | Phase::Ended, _) => return None,
-            (Phase::Attached, Link::Up) if self.resync.is_some() || self.is_unsettled() => Sight::Behind,
+            // What was missed is missed for good, should the agent be killed before it is asked for.
+            (Phase::Attached, Link::Up) if self.resync.is_some() => Sight::Lost,
+            (Phase::Attached, Link::Up) if self.is_unsettled() => Sight::Behind,
             (Phase::Hibernated, _) | (Phase::Attached, Link::Up) => Sight::Clear,
             (Phase::Attached, _) => Sight::Lost,
         };
@@ -62,9 +64,19 @@ impl Core {
     pub(super) fn heard_to_the_end(&mut self, now: Stamp) {
         if self.link == Link::Up {
             let spoke = self.spoke;
-            self.heard(now.earlier_by(END_SEEN_NS));
+            let just_now =
+                |noticed: &Stamp| now.boottime_ns.saturating_sub(noticed.boottime_ns) < END_SEEN_NS;
+            let slept_ns = self.slept.filter(|(noticed, _)| just_now(noticed)).map_or(0, |(_, ns)| ns);
+            self.heard(now.earlier_by(END_SEEN_NS.saturating_add(slept_ns)));
             self.spoke = spoke;
         }
+    }
+
+    /// While the host slept, QEMU's clock stood too: by as much longer may QEMU hold back what it did before, and what is
+    /// seen now may have come before that.
+    pub(super) fn slept(&mut self, now: Stamp, ns: u64) {
+        self.slept = Some((now, ns));
+        self.memory_told = self.memory_told.map(|told| told.later_by(ns));
     }
 
     /// From here on QEMU may have told something that never arrives.

@@ -4,6 +4,7 @@
 mod anything;
 mod driver;
 mod known;
+mod meddled;
 mod overtaking;
 mod paths;
 mod scaling;

@@ -16,6 +16,7 @@ use dormouse_metering::{BillingState, Cause, Change};
 
 use super::{Answer, Context, Flow, Procedure, done, out_of_place};
 use crate::sandbox::machine::core::{Link, Phase};
+use crate::sandbox::machine::sight::reaching_back;
 use crate::sandbox::machine::{Action, QemuEvent, SnapshotRemoval};
 
 #[derive(Debug)]
@@ -65,6 +66,10 @@ impl Destroy {
         let at = cx.core.end_of_process(cx.now);
         let cause = cx.core.memory_cause.clone();
         cx.core.observe_unseen_memory(at, cause, cx.actions);
+        if let Some(ran) = cx.core.continued.take().filter(|_| cx.core.state == BillingState::Waking) {
+            // Somebody else had continued it while it was woken: that is not billed, and not certain.
+            cx.observe(reaching_back(at, ran), Change::Mark, Cause::Destroy);
+        }
         cx.observe(at, Change::Ended, Cause::Destroy);
         cx.core.phase = Phase::Ended;
         cx.actions.push(Action::RemoveSnapshot(SnapshotRemoval::Draft));

@@ -26,6 +26,7 @@ use crate::process::ProcessIdentity;
 use crate::sandbox::command::Method;
 use crate::sandbox::facts::Survey;
 use crate::sandbox::machine::core::{Core, Link, Phase};
+use crate::sandbox::machine::sight::reaching_back;
 use crate::sandbox::machine::{Action, Announcement, Launch, QemuEvent};
 use crate::sandbox::refusal::{Reason, Refusal};
 use crate::sandbox::snapshot::Manifest;
@@ -38,8 +39,6 @@ pub(super) struct Wake {
     told: bool,
     /// The guest cannot have run before.
     stood: Option<Stamp>,
-    /// Since when it may run because somebody else has continued it.
-    meddled: Option<Stamp>,
     /// Why its CPU time is not limited as it was, in words.
     unlimited: String,
 }
@@ -72,7 +71,7 @@ impl Wake {
     }
 
     fn at(step: Step) -> Self {
-        Self { step, connect_until_ns: 0, told: false, stood: None, meddled: None, unlimited: String::new() }
+        Self { step, connect_until_ns: 0, told: false, stood: None, unlimited: String::new() }
     }
 
     fn launch(&mut self, cx: &mut Context<'_>, manifest: Box<Manifest>) -> Flow {
@@ -124,8 +123,7 @@ impl Wake {
             cx.observe(cx.now, Change::Vcpus(vcpus_milli), Cause::Wake);
         }
         self.step = Step::Continuing;
-        self.meddled = self.meddled.or(cx.core.continued.take());
-        self.stood = self.meddled.or(Some(cx.now));
+        self.stood = cx.core.continued.or(Some(cx.now));
         self.told = true;
         cx.query("cont")
     }
@@ -178,6 +176,10 @@ impl Wake {
     /// The guest runs: the snapshot is no longer what it was.
     fn awake(&self, cx: &mut Context<'_>) -> Flow {
         cx.core.phase = Phase::Attached;
+        if let Some(ran) = cx.core.continued.take() {
+            // What it ran before is not billed, and not certain.
+            cx.observe(reaching_back(cx.now, ran), Change::Mark, Cause::Wake);
+        }
         cx.core.consumed.clone_from(&cx.core.snapshot);
         done(format!("{} runs again{}", cx.core.key, self.unlimited))
     }
@@ -185,7 +187,7 @@ impl Wake {
     /// The QEMU that was started goes; the snapshot stays, and the sandbox is hibernated as before.
     fn give_up(&mut self, cx: &mut Context<'_>, refusal: Refusal) -> Flow {
         let Some(process) = cx.core.process else {
-            return hibernated_again(cx, self.meddled, refusal);
+            return hibernated_again(cx, refusal);
         };
         self.step = Step::GivingUp(refusal);
         cx.core.link = Link::None;
@@ -202,11 +204,11 @@ fn found(cx: &mut Context<'_>, survey: &Survey, process: ProcessIdentity) {
     cx.actions.push(Action::Announce(token, announcement));
 }
 
-/// Billing goes back to what it was before the wake. `ran` is since when the guest may have run.
-fn hibernated_again(cx: &mut Context<'_>, ran: Option<Stamp>, refusal: Refusal) -> Flow {
+/// Billing goes back to what it was before the wake.
+fn hibernated_again(cx: &mut Context<'_>, refusal: Refusal) -> Flow {
     cx.core.link = Link::None;
     // Where nobody knows whether it ran meanwhile, it is not billed, and that is not certain.
-    let ran = ran.or(cx.core.continued.take());
+    let ran = cx.core.continued.take();
     let at = cx.core.since(cx.now, ran);
     cx.core.missed = None;
     if at.uncertainty_ns > 0 && cx.core.state == BillingState::Hibernated {
@@ -332,10 +334,10 @@ impl Procedure for Wake {
         if let Step::Loading(transfer) = &mut self.step {
             transfer.event(cx, event);
         }
-        match event.name.as_str() {
-            "RESUME" => self.meddled = self.meddled.or(Some(event.at.earlier_by(event.at.uncertainty_ns))),
-            "STOP" => self.meddled = None,
-            _ => {}
+        // Somebody else's, unless we have told QEMU to.
+        if event.name == "RESUME" && !matches!(self.step, Step::Continuing) {
+            let since = event.at.earlier_by(event.at.uncertainty_ns);
+            cx.core.continued = cx.core.continued.or(Some(since));
         }
         Flow::Wait
     }
@@ -370,13 +372,13 @@ impl Procedure for Wake {
 
     fn exited(&mut self, cx: &mut Context<'_>) -> Flow {
         if let Step::GivingUp(refusal) = std::mem::replace(&mut self.step, Step::Verifying) {
-            return hibernated_again(cx, self.meddled, refusal);
+            return hibernated_again(cx, refusal);
         }
         let said = match cx.core.last_words.take() {
             Some(words) if !words.trim().is_empty() => format!("; it said: {}", words.trim()),
             _ => String::new(),
         };
         let message = format!("QEMU ended before the guest ran{said}; the snapshot stays as it was");
-        hibernated_again(cx, self.meddled, Refusal::new(Reason::LaunchFailed, message))
+        hibernated_again(cx, Refusal::new(Reason::LaunchFailed, message))
     }
 }
