@@ -140,6 +140,7 @@ impl World {
         self.agent = None;
         self.epoch += 1;
         self.asked.clear();
+        self.asked_again.clear();
         for guest in &mut self.guests {
             if let Some(qemu) = guest.qemu.as_mut() {
                 qemu.client = None;
@@ -316,7 +317,10 @@ impl World {
         if !again {
             seat.taken.push((command.request_id.clone(), now));
         }
-        self.asked.insert((number, command.request_id.clone()));
+        let asked = (number, command.request_id.clone());
+        if !self.asked.insert(asked.clone()) {
+            self.asked_again.insert(asked);
+        }
         self.feed(number, Input::Command(command));
     }
 
@@ -325,9 +329,7 @@ impl World {
         let short = result.as_ref().map(|outcome| &outcome.result).map_err(|refusal| refusal.reason);
         self.trace(|| format!("reply to {id}: {short:?}"));
         let reused = result.as_ref().is_err_and(|refusal| refusal.reason == Reason::RequestIdReused);
-        let still =
-            |seat: &Seat| seat.machine.underway().is_some_and(|(command, _)| command.request_id == id);
-        if reused && self.agent.as_ref().and_then(|agent| agent.seats[number].as_ref()).is_some_and(still) {
+        if reused && self.asked_again.remove(&(number, id.to_owned())) {
             // Whoever has asked under that id first is yet to be answered.
         } else if !self.asked.remove(&(number, id.to_owned())) {
             let recovered = self.ledger.commands.contains_key(id);

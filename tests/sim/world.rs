@@ -89,6 +89,8 @@ pub(crate) struct World {
     pub(crate) epoch: u64,
     pub(crate) restarted: u64,
     pub(crate) asked: BTreeSet<(usize, String)>,
+    /// Of these, the requests whose id came once more before they were answered.
+    pub(crate) asked_again: BTreeSet<(usize, String)>,
     pub(crate) ids: Vec<Command>,
     pub(crate) knobs: Knobs,
     pub(crate) pids: i32,
@@ -138,6 +140,7 @@ impl World {
             epoch: 0,
             restarted: 0,
             asked: BTreeSet::new(),
+            asked_again: BTreeSet::new(),
             ids: Vec::new(),
             knobs,
             pids: 100,
