@@ -329,7 +329,8 @@ impl World {
         let short = result.as_ref().map(|outcome| &outcome.result).map_err(|refusal| refusal.reason);
         self.trace(|| format!("reply to {id}: {short:?}"));
         let reused = result.as_ref().is_err_and(|refusal| refusal.reason == Reason::RequestIdReused);
-        if reused && self.asked_again.remove(&(number, id.to_owned())) {
+        let came_again = self.asked_again.remove(&(number, id.to_owned()));
+        if reused && came_again {
             // Whoever has asked under that id first is yet to be answered.
         } else if !self.asked.remove(&(number, id.to_owned())) {
             let recovered = self.ledger.commands.contains_key(id);
