@@ -82,8 +82,6 @@ async fn m6_wherever_the_agent_is_killed_nothing_is_lost_and_nothing_is_billed_t
 const PLACES_WITH_A_GUEST: [u64; 12] = [3, 10, 17, 24, 31, 38, 45, 52, 59, 66, 73, 80];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "takes minutes on a busy machine, and is yet to be seen to pass many times in a row: that the guest ran is noted \
-            beside what QEMU is told next, so that an agent killed in that instant knows less of it"]
 async fn m6_a_real_guest_keeps_its_memory_and_its_slices_say_what_qemu_did_wherever_the_agent_is_killed() {
     let mut killed = 0;
     for places in PLACES_WITH_A_GUEST.chunks(2) {

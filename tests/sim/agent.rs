@@ -126,7 +126,9 @@ impl World {
         let instant = self.random.range(1_000, 50_000);
         match action {
             Action::Announce(token, announcement) => self.announce(number, token, announcement),
-            Action::Observe(observation) => self.observe(number, &observation),
+            Action::Observe(observation) | Action::ObserveFirst(observation) => {
+                self.observe(number, &observation);
+            }
             Action::Connect(token, after_ms) => self.connect(number, token, after_ms),
             Action::Survey(token) => self.ask(number, token, Ask::Survey),
             Action::Qmp(token, command) => self.ask(number, token, Ask::Command(command)),

@@ -10,6 +10,7 @@ use dormouse_ledger::{
 use dormouse_metering::{BillingState, Cause, Change, CommandId, Observation, Shape, Stamp};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use serde_json::{Value, json};
+use tokio::sync::oneshot;
 
 use super::accounts::{Accounts, Sight};
 use super::entries;
@@ -105,7 +106,8 @@ pub enum Message {
     /// A life could not begin: nothing of it became durable.
     Forget(SandboxKey),
     /// Something was seen.
-    Observe(SandboxKey, Observation),
+    /// With whoever waits until it is in the ledger's file, which is not to say on the disk.
+    Observe(SandboxKey, Observation, Option<oneshot::Sender<()>>),
     /// Whether the sandbox's QEMU is heard, and through when it was: while it is not, nothing of the sandbox becomes
     /// final.
     Sight(SandboxKey, Sight, Stamp),
@@ -211,7 +213,7 @@ impl Actor for Metering {
             Message::ConcludeApart(outcome, reply) => {
                 state.happened(Class::Fact, vec![Record::Outcome(*outcome)], answer_durable(reply));
             }
-            Message::Observe(key, observation) => state.observe(&key, observation),
+            Message::Observe(key, observation, written) => state.observe(&key, observation, written),
             Message::Sight(key, sight, heard) => {
                 if state.accounts.sight(&key, sight) {
                     state.happened(
@@ -334,14 +336,20 @@ impl State {
         self.happened(Class::Fact, records, answer_durable(reply));
     }
 
-    fn observe(&mut self, key: &SandboxKey, observation: Observation) {
+    fn observe(&mut self, key: &SandboxKey, observation: Observation, written: Option<oneshot::Sender<()>>) {
         let now = self.clock.now();
         tracing::debug!(sandbox = %key, change = ?observation.change, cause = %observation.cause, "observed");
         match self.accounts.observe(key, false, observation, now) {
             Ok(record) => {
                 failpoint::reach("before an observation");
                 let class = record.as_ref().map_or(Class::Note, observation_class);
-                self.happened(class, record.into_iter().collect(), log_failure("slices"));
+                let done = log_failure("slices");
+                let done: Done = Box::new(move |result| {
+                    done(result);
+                    // A sandbox that is gone needs not be told.
+                    let _ = written.map(|written| written.send(()));
+                });
+                self.happened(class, record.into_iter().collect(), done);
             }
             Err(refused) => {
                 tracing::error!(sandbox = %key, %refused, "an observation does not fit the meter");

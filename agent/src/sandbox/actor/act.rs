@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use dormouse_metering::Stamp;
 use ractor::ActorRef;
+use tokio::sync::oneshot;
 
 use super::link::{self, Ask, Contact, Link};
 use super::start::Wanted;
@@ -19,12 +20,19 @@ impl State {
         match action {
             Action::Announce(token, announcement) => self.announce(announcement, acknowledge(token, myself)),
             Action::Observe(observation) => {
-                let message = metering::Message::Observe(self.ledger_key(), observation);
-                self.tell_metering(message);
+                self.tell_metering(metering::Message::Observe(self.ledger_key(), observation, None));
+            }
+            Action::ObserveFirst(observation) => {
+                let (written, is_written) = oneshot::channel();
+                self.unwritten = Some(is_written);
+                self.tell_metering(metering::Message::Observe(self.ledger_key(), observation, Some(written)));
             }
             Action::Connect(token, after_ms) => self.connect(token, after_ms, myself),
             Action::Survey(token) => self.ask(token, Ask::Survey(self.command_line()), myself),
-            Action::Qmp(token, command) => self.ask(token, Ask::Command(command), myself),
+            Action::Qmp(token, command) => {
+                let unwritten = self.unwritten.take();
+                self.ask(token, Ask::Command(command, unwritten), myself);
+            }
             Action::Wait(token, ms) => {
                 let answer = answer_to(token, myself);
                 tokio::spawn(async move {

@@ -14,7 +14,7 @@ use dormouse_qmp::{
     Anomaly, Client, CloseReason, Connection, Event, EventStream, Incoming, Position, QmpError, Version,
 };
 use ractor::ActorRef;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::Message;
 use super::environment::Environment;
@@ -32,6 +32,10 @@ const FROM_QEMU_MAX: usize = 256;
 
 /// How many commands may wait for the connection. The machine has one under way, and a few questions.
 const COMMANDS_MAX: usize = 16;
+
+/// How long QEMU is told nothing because what was observed before is not written yet. Past it, an agent that is killed may
+/// have to bill less than the guest ran, and flags it.
+const WRITTEN_MAX: Duration = Duration::from_millis(250);
 
 /// The events that change what is known of a sandbox, or tell how saving and loading go. Others are QEMU's own affair.
 const EVENTS: [&str; 7] =
@@ -56,7 +60,8 @@ pub(super) struct Link {
 
 /// What is asked of QEMU.
 pub(super) enum Ask {
-    Command(QmpCommand),
+    /// Once what was observed before it is written.
+    Command(QmpCommand, Option<oneshot::Receiver<()>>),
     /// All that a survey asks. The command line of a process that lives stays what it was.
     Survey(Result<CommandLine, String>),
 }
@@ -255,7 +260,11 @@ impl Asker {
     fn put(self, token: Token, ask: Ask) -> InFlight {
         Box::pin(async move {
             let (answer, position) = match ask {
-                Ask::Command(QmpCommand { name, arguments }) => {
+                Ask::Command(QmpCommand { name, arguments }, unwritten) => {
+                    if let Some(unwritten) = unwritten {
+                        // Whoever is to write it never loses it; and QEMU does not wait for a disk that hangs.
+                        let _ = tokio::time::timeout(WRITTEN_MAX, unwritten).await;
+                    }
                     failpoint::reach("before QEMU is told");
                     let (returned, position) = self.client.execute_placed(name, arguments).await;
                     failpoint::reach("QEMU has answered");

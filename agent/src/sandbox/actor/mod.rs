@@ -99,6 +99,8 @@ pub struct State {
     /// What the metering actor was last told of whether QEMU can be asked.
     sight: Option<crate::metering::accounts::Sight>,
     attempt: Option<AbortHandle>,
+    /// An observation that has to be in the ledger's file before QEMU is told anything more.
+    unwritten: Option<oneshot::Receiver<()>>,
     /// How long the host had slept at the last step, in nanoseconds.
     slept_ns: u64,
 }
@@ -142,6 +144,7 @@ impl Actor for SandboxActor {
             promised: None,
             sight: None,
             attempt: None,
+            unwritten: None,
             slept_ns,
         };
         if let Some(process) = process {

@@ -22,6 +22,9 @@ pub enum Action {
     Announce(Token, Announcement),
     /// Tell the metering actor; it never loses it.
     Observe(Observation),
+    /// The same, and QEMU is told nothing more before it is in the ledger's file: an agent that is killed then finds it
+    /// there. It waits for no disk.
+    ObserveFirst(Observation),
     /// Connect to QMP after so many milliseconds, take a pidfd, and survey.
     Connect(Token, u64),
     /// Ask again all that a survey asks.

@@ -128,7 +128,7 @@ impl Core {
         if self.link == Link::Up && self.missed.is_none() && is_older && !self.told_since_asked() {
             self.state_stamp = Some(at);
             let (change, cause) = (Change::State(BillingState::Running), Cause::Resync);
-            actions.push(Action::Observe(Observation { at, change, cause, command: None }));
+            actions.push(Action::ObserveFirst(Observation { at, change, cause, command: None }));
         }
     }
 

@@ -169,7 +169,7 @@ impl Procedure for SetRunState {
 
     fn answered_ahead(&mut self, cx: &mut Context<'_>, answer: &Answer) {
         if let Answer::Returned(devices) = answer {
-            cx.core.learn_memory(cx.now, devices, cx.actions);
+            cx.learn_last_memory(devices);
             self.memory_asked = cx.core.answered;
         }
     }

@@ -328,7 +328,9 @@ impl Driver {
         for action in actions {
             self.log.push(word(&action));
             match action {
-                Action::Observe(observation) => self.observed.push(observation),
+                Action::Observe(observation) | Action::ObserveFirst(observation) => {
+                    self.observed.push(observation);
+                }
                 Action::Reply(id, result) => self.replies.push((id, result)),
                 Action::Retire => self.retired = true,
                 Action::Kill(_) => self.going = true,
@@ -452,7 +454,7 @@ fn word(action: &Action) -> String {
             Announcement::After(..) => "after".to_owned(),
             Announcement::Saved(_) => "saved".to_owned(),
         },
-        Action::Observe(observation) => match observation.change {
+        Action::Observe(observation) | Action::ObserveFirst(observation) => match observation.change {
             Change::State(state) => format!("observe {state}"),
             Change::Plugged(bytes) => format!("observe plugged {}", bytes / MIB),
             Change::Requested(bytes) => format!("observe requested {}", bytes / MIB),

@@ -211,9 +211,12 @@ fn an_agent_that_is_killed_once_it_has_told_qemu_to_stop_or_to_go_knows_through_
     for (request, told) in told {
         let mut driver = Driver::attached();
         driver.now_ns += 60_000_000_000;
+        // A pause asks while its intent is being recorded.
+        let ahead = matches!(request, Request::Pause { .. });
         driver.feed(Input::Command(command("c1", request)));
+        let begun = driver.now();
         until(&mut driver, is_qmp("query-memory-devices"));
-        let asked = driver.now();
+        let asked = if ahead { begun } else { driver.now() };
         until(&mut driver, is_qmp(told));
         let proof = asked.earlier_by(900_000_000);
         let sign = LastSign::of(Some(proof), Some(proof), None, &driver.observed).unwrap();
