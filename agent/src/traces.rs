@@ -7,7 +7,7 @@
 //!                  lost              lost, and said once until it takes them again
 //! ```
 //!
-//! Nobody ever waits for it, but for the agent's end, and that no longer than [`FLUSH`]. It carries no words of the log.
+//! Nobody ever waits for it, but for the agent's end, and that no longer than two seconds. It carries no words of the log.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;

@@ -3,7 +3,7 @@
 //!
 //! The guest is the one that all tests boot, with a second archive behind its own that brings the agent, the scripted
 //! QEMU, the libraries that they are linked with, and another `/init`, which does it all and tells the outcome on the
-//! console. Its first lines are [`PROLOGUE`].
+//! console. Its first lines are `PROLOGUE`.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;

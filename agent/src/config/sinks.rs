@@ -31,7 +31,7 @@ section! {
         /// (`events:CELL` where it is flat).
         stream: Option<String> = None,
         /// `cloudevents`, or, for redis, `flat`: created, usage_tick, scaled, hibernated, woke and stopped, each with
-        /// id, type, sandbox_id, org_id, plan, worker_id, cell_id, payload and timestamp. What is changed of [billing] or
+        /// id, type, sandbox_id, org_id, plan, worker_id, cell_id, payload and timestamp. What is changed of `[billing]` or
         /// of the prices holds for events that come after. A fleet's ledger reads CloudEvents alone.
         form: SinkForm = SinkForm::Cloudevents,
         /// What a GiB of memory costs for an hour in `cost_cents` of a flat usage_tick, in millionths of a cent.

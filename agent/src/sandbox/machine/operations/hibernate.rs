@@ -171,12 +171,13 @@ impl Hibernate {
                 failed(refusal)
             }
             (Some(_), _) if self.told.0 < CONT_MAX => self.go_on(cx, refusal),
+            // Since QEMU was asked it may have ended: its life is not known to have lasted until the answer came.
             (Some(state), _) if !self.ran => {
-                cx.observe(cx.now, Change::State(state), Cause::HibernateFailed);
+                cx.observe(cx.since_asked(), Change::State(state), Cause::HibernateFailed);
                 failed(refusal)
             }
             (Some(state), _) => {
-                cx.observe(cx.now, Change::State(state), Cause::HibernateFailed);
+                cx.observe(cx.since_asked(), Change::State(state), Cause::HibernateFailed);
                 let message = format!("{}; but QEMU does not continue it: it is {state}", refusal.message);
                 failed(Refusal { message: message.replacen(" and the guest goes on", "", 1), ..refusal })
             }
