@@ -156,6 +156,7 @@ impl World {
             }
             Action::Disconnect => self.drop_link(number),
             Action::Reply(id, result) => self.replied(number, &id, &result),
+            Action::Refuse(id, refusal) => self.replied(number, &id, &Err(refusal)),
             // A promise is answered above, and nobody asks for limits and advice here.
             Action::Publish(_)
             | Action::PromiseMemory(..)

@@ -49,7 +49,10 @@ impl Crowd {
                 ),
                 ("-qmp", format!("unix:{},server=on,wait=off", qmp.display())),
             ];
-            Command::new(paths::qemu(paths::QemuVersion::V10).unwrap())
+            // The guests of other tests run beside them on the same few cores.
+            Command::new("nice")
+                .args(["-n", "19"])
+                .arg(paths::qemu(paths::QemuVersion::V10).unwrap())
                 .args(["-nodefaults", "-no-user-config"])
                 .args(arguments.into_iter().flat_map(|(name, value)| [name.to_owned(), value]))
                 .stdin(Stdio::null())

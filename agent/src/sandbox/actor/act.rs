@@ -57,6 +57,7 @@ impl State {
             Action::Kill(identity) => self.kill(identity),
             Action::Disconnect => self.disconnect(),
             Action::Reply(request_id, result) => self.reply(&request_id, &result),
+            Action::Refuse(request_id, refusal) => self.refuse(&request_id, refusal),
             Action::Publish(notice) => self.publish(&notice, now),
             Action::Retire => {
                 self.remove_memory();
@@ -148,6 +149,13 @@ impl State {
         }
     }
 
+    /// What a connection that was given up has still to tell is older than what QEMU was asked since: a storm of RESUME from
+    /// it would have a guest run that stands. What was asked over it is answered all the same.
+    pub(super) fn is_heard(&self, number: u64, input: &Input) -> bool {
+        let kept = self.link.as_ref().is_some_and(|link| link.number == number);
+        kept || !matches!(input, Input::Event(_) | Input::Gap)
+    }
+
     fn ask(&self, token: Token, ask: Ask, myself: &ActorRef<Message>) {
         if !self.link.as_ref().is_some_and(|link| link.ask(token, ask)) {
             let refusal = Refusal::new(Reason::QmpUnreachable, "QMP does not answer; the agent keeps trying");
@@ -180,6 +188,18 @@ impl State {
         for caller in self.waiting.remove(request_id).unwrap_or_default() {
             // A caller that has gone away reads the outcome from the ledger when it asks again.
             let _ = caller.send(result.clone());
+        }
+    }
+
+    /// Answers whoever has come last under a request id. Those before wait for what it was given to first.
+    fn refuse(&mut self, request_id: &str, refusal: Refusal) {
+        let Some(callers) = self.waiting.get_mut(request_id) else { return };
+        if let Some(caller) = callers.pop() {
+            // A caller that has gone away needs not be told.
+            let _ = caller.send(Err(refusal));
+        }
+        if callers.is_empty() {
+            self.waiting.remove(request_id);
         }
     }
 

@@ -252,7 +252,7 @@ impl Keeper {
         // The semaphore is never closed.
         let Ok(permit) = self.permits.clone().acquire_owned().await else { return };
         // An actor that is gone needs not be told.
-        let _ = self.actor.cast(Message::FromQemu(input, permit));
+        let _ = self.actor.cast(Message::FromQemu(self.number, input, permit));
     }
 }
 

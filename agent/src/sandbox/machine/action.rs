@@ -60,6 +60,8 @@ pub enum Action {
     Disconnect,
     /// Answer everybody who waits for this request.
     Reply(String, Result<Outcome, Refusal>),
+    /// Refuse the command that has just come under this request id: nobody else who waits for it.
+    Refuse(String, Refusal),
     /// Tell those who watch.
     Publish(Notice),
     /// The sandbox's life is over: the actor can go.

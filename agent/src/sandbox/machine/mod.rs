@@ -177,7 +177,7 @@ impl Sandbox {
     fn command(&mut self, now: Stamp, command: Command, actions: &mut Vec<Action>) {
         match self.admit(&command) {
             Verdict::Join => {}
-            Verdict::Deny(refusal) => actions.push(Action::Reply(command.request_id, Err(refusal))),
+            Verdict::Deny(refusal) => actions.push(Action::Refuse(command.request_id, refusal)),
             Verdict::Accept => self.begin(now, command, actions),
             Verdict::Overtake => self.prepare_to_overtake(now, command, actions),
         }

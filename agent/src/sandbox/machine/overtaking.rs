@@ -47,7 +47,7 @@ impl Sandbox {
         let stage = self.underway.as_ref().map(|underway| &underway.stage);
         if matches!(stage, Some(Stage::Working(operation)) if !operation.may_be_overtaken(&self.core)) {
             let refusal = destroying("QEMU is being started");
-            return actions.push(Action::Reply(command.request_id, Err(refusal)));
+            return actions.push(Action::Refuse(command.request_id, refusal));
         }
         let intent = Some(self.intend(now, &command, actions));
         self.overtaker = Some(Overtaker { command, intent });

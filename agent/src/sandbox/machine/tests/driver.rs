@@ -332,6 +332,7 @@ impl Driver {
                     self.observed.push(observation);
                 }
                 Action::Reply(id, result) => self.replies.push((id, result)),
+                Action::Refuse(id, refusal) => self.replies.push((id, Err(refusal))),
                 Action::Retire => self.retired = true,
                 Action::Kill(_) => self.going = true,
                 Action::Disconnect
@@ -483,6 +484,7 @@ fn word(action: &Action) -> String {
         Action::Disconnect => "disconnect".to_owned(),
         Action::Reply(_, Ok(_)) => "reply ok".to_owned(),
         Action::Reply(_, Err(_)) => "reply refused".to_owned(),
+        Action::Refuse(..) => "refuse".to_owned(),
         Action::Publish(_) => "publish".to_owned(),
         Action::Retire => "retire".to_owned(),
     }

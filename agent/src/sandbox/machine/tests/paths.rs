@@ -99,6 +99,17 @@ fn pause_asks_for_the_memory_again_where_its_intent_took_long_or_the_first_quest
 }
 
 #[test]
+fn a_request_id_that_comes_again_with_something_else_is_refused_to_whoever_brought_it_alone() {
+    let (mut driver, intent, question) = pausing();
+    driver.feed(Input::Command(command("c1", Request::Reboot)));
+    assert_eq!(done(&driver), ["before", "query-memory-devices", "refuse"]);
+    driver.answer_well(intent);
+    driver.answer_well(question);
+    driver.settle();
+    assert_eq!(done(&driver)[3..], ["observe running", "stop", "observe paused", "after", "reply ok"]);
+}
+
+#[test]
 fn hibernate_records_the_snapshot_before_qemu_goes() {
     for (method, saving) in [
         (Method::Shared, ["migrate-set-capabilities", "migrate", "query-migrate"].as_slice()),
