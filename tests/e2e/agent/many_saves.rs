@@ -49,10 +49,7 @@ impl Crowd {
                 ),
                 ("-qmp", format!("unix:{},server=on,wait=off", qmp.display())),
             ];
-            // The guests of other tests run beside them on the same few cores.
-            Command::new("nice")
-                .args(["-n", "19"])
-                .arg(paths::qemu(paths::QemuVersion::V10).unwrap())
+            Command::new(paths::qemu(paths::QemuVersion::V10).unwrap())
                 .args(["-nodefaults", "-no-user-config"])
                 .args(arguments.into_iter().flat_map(|(name, value)| [name.to_owned(), value]))
                 .stdin(Stdio::null())
@@ -86,6 +83,7 @@ async fn all_are(scene: &Scene, wanted: impl Fn(&Value) -> bool) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a hundred QEMUs take all cores for a minute, and the guests of the tests beside it starve"]
 async fn a_hundred_real_qemus_told_to_hibernate_at_once_all_do_and_all_wake() {
     let scene = Scene::new().await;
     let crowd = Crowd::start(&scene.agent.run_dir(), scene.folder());
