@@ -116,6 +116,26 @@ pub(crate) fn roll_up(conn: &Connection, pk: i64, slice: &Slice) -> Result<(), L
     Ok(())
 }
 
+/// Calls `each` with the totals up to the last full hour at or before an instant, and returns that hour and the number of the
+/// first slice that may have a part after it.
+pub(crate) fn rolled_up(
+    conn: &Connection,
+    pk: i64,
+    unix_ns: i64,
+    mut each: impl FnMut(&Totals) -> Result<(), LedgerError>,
+) -> Result<(i64, i64), LedgerError> {
+    let mut rollup = Rollup::latest(conn, pk, unix_ns)?;
+    let reached = rollup.as_ref().map_or((i64::MIN, 1), |last| (last.hour_unix_ns, last.seq));
+    while let Some(Rollup { since_unix_ns, totals, .. }) = rollup {
+        each(&totals)?;
+        rollup = match since_unix_ns {
+            Some(hour_unix_ns) => Rollup::latest(conn, pk, hour_unix_ns)?,
+            None => None,
+        };
+    }
+    Ok(reached)
+}
+
 /// What the closed slices of a sandbox amount to before an instant.
 pub(crate) fn amount_before(
     conn: &Connection,
@@ -123,20 +143,12 @@ pub(crate) fn amount_before(
     unix_ns: i64,
     rules: &Rules,
 ) -> Result<Amount, LedgerError> {
-    let mut rollup = Rollup::latest(conn, pk, unix_ns)?;
-    let (from_unix_ns, seq) = rollup.as_ref().map_or((i64::MIN, 1), |last| (last.hour_unix_ns, last.seq));
     let mut sum = Amount::default();
     let mut add = |amount: Amount| {
         sum = sum.checked_add(amount).ok_or_else(Amount::overflow)?;
         Ok(())
     };
-    while let Some(Rollup { since_unix_ns, totals, .. }) = rollup {
-        add(totals.amount(rules)?)?;
-        rollup = match since_unix_ns {
-            Some(hour_unix_ns) => Rollup::latest(conn, pk, hour_unix_ns)?,
-            None => None,
-        };
-    }
+    let (from_unix_ns, seq) = rolled_up(conn, pk, unix_ns, |totals| add(totals.amount(rules)?))?;
     if from_unix_ns < unix_ns {
         let window = from_unix_ns..unix_ns;
         each_piece(conn, pk, seq..i64::MAX, unix_ns, |piece| add(piece.amount(&window, rules)?))?;

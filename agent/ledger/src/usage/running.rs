@@ -6,7 +6,7 @@ use std::ops::Range;
 use dormouse_metering::Dimensions;
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::hours::{Rollup, each_piece};
+use super::hours::{each_piece, rolled_up};
 use super::totals::{Piece, Totals};
 use super::{Amount, Rules};
 use crate::encode::int;
@@ -91,18 +91,10 @@ impl Reader {
 }
 
 fn before(conn: &Connection, pk: i64, seq: i64, start_unix_ns: i64) -> Result<LifeTotals, LedgerError> {
-    // A rollup up to the slice's start is of slices before it: each reached its hour.
-    let mut rollup = Rollup::latest(conn, pk, start_unix_ns)?;
-    let (from_unix_ns, from_seq) =
-        rollup.as_ref().map_or((i64::MIN, 1), |last| (last.hour_unix_ns, last.seq));
     let mut totals = Totals::default();
-    while let Some(Rollup { since_unix_ns, totals: more, .. }) = rollup {
-        totals.merge(&more).ok_or_else(Amount::overflow)?;
-        rollup = match since_unix_ns {
-            Some(hour_unix_ns) => Rollup::latest(conn, pk, hour_unix_ns)?,
-            None => None,
-        };
-    }
+    // A rollup up to the slice's start is of slices before it: each reached its hour.
+    let (from_unix_ns, from_seq) =
+        rolled_up(conn, pk, start_unix_ns, |more| totals.merge(more).ok_or_else(Amount::overflow))?;
     each_piece(conn, pk, from_seq..seq, i64::MAX, |piece| {
         totals.add(piece, &(from_unix_ns..i64::MAX)).ok_or_else(Amount::overflow)
     })?;
