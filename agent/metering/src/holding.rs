@@ -93,17 +93,9 @@ impl Holding {
 
     /// What is held after a change.
     pub(crate) fn after(mut self, change: &Change) -> Self {
-        match *change {
-            Change::Began(shape, state) | Change::Holds(shape, state) => {
-                (self.shape, self.state) = (shape, state);
-            }
-            Change::Plugged(bytes) => self.shape.memory_plugged_bytes = bytes,
-            Change::Requested(bytes) => self.shape.memory_requested_bytes = bytes,
-            Change::Vcpus(milli) => self.shape.vcpus_milli = milli,
-            Change::Disk(bytes) => self.shape.disk_bytes = bytes,
-            Change::State(state) => self.state = state,
-            Change::Suppressed(suppressed) => self.suppressed = suppressed,
-            Change::Mark | Change::Ended => {}
+        change.apply(&mut self.shape, &mut self.state);
+        if let Change::Suppressed(suppressed) = *change {
+            self.suppressed = suppressed;
         }
         self
     }

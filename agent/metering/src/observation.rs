@@ -39,3 +39,18 @@ pub enum Change {
     /// The sandbox's life ends.
     Ended,
 }
+
+impl Change {
+    /// Makes of what was held what is held after it. Suppression is nothing that is held: it lies over the state.
+    pub fn apply(&self, shape: &mut Shape, state: &mut BillingState) {
+        match *self {
+            Self::Began(held, in_state) | Self::Holds(held, in_state) => (*shape, *state) = (held, in_state),
+            Self::Plugged(bytes) => shape.memory_plugged_bytes = bytes,
+            Self::Requested(bytes) => shape.memory_requested_bytes = bytes,
+            Self::Vcpus(milli) => shape.vcpus_milli = milli,
+            Self::Disk(bytes) => shape.disk_bytes = bytes,
+            Self::State(changed) => *state = changed,
+            Self::Suppressed(_) | Self::Mark | Self::Ended => {}
+        }
+    }
+}

@@ -293,17 +293,7 @@ impl Core {
         actions: &mut Vec<Action>,
     ) {
         let before = (self.shape, self.state);
-        match change {
-            Change::Began(shape, state) | Change::Holds(shape, state) => {
-                (self.shape, self.state) = (shape, state);
-            }
-            Change::Plugged(bytes) => self.shape.memory_plugged_bytes = bytes,
-            Change::Requested(bytes) => self.shape.memory_requested_bytes = bytes,
-            Change::Vcpus(milli) => self.shape.vcpus_milli = milli,
-            Change::Disk(bytes) => self.shape.disk_bytes = bytes,
-            Change::State(state) => self.state = state,
-            Change::Suppressed(_) | Change::Mark | Change::Ended => {}
-        }
+        change.apply(&mut self.shape, &mut self.state);
         let always = matches!(change, Change::Suppressed(_) | Change::Mark | Change::Ended);
         if always || before != (self.shape, self.state) {
             let at = self.in_order(at, &change);
