@@ -16,7 +16,7 @@
 use dormouse_metering::{BillingState, Cause, Change, RunState};
 
 use super::attach::{begun, listen};
-use super::start::{Starting, Turn, cont, ended};
+use super::start::{Starting, Turn, ended};
 use super::{Answer, Context, Flow, Procedure, done, failed, out_of_place, status_of};
 use crate::process::ProcessIdentity;
 use crate::sandbox::facts::Survey;
@@ -68,7 +68,7 @@ impl Create {
             return created(cx);
         }
         self.step = Step::Continuing;
-        cont(cx)
+        cx.query("cont")
     }
 
     /// What was started goes, and nothing is left of the sandbox.

@@ -15,7 +15,7 @@
 
 use dormouse_metering::{BillingState, Cause, Change};
 
-use super::start::{Starting, Turn, cont, ended};
+use super::start::{Starting, Turn, ended};
 use super::{Answer, Context, Flow, Procedure, cpu_limit, done, failed, out_of_place, status_of};
 use crate::process::{CommandLine, ProcessIdentity, repeatable};
 use crate::sandbox::facts::Survey;
@@ -97,7 +97,7 @@ impl PowerCycle {
             cx.observe(cx.now, Change::Holds(shape, cx.core.state), Cause::PowerCycle);
         }
         self.step = Step::Continuing;
-        if cx.core.state == BillingState::Running { self.cycled(cx) } else { cont(cx) }
+        if cx.core.state == BillingState::Running { self.cycled(cx) } else { cx.query("cont") }
     }
 
     fn cycled(&self, cx: &Context<'_>) -> Flow {

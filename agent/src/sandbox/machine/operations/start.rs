@@ -1,4 +1,5 @@
-//! Starting a QEMU anew: from its exec until its QMP answers. What create and power-cycle have in common.
+//! Starting a QEMU anew: from its exec until its QMP answers, for create and power-cycle; and what it says where it ends too
+//! early, for a wake as well.
 //!
 //! ```text
 //!   Launching ── launched ─▶ Connecting ── surveyed ─▶ answers
@@ -7,7 +8,7 @@
 //!     failed                   failed; QEMU may live
 //! ```
 
-use super::{Answer, Context, Flow};
+use super::{Answer, Context};
 use crate::process::ProcessIdentity;
 use crate::sandbox::facts::Survey;
 use crate::sandbox::machine::{Action, Start};
@@ -82,9 +83,4 @@ pub(super) fn ended(cx: &mut Context<'_>, what: &str) -> Refusal {
         _ => String::new(),
     };
     Refusal::new(Reason::LaunchFailed, format!("QEMU ended before {what}{said}"))
-}
-
-/// Continues the guest of a QEMU that was started standing still.
-pub(super) fn cont(cx: &mut Context<'_>) -> Flow {
-    cx.query("cont")
 }

@@ -20,6 +20,7 @@
 use dormouse_metering::{BillingState, Cause, Change, RunState, Stamp};
 use serde_json::Value;
 
+use super::start::ended;
 use super::transfer::{Transfer, Turn, internal_tag};
 use super::{Answer, Context, Flow, Procedure, cpu_limit, done, failed, is_unsure, out_of_place, status_of};
 use crate::process::ProcessIdentity;
@@ -374,11 +375,8 @@ impl Procedure for Wake {
         if let Step::GivingUp(refusal) = std::mem::replace(&mut self.step, Step::Verifying) {
             return hibernated_again(cx, refusal);
         }
-        let said = match cx.core.last_words.take() {
-            Some(words) if !words.trim().is_empty() => format!("; it said: {}", words.trim()),
-            _ => String::new(),
-        };
-        let message = format!("QEMU ended before the guest ran{said}; the snapshot stays as it was");
-        hibernated_again(cx, Refusal::new(Reason::LaunchFailed, message))
+        let mut refusal = ended(cx, "the guest ran");
+        refusal.message.push_str("; the snapshot stays as it was");
+        hibernated_again(cx, refusal)
     }
 }
