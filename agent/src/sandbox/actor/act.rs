@@ -149,13 +149,6 @@ impl State {
         }
     }
 
-    /// What a connection that was given up has still to tell is older than what QEMU was asked since: a storm of RESUME from
-    /// it would have a guest run that stands. What was asked over it is answered all the same.
-    pub(super) fn is_heard(&self, number: u64, input: &Input) -> bool {
-        let kept = self.link.as_ref().is_some_and(|link| link.number == number);
-        kept || !matches!(input, Input::Event(_) | Input::Gap)
-    }
-
     fn ask(&self, token: Token, ask: Ask, myself: &ActorRef<Message>) {
         if !self.link.as_ref().is_some_and(|link| link.ask(token, ask)) {
             let refusal = Refusal::new(Reason::QmpUnreachable, "QMP does not answer; the agent keeps trying");

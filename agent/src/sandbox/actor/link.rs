@@ -180,13 +180,9 @@ impl Keeper {
                     None => std::future::pending().await,
                 }
             };
+            // A storm of events comes last: it holds back neither a command nor the end of a connection that was given up.
             tokio::select! {
                 biased;
-                incoming = events.next() => {
-                    if !self.take(incoming).await {
-                        break;
-                    }
-                }
                 (token, answer, position) = answer => {
                     in_flight = None;
                     self.take_before(position, &mut events).await;
@@ -196,6 +192,11 @@ impl Keeper {
                     Some(asked) => in_flight = Some(self.asker.clone().put(asked.0, asked.1)),
                     None => return,
                 },
+                incoming = events.next() => {
+                    if !self.take(incoming).await {
+                        break;
+                    }
+                }
             }
         }
         if let Some(answer) = in_flight {
@@ -252,7 +253,7 @@ impl Keeper {
         // The semaphore is never closed.
         let Ok(permit) = self.permits.clone().acquire_owned().await else { return };
         // An actor that is gone needs not be told.
-        let _ = self.actor.cast(Message::FromQemu(self.number, input, permit));
+        let _ = self.actor.cast(Message::FromQemu(input, permit));
     }
 }
 

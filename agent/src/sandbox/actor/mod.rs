@@ -42,8 +42,8 @@ pub enum Message {
     Execute(Command, oneshot::Sender<Answered>),
     /// Something happened.
     Input(Input),
-    /// QEMU sent something over the connection of this number. The permit bounds how much of it may wait.
-    FromQemu(u64, Input, OwnedSemaphorePermit),
+    /// QEMU sent something. The permit bounds how much of it may wait.
+    FromQemu(Input, OwnedSemaphorePermit),
     /// QEMU was started, or not.
     Launched(Token, Result<Box<Launched>, Refusal>),
     /// It is the sandbox's turn to be saved, and there is a place for it, or not.
@@ -165,11 +165,7 @@ impl Actor for SandboxActor {
                 state.waiting.entry(command.request_id.clone()).or_default().push(reply);
                 state.feed(Input::Command(command), &myself);
             }
-            Message::Input(input) => state.feed(input, &myself),
-            Message::FromQemu(number, input, _) if state.is_heard(number, &input) => {
-                state.feed(input, &myself);
-            }
-            Message::FromQemu(..) => {}
+            Message::Input(input) | Message::FromQemu(input, _) => state.feed(input, &myself),
             Message::Launched(token, launched) => state.launched(token, launched, &myself),
             Message::Prepared(token, prepared) => disk::prepared(state, token, prepared, &myself),
             Message::Connected(token, contact) => state.connected(token, *contact, &myself),

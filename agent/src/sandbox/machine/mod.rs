@@ -141,11 +141,14 @@ impl Sandbox {
         match input {
             Input::Command(command) => self.command(now, command, &mut actions),
             Input::Answer(token, answer) => self.answer(now, token, answer, &mut actions),
-            Input::Event(event) => {
+            Input::Event(event) if self.core.link == Link::Up => {
                 let claim = self.claim(&event);
                 self.core.event(&event, claim, &mut actions);
                 self.work(now, &mut actions, |operation, cx| operation.event(cx, &event));
             }
+            // A connection that was given up: what it has still to tell is older than what is asked over the next one, and a
+            // RESUME among it would make that answer seem overtaken.
+            Input::Event(_) => {}
             Input::Gap if self.core.is_over() => self.core.miss(now),
             Input::Gap => self.core.resync(now, &mut actions),
             Input::Disconnected if self.exit_seen => {

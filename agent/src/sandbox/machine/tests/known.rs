@@ -3,7 +3,7 @@
 use dormouse_metering::{BillingState, Cause, Change, Observation};
 use serde_json::json;
 
-use super::driver::{Driver, MIB, at, command, device, hibernate, pause, until};
+use super::driver::{Driver, MIB, at, command, device, hibernate, pause, token_of, until};
 use crate::metering::accounts::Sight;
 use crate::sandbox::command::{Method, Request};
 use crate::sandbox::machine::{Action, Announcement, Answer, Input, LastSign, QemuEvent};
@@ -103,7 +103,7 @@ fn whoever_waits_for_an_outcome_that_is_being_recorded_is_answered_though_the_sa
     let recording = driver.open.pop_front().unwrap();
     driver.feed(Input::Command(command("c2", Request::Destroy { graceful_ms: None })));
     until(&mut driver, |action| matches!(action, Action::Announce(_, Announcement::Before(..))));
-    let token = super::driver::token_of(&driver.open.pop_front().unwrap()).unwrap();
+    let token = token_of(&driver.open.pop_front().unwrap()).unwrap();
     driver.feed(Input::Answer(token, Answer::Failed(Refusal::new(Reason::LedgerUnwritable, "full"))));
     driver.exit();
     assert!(!driver.retired);
@@ -120,7 +120,7 @@ fn nothing_becomes_final_while_qemu_may_hold_a_size_back_however_long_it_does_no
     assert_eq!(sight(&driver), Sight::Behind);
     for _ in 0..3 {
         until(&mut driver, is_qmp("query-memory-devices"));
-        let token = super::driver::token_of(&driver.open.pop_front().unwrap()).unwrap();
+        let token = token_of(&driver.open.pop_front().unwrap()).unwrap();
         driver.feed(Input::Answer(token, Answer::Failed(Refusal::new(Reason::OutcomeUnknown, "hangs"))));
         assert_eq!(sight(&driver), Sight::Behind);
     }
@@ -180,7 +180,7 @@ fn what_qemu_says_is_over_is_looked_at_at_once_whether_it_was_asked_meanwhile_or
         let mut driver = Driver::attached();
         driver.feed(Input::Command(command("c1", hibernate(Method::MappedRam))));
         until(&mut driver, is_qmp("query-migrate"));
-        let token = super::driver::token_of(&driver.open.pop_front().unwrap()).unwrap();
+        let token = token_of(&driver.open.pop_front().unwrap()).unwrap();
         let tell = |driver: &mut Driver| {
             for (name, detail) in [migration("active"), migration("completed")] {
                 driver.event(name, detail);
@@ -296,6 +296,20 @@ fn an_answer_that_an_event_has_overtaken_is_asked_for_again_where_the_two_differ
     let mut driver = Driver::attached();
     // STOP is among what was missed; a RESUME from before it is still on its way.
     driver.feed(Input::Gap);
+    driver.event("RESUME", json!({}));
+    driver.qemu.as_mut().unwrap().status = "paused";
+    driver.settle();
+    assert_eq!(driver.sandbox.core().state, BillingState::Paused);
+}
+
+#[test]
+fn what_a_connection_that_was_given_up_has_still_to_tell_does_not_outdo_what_is_asked_over_the_next() {
+    let mut driver = Driver::attached();
+    driver.feed(Input::Gap);
+    let survey = driver.open.pop_front().unwrap();
+    let slow = Refusal::new(Reason::OutcomeUnknown, "no answer by the deadline");
+    driver.feed(Input::Answer(token_of(&survey).unwrap(), Answer::Failed(slow)));
+    // It was sent before the STOP that is lost with the connection.
     driver.event("RESUME", json!({}));
     driver.qemu.as_mut().unwrap().status = "paused";
     driver.settle();
