@@ -43,6 +43,7 @@
 //! | changes nothing | none | |
 //! | [`Change::Mark`] | at its stamp, always | its own |
 //! | [`Change::Ended`] | at `at - u`; not before the last final cut, nor before the start of another's window but a mark's or a suppression's. What is stamped after it is dropped or refused | `u`, or the greatest of those whose `at` was not reached |
+//! | [`Change::Ended`] whose window reaches back to the last cut | at `at`: what lies between is one slice, `lost` | as above |
 //! | the first of a new boot, changes nothing | at its stamp, cause [`HostBoot`](crate::Cause::HostBoot) | its own |
 //! | stamped before the last final cut | there; the slice that is open takes the change over, its first boundary stays | `u` and what was clamped |
 //! | exact, in the window of an uncertain one that says the same | one cut, at the exact stamp; the uncertain one's cause and command where the exact one has no command | 0 |

@@ -11,7 +11,7 @@ use std::cmp::max;
 use self::author::boundary;
 use crate::holding::{Components, Holding};
 use crate::place::{self, Point};
-use crate::{Boundary, Change, Observation, OpenSlice, Slice};
+use crate::{BillingState, Boundary, Change, Observation, OpenSlice, Slice};
 
 mod author;
 
@@ -53,7 +53,13 @@ pub(crate) fn sweep(
     let unreached = items[consumed..].iter().map(|item| item.at.uncertainty_ns);
     let uncertainty_ns = unreached.fold(last.at.uncertainty_ns, max);
     let why = Boundary { uncertainty_ns, ..boundary(last, last) };
-    place::close(open, &point(last, end_ns), why, emit);
+    let is_cut_there = open.boot == last.at.boot && open.start_boottime_ns == end_ns;
+    let until_ns = if is_cut_there { last.at.boottime_ns } else { end_ns };
+    if is_cut_there {
+        // No slice is empty, and without one nobody would be told that it may have gone on.
+        (open.state, open.beneath) = (BillingState::Lost, None);
+    }
+    place::close(open, &point(last, until_ns), why, emit);
     Swept { consumed: run.len(), ended: true }
 }
 

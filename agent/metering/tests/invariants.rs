@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use dormouse_metering::audit::audit;
 use dormouse_metering::{
-    Basis, Cause, Change, Meter, Observation, OpenSlice, Policy, Quantities, Slice, clip,
+    Basis, BillingState, Cause, Change, Meter, Observation, OpenSlice, Policy, Quantities, Slice, clip,
 };
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
@@ -228,6 +228,10 @@ proptest! {
         let died = history.truth.last().filter(|(_, change)| *change == Change::Ended);
         for at_ns in instants(&history) {
             let Some(held) = held(&placed, open.as_ref(), at_ns) else { continue };
+            if held[0] == values(&shape(0), BillingState::Lost)[0] {
+                // What is lost is not billed, whatever it held before.
+                continue;
+            }
             prop_assert!(died.is_none_or(|(died, _)| at_ns < *died), "billed after its end at {}", at_ns);
             let truth = truth(&history, at_ns);
             prop_assert!(held[0] / 100 <= truth[0] / 100, "state at {}", at_ns);

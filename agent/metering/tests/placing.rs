@@ -109,6 +109,22 @@ fn an_end_counts_from_the_last_thing_the_sandbox_was_seen_to_do() {
 }
 
 #[test]
+fn a_life_that_may_have_ended_at_its_last_cut_is_lost_from_there_until_its_end_was_noticed() {
+    let end = seen(at(BEGAN + 400).uncertain_by(1_000), Change::Ended, Cause::Death);
+    assert_eq!(cuts([end.clone()]), [(400, Cause::Death, String::new(), 1_000)]);
+    let mut meter = begun();
+    let mut slices = Vec::new();
+    meter.observe(event(300, 5), &mut |_| {}).unwrap();
+    meter.seal(at(BEGAN + 300), &mut |slice| slices.push(slice));
+    meter.observe(end, &mut |_| {}).unwrap();
+    meter.seal(at(BEGAN + 400), &mut |slice| slices.push(slice));
+    let told: Vec<_> = slices.iter().map(|slice| (slice.state, slice.duration_ns)).collect();
+    assert_eq!(told, [(BillingState::Running, 300), (BillingState::Lost, 100)]);
+    assert_eq!(slices[1].end.uncertainty_ns, 1_000);
+    assert!(meter.has_ended());
+}
+
+#[test]
 fn an_exact_end_replaces_an_uncertain_one_and_keeps_the_command() {
     let gone = commanded(at(BEGAN + 30).uncertain_by(20), Change::Ended, Cause::Destroy, "destroy-1");
     let shutdown = seen(at(BEGAN + 15), Change::Ended, Cause::Shutdown);

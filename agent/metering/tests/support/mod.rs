@@ -283,6 +283,11 @@ pub fn values(shape: &Shape, state: BillingState) -> [u64; COMPONENTS] {
 /// What must be held at an instant, straight from the definition: up to the last statement on a component its
 /// value; of the next ones, as long as their windows have begun, the least.
 pub fn oracle(history: &History, at_ns: u64) -> [u64; COMPONENTS] {
+    if let Change::Began(shape, _) = history.began.change
+        && certain_end(history) == Some(BEGAN)
+    {
+        return values(&shape, BillingState::Lost);
+    }
     billed(std::array::from_fn(|component| {
         let all = [&history.began].into_iter().chain(&history.stamped);
         let mut statements =
@@ -310,8 +315,14 @@ fn lesser(component: usize, known: u64, next: u64) -> u64 {
     if component == 0 && next / 100 == known / 100 { known } else { min(known, next) }
 }
 
-/// When the life ends for the bill.
+/// When the life ends: for the bill, unless nothing of it is certain.
 pub fn oracle_end(history: &History) -> Option<u64> {
+    let end = history.stamped.iter().find(|last| last.change == Change::Ended)?;
+    certain_end(history).map(|certain| if certain == BEGAN { end.at.boottime_ns } else { certain })
+}
+
+/// Through when the life is certain to have gone on.
+fn certain_end(history: &History) -> Option<u64> {
     let end = history.stamped.iter().find(|last| last.change == Change::Ended)?;
     let others = history
         .stamped
