@@ -171,6 +171,9 @@ async fn a_megabyte_of_garbage_and_replies_to_nobody_disturb_no_command() {
     assert_eq!(slices[0]["start_unix_ns"], before[0]["start_unix_ns"]);
     assert_eq!(causes(&slices)[1..], ["pause", "resume"].repeat(4));
     assert_eq!(scene.view("s1").await["connection"], "connected");
+    // A thousand bad lines are a dozen in the log, which is everybody's.
+    let told = scene.agent.log().matches("QMP is not as it should be").count();
+    assert!((1..20).contains(&told), "{told}");
     scene.audits_clean().await;
 }
 

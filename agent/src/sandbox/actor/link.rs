@@ -134,6 +134,7 @@ impl Link {
             since,
             actor,
             permits: Arc::new(Semaphore::new(FROM_QEMU_MAX)),
+            troubles: Troubles::default(),
         };
         tokio::spawn(keeper.run(contact.events, queue));
         Self { number, commands, client }
@@ -158,6 +159,20 @@ struct Keeper {
     since: Stamp,
     actor: ActorRef<Message>,
     permits: Arc<Semaphore>,
+    troubles: Troubles,
+}
+
+/// What a QEMU has sent that it should not have, or more of than could be taken. It may send any number of them, and the log
+/// of the host is everybody's: it is told of the first, the second, the fourth and so on.
+#[derive(Default)]
+struct Troubles(u64);
+
+impl Troubles {
+    /// Counts one more; how many there are by now, where that is to be told.
+    fn count(&mut self) -> Option<u64> {
+        self.0 = self.0.saturating_add(1);
+        self.0.is_power_of_two().then_some(self.0)
+    }
 }
 
 #[derive(Clone)]
@@ -170,7 +185,7 @@ struct Asker {
 }
 
 impl Keeper {
-    async fn run(self, mut events: EventStream, mut queue: mpsc::Receiver<Box<(Token, Ask)>>) {
+    async fn run(mut self, mut events: EventStream, mut queue: mpsc::Receiver<Box<(Token, Ask)>>) {
         let mut in_flight: Option<InFlight> = None;
         loop {
             let idle = in_flight.is_none();
@@ -213,14 +228,14 @@ impl Keeper {
     }
 
     /// Hands on what QEMU sent before a reply.
-    async fn take_before(&self, position: Position, events: &mut EventStream) {
+    async fn take_before(&mut self, position: Position, events: &mut EventStream) {
         while let Some(incoming) = events.next_before(position).await {
             self.take(incoming).await;
         }
     }
 
     /// Hands on one item. False when the connection is gone.
-    async fn take(&self, incoming: Incoming) -> bool {
+    async fn take(&mut self, incoming: Incoming) -> bool {
         match incoming {
             Incoming::Event(event) => {
                 if EVENTS.contains(&event.name.as_str()) {
@@ -228,14 +243,19 @@ impl Keeper {
                 }
             }
             Incoming::Anomaly(anomaly) => {
-                tracing::warn!(pid = self.asker.process.pid(), %anomaly, "QMP is not as it should be");
+                if let Some(so_far) = self.troubles.count() {
+                    let pid = self.asker.process.pid();
+                    tracing::warn!(pid, so_far, %anomaly, "QMP is not as it should be");
+                }
                 // A bad line may have been an event; a reply that nobody waits for was none.
                 if let Anomaly::BadLine(_) = anomaly {
                     self.hand_on(Input::Gap).await;
                 }
             }
             Incoming::Gap { missed } => {
-                tracing::warn!(pid = self.asker.process.pid(), missed, "events were missed");
+                if let Some(so_far) = self.troubles.count() {
+                    tracing::warn!(pid = self.asker.process.pid(), so_far, missed, "events were missed");
+                }
                 self.hand_on(Input::Gap).await;
             }
             Incoming::Closed(_) => return false,
