@@ -11,6 +11,7 @@ mod allocations;
 pub mod audit;
 pub mod command;
 pub mod crowd;
+pub mod death;
 pub mod fleet;
 pub mod fleet_usage;
 mod hand;
@@ -59,7 +60,7 @@ impl Size {
 pub type Bench = (&'static str, fn(Size) -> Result<Vec<Row>, Error>);
 
 /// Every bench, in the order of the table.
-pub const BENCHES: [Bench; 14] = [
+pub const BENCHES: [Bench; 15] = [
     ("meter", meter::run),
     ("ledger", ledger::run),
     ("qmp", qmp::run),
@@ -67,6 +68,7 @@ pub const BENCHES: [Bench; 14] = [
     ("hibernate", hibernate::run),
     ("ready", ready::run),
     ("crowd", crowd::run),
+    ("death", death::run),
     ("audit", audit::run),
     ("usage", usage::run),
     ("http", http::run),
