@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use dormouse::config::Config;
-use dormouse::proto::{HibernateRequest, HibernationMethod, SandboxRequest};
+use dormouse::proto::{HibernateRequest, HibernationMethod, WakeRequest};
 use dormouse_tests::argv::Spec;
 use dormouse_tests::guest::Guest;
 use tokio::runtime::{Builder, Runtime};
@@ -161,7 +161,7 @@ fn by_agent(
     let watch = Stopwatch::start();
     runtime.block_on(agent.client.hibernate(request))?;
     let hibernated = watch.wall();
-    let request = SandboxRequest { header: Some(agent.header(name)) };
+    let request = WakeRequest { header: Some(agent.header(name)), cold: false };
     let watch = Stopwatch::start();
     runtime.block_on(agent.client.wake(request))?;
     Ok((hibernated, watch.wall()))

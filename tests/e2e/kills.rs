@@ -14,7 +14,7 @@ use dormouse::control::client;
 use dormouse::proto::control_client::ControlClient;
 use dormouse::proto::{
     CommandHeader, CreateRequest, DestroyRequest, HibernateRequest, HibernationMethod, OrphansRequest,
-    PauseRequest, ResumeRequest, SandboxKey, SandboxRequest, SandboxSpec, ScaleRequest,
+    PauseRequest, ResumeRequest, SandboxKey, SandboxRequest, SandboxSpec, ScaleRequest, WakeRequest,
 };
 use dormouse_ledger::{Reader, SandboxFilter, SliceQuery, SliceRow};
 use dormouse_tests::agent::Agent;
@@ -307,7 +307,7 @@ async fn ask(agent: &Agent, request_id: &str, step: Step, spec: Option<&SandboxS
             control.create(CreateRequest { header, spec: spec.cloned(), ..CreateRequest::default() }).await
         }
         Step::PowerCycle => control.power_cycle(plain).await,
-        Step::Wake => control.wake(plain).await,
+        Step::Wake => control.wake(WakeRequest { header, cold: false }).await,
         Step::Destroy => control.destroy(DestroyRequest { header, graceful_ms: 0 }).await,
     }
     .map(drop)

@@ -106,6 +106,11 @@ impl Guest {
         self.console.ask("free", ANSWER_DEADLINE).await.map(drop)
     }
 
+    /// Waits until a guest that has begun anew answers.
+    pub async fn booted(&mut self) -> Result<()> {
+        self.console.ask_every(BOOT_PATIENCE, "ping", BOOT_DEADLINE).await.map(drop)
+    }
+
     /// The memory that the guest's kernel says it has.
     pub async fn mem_total_kib(&mut self) -> Result<u64> {
         self.number("mem").await

@@ -146,8 +146,8 @@ impl World {
             }
             Action::RemoveSnapshot(removal) => self.remove_snapshot(number, &removal),
             Action::Launch(token, launch) => self.launch(number, token, &launch),
-            // Nobody creates or power-cycles here.
-            Action::Start(token, _) => {
+            // Nobody creates or power-cycles here, or begins anew.
+            Action::Start(token, _) | Action::GiveUpSnapshot(token, _) => {
                 self.answer(number, MS, token, failed(Reason::LaunchFailed, "cannot start"));
             }
             Action::Kill(process) => {
@@ -197,8 +197,8 @@ impl World {
             Announcement::After(command, _, result) => {
                 let Some(seat) = self.seat(number) else { return };
                 let core = seat.machine.core();
-                let consumes =
-                    matches!(command.request, Request::Wake | Request::Destroy { .. }) && result.is_ok();
+                let consumes = matches!(command.request, Request::Wake { .. } | Request::Destroy { .. })
+                    && result.is_ok();
                 let undone = matches!(command.request, Request::Hibernate { .. }) && result.is_err();
                 let gone = core.snapshot.as_ref().filter(|_| consumes || undone).map(|last| last.ordinal);
                 let state = core.state;

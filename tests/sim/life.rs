@@ -91,7 +91,8 @@ impl World {
         core.phase = if hibernated { Phase::Hibernated } else { Phase::Attached };
         let alive = |qemu: &Qemu| qemu.identity == row.process;
         // An unfinished wake has started it, or one that a destroy has overtaken.
-        let may_wake = |command: &Command| matches!(command.request, Request::Wake | Request::Destroy { .. });
+        let may_wake =
+            |command: &Command| matches!(command.request, Request::Wake { .. } | Request::Destroy { .. });
         let there = !hibernated || unfinished.iter().any(may_wake);
         let lives = there && self.guests[number].qemu.as_ref().is_some_and(alive);
         core.process = Some(row.process).filter(|_| lives || !hibernated);
@@ -380,7 +381,7 @@ impl World {
             (Request::Pause { .. }, Ok(_)) => {
                 (!was(&|truth| truth.lives && !truth.runs)).then_some("it never stood")
             }
-            (Request::Resume { .. } | Request::Wake, Ok(_)) => {
+            (Request::Resume { .. } | Request::Wake { .. }, Ok(_)) => {
                 (!was(&|truth| truth.runs)).then_some("it never ran")
             }
             (Request::Scale(Scaling { memory_bytes: Some(memory_bytes), .. }), Ok(outcome)) => {
@@ -400,7 +401,7 @@ impl World {
                 let goes_on = refusal.message.contains("goes on");
                 ((stands && goes_on) || !was(&|truth| truth.lives)).then_some("the guest does not go on")
             }
-            (Request::Wake, Err(refusal))
+            (Request::Wake { .. }, Err(refusal))
                 if matches!(
                     refusal.reason,
                     Reason::QemuFailed | Reason::LaunchFailed | Reason::SnapshotDamaged

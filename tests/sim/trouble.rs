@@ -19,7 +19,7 @@ impl World {
         let number = self.random.index(self.guests.len());
         let sleeps = self.seat(number).is_some_and(|seat| seat.machine.core().phase == Phase::Hibernated);
         let request = match self.random.range(0, 20) {
-            _ if sleeps && self.random.chance(600) => Request::Wake,
+            _ if sleeps && self.random.chance(600) => Request::Wake { cold: false },
             0..6 => Request::Scale(Scaling::of_memory(BASE + self.random.range(0, 5) * 256 * MIB)),
             6..9 => Request::Pause { reclaim: false },
             9..12 => Request::Resume { prefetch: false },
@@ -27,7 +27,7 @@ impl World {
                 let methods = [Method::Shared, Method::MappedRam, Method::Internal];
                 Request::Hibernate { method: MethodChoice::Named(methods[self.random.index(3)]) }
             }
-            15 | 16 => Request::Wake,
+            15 | 16 => Request::Wake { cold: false },
             17 => Request::Reboot,
             18 => Request::Destroy { graceful_ms: None },
             _ => Request::Detach,

@@ -27,7 +27,9 @@ pub(super) const fn advice(reason: Reason) -> &'static str {
         Reason::WrongState => "`dormouse show ID` says what it is doing",
         Reason::NoMemoryDevice => "start its QEMU with a virtio-mem device",
         Reason::MethodUnsuitable => "use --method auto: it takes what suits the sandbox and says why",
-        Reason::QemuMismatch => "install the QEMU that saved the snapshot, and wake again",
+        Reason::QemuMismatch => {
+            "install the QEMU that saved the snapshot, and wake again; or give up what its memory held: `dormouse wake ID --cold`"
+        }
         Reason::OperationUnderWay => "`dormouse watch ID` follows it; try again when it is done, or destroy",
         Reason::Overtaken => "the sandbox was destroyed: there is nothing left to do",
         Reason::Interrupted => {
@@ -44,7 +46,9 @@ pub(super) const fn advice(reason: Reason) -> &'static str {
             "repeat it with the same --request-id to learn the outcome: nothing is done twice"
         }
         Reason::AgentStopping => "repeat it with the same --request-id once the agent is back",
-        Reason::SnapshotDamaged => "keep the snapshot for inspection; the sandbox can only be destroyed",
+        Reason::SnapshotDamaged => {
+            "restore the files that the message names from a copy, or give up what its memory held: `dormouse wake ID --cold`"
+        }
         Reason::QemuFailed => "the agent's log has what QEMU said",
         Reason::LaunchFailed => {
             "the message has what QEMU said; a snapshot is as it was, and what was asked can be tried again"

@@ -222,8 +222,10 @@ impl<H: Host> Control for Service<H> {
         self.execute(&admitted, header, request).await
     }
 
-    async fn wake(&self, request: Request<proto::SandboxRequest>) -> Result<Response<CommandReply>, Status> {
-        self.execute_plain(request, command::Request::Wake).await
+    async fn wake(&self, request: Request<proto::WakeRequest>) -> Result<Response<CommandReply>, Status> {
+        let admitted = admitted(&request)?;
+        let proto::WakeRequest { header, cold } = request.into_inner();
+        self.execute(&admitted, header, Ok(command::Request::Wake { cold })).await
     }
 
     async fn reboot(

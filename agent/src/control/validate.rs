@@ -80,7 +80,7 @@ pub(super) fn deadline_ms(asked_ms: u64, request: &Request, deadlines: &Deadline
         Request::Pause { .. } => deadlines.pause_ms,
         Request::Resume { .. } => deadlines.resume_ms,
         Request::Hibernate { .. } => deadlines.hibernate_ms,
-        Request::Wake => deadlines.wake_ms,
+        Request::Wake { .. } => deadlines.wake_ms,
         Request::Reboot => deadlines.reboot_ms,
         Request::Suppress { .. } | Request::Unsuppress => deadlines.suppress_ms,
         Request::Destroy { graceful_ms } => {
@@ -240,9 +240,9 @@ mod tests {
     fn deadlines_have_a_default_for_each_command_and_a_bound() {
         let deadlines = Deadlines::default();
         assert_eq!(deadline_ms(0, &Request::Pause { reclaim: false }, &deadlines), deadlines.pause_ms);
-        assert_eq!(deadline_ms(0, &Request::Wake, &deadlines), deadlines.wake_ms);
-        assert_eq!(deadline_ms(7, &Request::Wake, &deadlines), 7);
-        assert_eq!(deadline_ms(u64::MAX, &Request::Wake, &deadlines), deadlines.max_ms);
+        assert_eq!(deadline_ms(0, &Request::Wake { cold: false }, &deadlines), deadlines.wake_ms);
+        assert_eq!(deadline_ms(7, &Request::Wake { cold: false }, &deadlines), 7);
+        assert_eq!(deadline_ms(u64::MAX, &Request::Wake { cold: false }, &deadlines), deadlines.max_ms);
     }
 
     #[test]

@@ -108,7 +108,8 @@ fn take_up(
     } else {
         let process = attachment.process().and_then(|identity| Process::find_by(identity).ok().flatten());
         // An unfinished wake has started it, or one that a destroy has overtaken.
-        let may_wake = |command: &Command| matches!(command.request, Request::Wake | Request::Destroy { .. });
+        let may_wake =
+            |command: &Command| matches!(command.request, Request::Wake { .. } | Request::Destroy { .. });
         let process = process.filter(|_| !hibernated || unfinished.iter().any(may_wake));
         core.process =
             if hibernated { process.as_ref().map(Process::identity) } else { attachment.process() };

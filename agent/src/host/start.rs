@@ -98,6 +98,7 @@ pub async fn start(config: &Config, ledger: &Ledger) -> Result<Running, StartErr
     let (metering, _) = Actor::spawn(None, Metering, arguments).await.map_err(not_started)?;
     let (answers, ready) = channel::channel(false);
     let environment = environment(config, launching, clock.clone(), metering.clone(), ready)?;
+    discard_drafts(&environment.snapshots);
     let directory = Directory::default();
     let state = State {
         environment: environment.clone(),
@@ -211,6 +212,20 @@ fn environment(
         launching: Arc::new(launching),
         prepaid_plans: config.metering.prepaid_plans.clone().into(),
     })
+}
+
+/// Removes what saves have left that an agent before this one, or its QEMU, did not live to complete. Nothing loads it, and
+/// nothing is being saved yet: a QEMU that still writes to such a file is told to stop, and the file is gone with it.
+fn discard_drafts(snapshots: &SnapshotStore) {
+    let discarded = snapshots.stale_drafts().and_then(|drafts| {
+        drafts.iter().try_for_each(|draft| {
+            tracing::info!(sandbox = %draft.key, bytes = draft.bytes, "removing a save that was never completed");
+            draft.remove()
+        })
+    });
+    if let Err(error) = discarded {
+        tracing::warn!(%error, "a save that was never completed was not removed");
+    }
 }
 
 fn launching(config: &Config) -> Launching {

@@ -77,7 +77,11 @@ pub enum Request {
         method: MethodChoice,
     },
     /// Start QEMU again and continue the guest where it was.
-    Wake,
+    Wake {
+        /// Have it begin anew instead: what its memory held is given up.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        cold: bool,
+    },
     /// Reset the guest.
     Reboot,
     /// Let its time be free from now on, whatever becomes of its guest, for a move that the platform makes for itself.
@@ -116,7 +120,7 @@ impl Request {
             Self::Pause { .. } => "pause",
             Self::Resume { .. } => "resume",
             Self::Hibernate { .. } => "hibernate",
-            Self::Wake => "wake",
+            Self::Wake { .. } => "wake",
             Self::Reboot => "reboot",
             Self::Suppress { .. } => "suppress",
             Self::Unsuppress => "unsuppress",

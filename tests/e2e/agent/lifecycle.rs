@@ -163,6 +163,37 @@ async fn a_real_guest_outlives_the_agents_kills_and_its_own_panic_is_not_billed(
     scene.audits_clean().await;
 }
 
+#[tokio::test]
+async fn a_real_guest_begins_anew_only_when_that_is_asked_for_and_what_is_written_over_is_given_up_first() {
+    let scene = Scene::new().await;
+    let mut guest = guest(&scene, &Spec::default()).await;
+    does(&scene, &["scale", "g1", "--memory", "1280MiB"]).await;
+    does(&scene, &["hibernate", "g1", "--method", "shared"]).await;
+    let (wake, cold) = (["wake", "g1", "--org", "acme"], ["wake", "g1", "--org", "acme", "--cold"]);
+    let disk = guest.places().disk.clone();
+    let aside = disk.with_extension("aside");
+    std::fs::rename(&disk, &aside).unwrap();
+    scene.refused(&wake, "LAUNCH_FAILED", "INTERNAL").await;
+    scene.refused(&cold, "LAUNCH_FAILED", "INTERNAL").await;
+    std::fs::rename(&aside, &disk).unwrap();
+    scene.refused(&wake, "SNAPSHOT_DAMAGED", "DATA_LOSS").await;
+    assert_eq!(guest.pids(), []);
+
+    let woken = scene.does(&cold).await;
+    assert!(woken["message"].as_str().unwrap().contains("from the beginning"), "{woken}");
+    assert_eq!(woken["sandbox"]["state"], "running");
+    assert_eq!(woken["sandbox"]["memory_plugged_bytes"], 0);
+    guest.booted().await.unwrap();
+    does(&scene, &["scale", "g1", "--memory", "1280MiB"]).await;
+    guest.fill(FILLED_MIB).await.unwrap();
+    for method in ["shared", "internal"] {
+        hibernates_and_wakes(&scene, &mut guest, method, method).await;
+    }
+    does(&scene, &["destroy", "g1"]).await;
+    usage_is_of_the_slices(&scene, &slices(&scene).await).await;
+    scene.audits_clean().await;
+}
+
 async fn connected(scene: &Scene) {
     dormouse_tests::wait::until("the sandbox to be found again", crate::scene::DEADLINE, async || {
         let view = does(scene, &["show", "g1"]).await;

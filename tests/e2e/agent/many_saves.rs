@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use dormouse::control;
-use dormouse::proto::{CommandHeader, HibernateRequest, SandboxKey, SandboxRequest, command_reply};
+use dormouse::proto::{CommandHeader, HibernateRequest, SandboxKey, WakeRequest, command_reply};
 use dormouse_tests::scripted::{Does, Options, Order, Rule};
 use dormouse_tests::{paths, process, wait};
 use futures_util::StreamExt;
@@ -113,7 +113,8 @@ async fn a_hundred_real_qemus_told_to_hibernate_at_once_all_do_and_all_wake() {
     futures_util::stream::iter(0..CROWD)
         .for_each_concurrent(WAKES_AT_ONCE, |number| {
             let (mut client, name) = (client.clone(), format!("sb-{number}"));
-            async move { drop(client.wake(SandboxRequest { header: Some(header(&name, "wake")) }).await.unwrap()) }
+            let request = WakeRequest { header: Some(header(&name, "wake")), cold: false };
+            async move { drop(client.wake(request).await.unwrap()) }
         })
         .await;
     all_are(&scene, |view| view["state"] == "running").await;

@@ -1,11 +1,12 @@
 //! The agent ends, however it does, and starts again: guests go on, nothing is lost and nothing is billed twice.
 
 use std::future::Future;
+use std::path::PathBuf;
 
 use dormouse_tests::scripted::{Does, Options, Order, Rule, Scripted};
 use serde_json::Value;
 
-use crate::scene::{Scene, causes, now_unix_ns, refusal};
+use crate::scene::{Scene, causes, files_below, now_unix_ns, refusal};
 
 /// Kills the agent once `moment` has come while `command` is under way.
 async fn killed_during(scene: &Scene, command: &[&str], moment: impl Future<Output = ()>) {
@@ -139,11 +140,40 @@ async fn a_hibernation_cut_short_at_any_step_is_called_off_or_done_and_never_bot
             assert_eq!(qemu.pids().len(), 1);
         }
         goes_on(&scene.slices("s1").await, &before);
-        // Whatever was left half done is in nobody's way.
+        // Whatever was left half done is in nobody's way, and on no disk.
         scene.does(&["hibernate", "s1"]).await;
         scene.does(&["wake", "s1"]).await;
+        nothing_is_saved(&scene).await;
         scene.audits_clean().await;
     }
+}
+
+#[tokio::test]
+async fn what_a_save_has_left_whose_agent_and_qemu_were_killed_is_removed_at_the_next_start() {
+    let (mut scene, qemu, _) = scene_with_sandbox(&Options::default()).await;
+    qemu.order(&slow("query-migrate")).await.unwrap();
+    let hibernate = ["hibernate", "s1", "--request-id", "r1"];
+    killed_during(&scene, &hibernate, async { qemu.asked("query-migrate").await.unwrap() }).await;
+    assert_ne!(saved(&scene), Vec::<PathBuf>::new());
+    qemu.kill9().await.unwrap();
+    restarted(&mut scene).await;
+    nothing_is_saved(&scene).await;
+    assert_eq!(scene.last_slice("s1").await["closed_by"], "death");
+    scene.audits_clean().await;
+}
+
+async fn nothing_is_saved(scene: &Scene) {
+    dormouse_tests::wait::until("no snapshot to be left", crate::scene::DEADLINE, async || {
+        let saved = saved(scene);
+        dormouse_tests::wait::unless(saved.is_empty(), || format!("{saved:?}"))
+    })
+    .await
+    .unwrap();
+}
+
+/// Every file of the folder of snapshots.
+fn saved(scene: &Scene) -> Vec<PathBuf> {
+    files_below(&scene.agent.state_dir().join("snapshots"))
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! What the tests here have in common: an agent on folders of its own, sandboxes beside it, and what it says of them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use dormouse_ledger::Reader;
@@ -184,4 +184,17 @@ pub(crate) fn refusal(output: &Output, reason: &str, code: &str) -> Value {
         assert!(error[told].as_str().is_some_and(|text| !text.is_empty()), "{error} has no {told}");
     }
     error
+}
+
+/// Every file below a folder, however deep.
+pub(crate) fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() { &mut folders } else { &mut files }.push(path);
+        }
+    }
+    files
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use dormouse_tests::scripted::{Does, Options, Order, Rule};
 
-use crate::scene::{Scene, causes};
+use crate::scene::{Scene, causes, files_below};
 
 /// The one file of the hibernated guest's state.
 fn state_file(folder: &Path) -> PathBuf {
@@ -12,18 +12,8 @@ fn state_file(folder: &Path) -> PathBuf {
 }
 
 fn file_of(kind: &str, folder: &Path) -> PathBuf {
-    let mut found = Vec::new();
-    let mut folders = vec![folder.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(&folder).unwrap().flatten() {
-            let path = entry.path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == kind) {
-                found.push(path);
-            }
-        }
-    }
+    let mut found = files_below(folder);
+    found.retain(|path| path.extension().is_some_and(|extension| extension == kind));
     assert_eq!(found.len(), 1, "{found:?}");
     found.remove(0)
 }
@@ -87,6 +77,28 @@ async fn a_wake_that_qemu_fails_leaves_the_snapshot_usable_and_bills_nothing() {
     assert_eq!(woken["sandbox"]["memory_bytes"], 512_u64 << 20);
     let slices = scene.slices("s1").await;
     let states: Vec<_> = slices.iter().map(|slice| slice["state"].as_str().unwrap()).collect();
+    assert_eq!(states[states.len() - 5..], ["hibernated", "waking", "hibernated", "waking", "running"]);
+    scene.audits_clean().await;
+}
+
+#[tokio::test]
+async fn a_cold_start_that_fails_leaves_a_snapshot_that_wakes() {
+    let scene = Scene::new().await;
+    let qemu = scene.sandbox("s1", &Options::default()).await;
+    scene.does(&["scale", "s1", "--memory", "512MiB"]).await;
+    scene.does(&["hibernate", "s1", "--method", "mapped-ram"]).await;
+    qemu.wakes_with(&[Rule::always("cont", [Does::Refuse("not today".to_owned())])]).unwrap();
+    let error = scene.refused(&["wake", "s1", "--cold"], "QEMU_FAILED", "INTERNAL").await;
+    assert!(error["message"].as_str().unwrap().contains("not today"), "{error}");
+    qemu.gone().await.unwrap();
+    assert_eq!(scene.view("s1").await["state"], "hibernated");
+    qemu.wakes_with(&[]).unwrap();
+    let woken = scene.does(&["wake", "s1"]).await;
+    assert_eq!(woken["sandbox"]["memory_bytes"], 512_u64 << 20);
+    let slices = scene.slices("s1").await;
+    let mut states: Vec<_> = slices.iter().map(|slice| slice["state"].as_str().unwrap()).collect();
+    // What a QEMU that begins anew holds is told while it is not yet billed.
+    states.dedup();
     assert_eq!(states[states.len() - 5..], ["hibernated", "waking", "hibernated", "waking", "running"]);
     scene.audits_clean().await;
 }

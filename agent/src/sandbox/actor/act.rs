@@ -47,6 +47,7 @@ impl State {
             Action::VerifySnapshot(token, manifest) => {
                 disk::verify(*manifest, answer_to(token, myself));
             }
+            Action::GiveUpSnapshot(token, manifest) => disk::give_up(manifest, answer_to(token, myself)),
             Action::RemoveSnapshot(removal) => disk::remove(self, removal),
             Action::PromiseMemory(token, bytes) => self.promise_memory(token, bytes, myself),
             Action::KeepMemory(bytes) => self.keep_memory(bytes),

@@ -97,6 +97,17 @@ pub(super) fn verify(manifest: Manifest, reply: AnswerTo) {
     });
 }
 
+/// Removes the files by which a snapshot is loaded, and answers once that is durable.
+pub(super) fn give_up(manifest: Box<Manifest>, reply: AnswerTo) {
+    blocking(reply, move || match manifest.remove() {
+        Ok(()) => Answer::SnapshotGivenUp(manifest),
+        Err(error) => {
+            let message = format!("the snapshot could not be given up: {}", with_cause(&error));
+            Answer::Failed(Refusal::new(Reason::LaunchFailed, message))
+        }
+    });
+}
+
 /// Removes what is not needed any more. A failure costs disk, and is logged.
 pub(super) fn remove(state: &mut State, removal: SnapshotRemoval) {
     match removal {

@@ -88,7 +88,8 @@ pub(super) fn snapshot_after(
     command: &Command,
     result: &Answered,
 ) -> Option<Snapshot> {
-    let consumes = matches!(command.request, Request::Wake | Request::Destroy { .. }) && result.is_ok();
+    let consumes =
+        matches!(command.request, Request::Wake { .. } | Request::Destroy { .. }) && result.is_ok();
     let undone = matches!(command.request, Request::Hibernate { .. }) && result.is_err();
     let manifest = machine.core().snapshot.as_ref().filter(|_| consumes || undone)?;
     Some(snapshot(key, manifest, SnapshotState::Consumed))

@@ -39,6 +39,8 @@ pub enum Action {
     WriteSnapshot(Token, Method),
     /// Check a snapshot against its manifest.
     VerifySnapshot(Token, Box<Manifest>),
+    /// Make a snapshot of which the RAM is about to be overwritten one that nothing can load, durably.
+    GiveUpSnapshot(Token, Box<Manifest>),
     /// Remove a draft, or a snapshot that nobody needs any more.
     RemoveSnapshot(SnapshotRemoval),
     /// Start QEMU for a wake.

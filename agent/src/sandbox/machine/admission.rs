@@ -54,7 +54,7 @@ pub fn admit(core: &Core, underway: Option<&Command>, command: &Command) -> Verd
         (Request::Create { .. }, _) => Some(exists(core)),
         (Request::Attach { qmp_path, .. }, _) => other_socket(core, qmp_path),
         (Request::Destroy { .. } | Request::Suppress { .. } | Request::Unsuppress, _)
-        | (Request::Wake, Phase::Hibernated) => None,
+        | (Request::Wake { .. }, Phase::Hibernated) => None,
         (_, Phase::Hibernated) => Some(wrong_state(core, command, "wake it first")),
         (request, Phase::Attached) => attached(core, command, request),
     };
@@ -133,7 +133,7 @@ fn attached(core: &Core, command: &Command, request: &Request) -> Option<Refusal
         return Some(refusal);
     }
     match (request, core.state) {
-        (Request::Wake, _) => Some(wrong_state(core, command, "it is not hibernated")),
+        (Request::Wake { .. }, _) => Some(wrong_state(core, command, "it is not hibernated")),
         (Request::Scale(_), BillingState::Running)
         | (Request::Pause { .. } | Request::Hibernate { .. }, BillingState::Running | BillingState::Paused)
         | (Request::Resume { .. } | Request::Detach | Request::Reboot | Request::PowerCycle, _) => None,

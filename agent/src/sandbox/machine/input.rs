@@ -54,6 +54,8 @@ pub enum Answer {
     SnapshotWritten(Box<Manifest>),
     /// The snapshot is what was written, and to wake it takes so many bytes of the host's memory.
     SnapshotVerified(Box<Manifest>, u64),
+    /// The snapshot can be loaded no more.
+    SnapshotGivenUp(Box<Manifest>),
     /// The host has the memory.
     Promised,
     /// The limit on QEMU's CPU time as the kernel has it, in thousandths of a vCPU; `None` without one.

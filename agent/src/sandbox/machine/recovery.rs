@@ -279,8 +279,10 @@ impl Sandbox {
             Request::Hibernate { .. } => {
                 return Resolution::GoesOn(operations::undo_hibernation(self.ran, interrupted()));
             }
-            Request::Wake if core.phase == Phase::Attached => Ok(done("it runs")),
-            Request::Wake => return Resolution::GoesOn(operations::reclaim_wake(interrupted())),
+            Request::Wake { .. } if core.phase == Phase::Attached => Ok(done("it runs")),
+            Request::Wake { cold } => {
+                return Resolution::GoesOn(operations::reclaim_wake(*cold, interrupted()));
+            }
             Request::Attach { .. } | Request::Suppress { .. } | Request::Unsuppress => Ok(done("it is so")),
             // It has had its time: what is left is to end it.
             Request::Destroy { .. } => {

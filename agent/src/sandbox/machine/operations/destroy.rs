@@ -73,6 +73,8 @@ impl Destroy {
         cx.observe(at, Change::Ended, Cause::Destroy);
         cx.core.phase = Phase::Ended;
         cx.actions.push(Action::RemoveSnapshot(SnapshotRemoval::Draft));
+        // One that was being loaded, or was complete before its QEMU had gone.
+        cx.core.consumed.clone_from(&cx.core.snapshot);
         done(format!("{} is destroyed{}", cx.core.key, self.how()))
     }
 

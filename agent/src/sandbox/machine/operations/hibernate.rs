@@ -51,8 +51,8 @@ enum Step {
     Saving(Transfer),
     Writing,
     Recording(Box<Manifest>),
-    Quitting(Box<Manifest>),
-    Killing(Box<Manifest>),
+    Quitting,
+    Killing,
     Cancelling(Refusal),
     Undoing(Refusal),
 }
@@ -116,13 +116,15 @@ impl Hibernate {
         }
     }
 
-    fn quit(&mut self, cx: &mut Context<'_>, manifest: Box<Manifest>) -> Flow {
-        self.step = Step::Quitting(manifest);
+    /// The snapshot is the sandbox's own now, whatever becomes of its QEMU.
+    fn quit(&mut self, cx: &mut Context<'_>, manifest: Manifest) -> Flow {
+        cx.core.snapshot = Some(manifest);
+        self.step = Step::Quitting;
         cx.query("quit")
     }
 
-    fn kill(&mut self, cx: &mut Context<'_>, manifest: Box<Manifest>) -> Flow {
-        self.step = Step::Killing(manifest);
+    fn kill(&mut self, cx: &mut Context<'_>) -> Flow {
+        self.step = Step::Killing;
         if let Some(process) = cx.core.process {
             cx.actions.push(Action::Kill(process));
         }
@@ -200,8 +202,8 @@ impl Procedure for Hibernate {
             Step::Saving(_) => "saving",
             Step::Writing => "syncing the snapshot",
             Step::Recording(_) => "recording the snapshot",
-            Step::Quitting(_) => "quit",
-            Step::Killing(_) => "killing QEMU",
+            Step::Quitting => "quit",
+            Step::Killing => "killing QEMU",
             Step::Cancelling(_) => "calling off the save",
             Step::Undoing(_) => "continuing the guest",
         }
@@ -250,12 +252,12 @@ impl Procedure for Hibernate {
                 self.step = Step::Recording(manifest.clone());
                 cx.announce(Announcement::Saved(manifest))
             }
-            (Step::Recording(manifest), Answer::Durable) => self.quit(cx, manifest),
-            (Step::Quitting(manifest), Answer::Returned(_)) => {
-                self.step = Step::Quitting(manifest);
+            (Step::Recording(manifest), Answer::Durable) => self.quit(cx, *manifest),
+            (Step::Quitting, Answer::Returned(_)) => {
+                self.step = Step::Quitting;
                 cx.wait(cx.core.settings.quit_ms)
             }
-            (Step::Quitting(manifest), Answer::Failed(_) | Answer::Elapsed) => self.kill(cx, manifest),
+            (Step::Quitting, Answer::Failed(_) | Answer::Elapsed) => self.kill(cx),
             (Step::Preparing | Step::AskingMemory, Answer::Failed(refusal)) => {
                 cx.actions.push(Action::RemoveSnapshot(SnapshotRemoval::Draft));
                 failed(refusal)
@@ -280,7 +282,7 @@ impl Procedure for Hibernate {
     fn claim(&self, event: &str) -> Option<(Cause, BillingState)> {
         match (event, &self.step) {
             ("STOP", Step::Preparing | Step::AskingMemory | Step::Undoing(_) | Step::Cancelling(_))
-            | ("RESUME", Step::Quitting(_) | Step::Killing(_)) => None,
+            | ("RESUME", Step::Quitting | Step::Killing) => None,
             ("STOP", _) => Some((Cause::Hibernate, BillingState::Hibernating)),
             ("RESUME", Step::Undoing(_)) => Some((Cause::HibernateFailed, BillingState::Running)),
             _ => None,
@@ -292,12 +294,13 @@ impl Procedure for Hibernate {
     }
 
     fn expects_exit(&self) -> bool {
-        matches!(self.step, Step::Quitting(_) | Step::Killing(_))
+        matches!(self.step, Step::Quitting | Step::Killing)
     }
 
     fn exited(&mut self, cx: &mut Context<'_>) -> Flow {
-        let step = std::mem::replace(&mut self.step, Step::Preparing);
-        let (Step::Quitting(manifest) | Step::Killing(manifest)) = step else { return Flow::Wait };
+        if !self.expects_exit() {
+            return Flow::Wait;
+        }
         let at = cx.core.end_of_process(cx.now);
         if cx.core.state == BillingState::Running {
             // Somebody else has continued it.
@@ -306,7 +309,6 @@ impl Procedure for Hibernate {
         }
         cx.observe(at, Change::State(BillingState::Hibernated), Cause::Hibernate);
         cx.core.phase = Phase::Hibernated;
-        cx.core.snapshot = Some(*manifest);
         done(format!("{} is hibernated ({})", cx.core.key, self.why))
     }
 }

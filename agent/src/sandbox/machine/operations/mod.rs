@@ -101,8 +101,8 @@ pub(super) fn undo_hibernation(ran: bool, why: Refusal) -> Operation {
 }
 
 /// Finds out whether a wake that a restart of the agent has interrupted came to its end.
-pub(super) fn reclaim_wake(why: Refusal) -> Operation {
-    Box::new(wake::Wake::to_reclaim(why))
+pub(super) fn reclaim_wake(cold: bool, why: Refusal) -> Operation {
+    Box::new(wake::Wake::to_reclaim(cold, why))
 }
 
 /// Goes on with a create that a restart of the agent has interrupted, its QEMU found again.
@@ -124,7 +124,7 @@ pub(super) fn of(request: &Request) -> Operation {
         Request::Pause { reclaim } => Box::new(run_state::SetRunState::pause(*reclaim)),
         Request::Resume { prefetch } => Box::new(run_state::SetRunState::resume(*prefetch)),
         Request::Hibernate { method } => Box::new(hibernate::Hibernate::new(*method)),
-        Request::Wake => Box::new(wake::Wake::new()),
+        Request::Wake { cold } => Box::new(wake::Wake::new(*cold)),
         Request::Suppress { reason } => Box::new(suppress::SetSuppression::to(Some(reason.clone()))),
         Request::Unsuppress => Box::new(suppress::SetSuppression::to(None)),
         Request::Reboot => Box::new(reboot::Reboot::default()),

@@ -16,6 +16,16 @@
 //! started. Whoever else continues the guest before our own `cont` is taken to have done so as late as can be.
 //!
 //! Billing starts when the guest has been continued, with the memory that QEMU reports then.
+//!
+//! A cold start, for whoever asks for one, begins the guest anew instead of loading what it was, by whatever QEMU is there
+//! now: nothing is verified, and `Loading` is left out. Where the RAM is in files, the QEMU that is started writes over them
+//! before its guest runs: so the snapshot is given up first, durably, and nothing can load the half of it afterwards.
+//!
+//! ```text
+//!   GivingUpSnapshot ─▶ Promising ─▶ Launching ─▶ Connecting ─▶ AskingMemory ─▶ as above
+//!          ▼
+//!        failed
+//! ```
 
 use dormouse_metering::{BillingState, Cause, Change, RunState, Stamp};
 use serde_json::Value;
@@ -35,6 +45,8 @@ use crate::sandbox::snapshot::Manifest;
 #[derive(Debug)]
 pub(super) struct Wake {
     step: Step,
+    /// The guest begins anew.
+    cold: bool,
     connect_until_ns: u64,
     /// QEMU was told to continue the guest, which may have run and written to its disks since.
     told: bool,
@@ -50,6 +62,7 @@ const RECLAIM_MS: u64 = 3_000;
 #[derive(Debug)]
 enum Step {
     Verifying,
+    GivingUpSnapshot,
     Promising(Box<Manifest>),
     Launching,
     Connecting,
@@ -62,25 +75,45 @@ enum Step {
 }
 
 impl Wake {
-    pub(super) fn new() -> Self {
-        Self::at(Step::Verifying)
+    pub(super) fn new(cold: bool) -> Self {
+        Self { cold, ..Self::at(Step::Verifying) }
     }
 
     /// One that was interrupted: the QEMU that it may have started is looked for.
-    pub(super) fn to_reclaim(why: Refusal) -> Self {
-        Self::at(Step::Reclaiming(why))
+    pub(super) fn to_reclaim(cold: bool, why: Refusal) -> Self {
+        Self { cold, ..Self::at(Step::Reclaiming(why)) }
     }
 
     fn at(step: Step) -> Self {
-        Self { step, connect_until_ns: 0, told: false, stood: None, unlimited: String::new() }
+        Self { step, cold: false, connect_until_ns: 0, told: false, stood: None, unlimited: String::new() }
+    }
+
+    /// The guest is to begin anew.
+    fn begin_cold(&mut self, cx: &mut Context<'_>, manifest: Manifest) -> Flow {
+        if manifest.method == Method::Shared {
+            self.step = Step::GivingUpSnapshot;
+            return cx.ask(|token| Action::GiveUpSnapshot(token, Box::new(manifest)));
+        }
+        self.promise_cold(cx, Box::new(manifest))
+    }
+
+    fn promise_cold(&mut self, cx: &mut Context<'_>, manifest: Box<Manifest>) -> Flow {
+        let wanted_bytes = manifest.shape.memory_base_bytes;
+        self.promise(cx, manifest, wanted_bytes)
+    }
+
+    fn promise(&mut self, cx: &mut Context<'_>, manifest: Box<Manifest>, wanted_bytes: u64) -> Flow {
+        self.step = Step::Promising(manifest);
+        cx.ask(|token| Action::PromiseMemory(token, wanted_bytes))
     }
 
     fn launch(&mut self, cx: &mut Context<'_>, manifest: Box<Manifest>) -> Flow {
         cx.observe(cx.now, Change::State(BillingState::Waking), Cause::Wake);
-        let arguments = match manifest.method {
-            Method::Internal => vec!["-S".to_owned()],
-            Method::Shared | Method::MappedRam => ["-S", "-incoming", "defer"].map(str::to_owned).to_vec(),
+        let incoming: &[&str] = match manifest.method {
+            Method::Shared | Method::MappedRam if !self.cold => &["-incoming", "defer"],
+            _ => &[],
         };
+        let arguments = ["-S"].iter().chain(incoming).map(|word| (*word).to_owned()).collect();
         cx.core.snapshot = Some(*manifest.clone());
         cpu_limit::remember(cx.core);
         self.step = Step::Launching;
@@ -93,6 +126,9 @@ impl Wake {
     }
 
     fn load(&mut self, cx: &mut Context<'_>, survey: &Survey) -> Flow {
+        if self.cold {
+            return self.loaded(cx, Turn::Complete);
+        }
         let Some(manifest) = cx.core.snapshot.clone() else {
             return self.give_up(cx, Refusal::new(Reason::Bug, "the snapshot is gone from memory"));
         };
@@ -117,11 +153,13 @@ impl Wake {
         }
     }
 
-    /// The guest has all that it had, and goes on.
+    /// The guest has all that it had, and goes on; or all that it gets, and begins.
     fn cont(&mut self, cx: &mut Context<'_>) -> Flow {
         if let Some(survey) = &cx.core.survey {
-            let vcpus_milli = survey.shape().vcpus_milli;
-            cx.observe(cx.now, Change::Vcpus(vcpus_milli), Cause::Wake);
+            let shape = survey.shape();
+            let begun = Change::Holds(shape, cx.core.state);
+            let change = if self.cold { begun } else { Change::Vcpus(shape.vcpus_milli) };
+            cx.observe(cx.now, change, Cause::Wake);
         }
         self.step = Step::Continuing;
         self.stood = cx.core.continued.or(Some(cx.now));
@@ -182,7 +220,8 @@ impl Wake {
             cx.observe(reaching_back(cx.now, ran), Change::Mark, Cause::Wake);
         }
         cx.core.consumed.clone_from(&cx.core.snapshot);
-        done(format!("{} runs again{}", cx.core.key, self.unlimited))
+        let anew = if self.cold { ", from the beginning" } else { "" };
+        done(format!("{} runs again{anew}{}", cx.core.key, self.unlimited))
     }
 
     /// The QEMU that was started goes; the snapshot stays, and the sandbox is hibernated as before.
@@ -235,6 +274,7 @@ impl Procedure for Wake {
     fn step(&self) -> &'static str {
         match self.step {
             Step::Verifying => "checking the snapshot",
+            Step::GivingUpSnapshot => "giving up the snapshot",
             Step::Promising(_) => "asking for the host's memory",
             Step::Launching => "starting QEMU",
             Step::Connecting => "connecting",
@@ -259,17 +299,22 @@ impl Procedure for Wake {
                 "the ledger has no snapshot of this sandbox",
             ));
         };
+        if self.cold {
+            return self.begin_cold(cx, manifest);
+        }
         cx.ask(|token| Action::VerifySnapshot(token, Box::new(manifest)))
     }
 
     fn answer(&mut self, cx: &mut Context<'_>, answer: Answer) -> Flow {
         match (std::mem::replace(&mut self.step, Step::Verifying), answer) {
             (Step::Verifying, Answer::SnapshotVerified(manifest, wanted_bytes)) => {
-                self.step = Step::Promising(manifest);
-                cx.ask(|token| Action::PromiseMemory(token, wanted_bytes))
+                self.promise(cx, manifest, wanted_bytes)
             }
+            (Step::GivingUpSnapshot, Answer::SnapshotGivenUp(manifest)) => self.promise_cold(cx, manifest),
             (Step::Promising(manifest), Answer::Promised) => self.launch(cx, manifest),
-            (Step::Verifying | Step::Promising(_), Answer::Failed(refusal)) => failed(refusal),
+            (Step::Verifying | Step::GivingUpSnapshot | Step::Promising(_), Answer::Failed(refusal)) => {
+                failed(refusal)
+            }
             (Step::Launching, Answer::Launched(process)) => {
                 cx.core.process = Some(process);
                 let launch_ns = cx.core.settings.launch_ms.saturating_mul(1_000_000);

@@ -40,7 +40,7 @@ fn requests() -> impl Strategy<Value = Request> {
         any::<bool>().prop_map(|reclaim| Request::Pause { reclaim }),
         any::<bool>().prop_map(|prefetch| Request::Resume { prefetch }),
         prop::sample::select(vec![Method::Shared, Method::MappedRam, Method::Internal]).prop_map(hibernate),
-        Just(Request::Wake),
+        any::<bool>().prop_map(|cold| Request::Wake { cold }),
         Just(Request::Reboot),
         Just(super::driver::suppress()),
         Just(Request::Unsuppress),

@@ -10,7 +10,8 @@ use crate::process::{CommandLine, ProcessIdentity};
 use crate::sandbox::command::{Command, Method, MethodChoice, Outcome, Request, SandboxKey, Scaling};
 use crate::sandbox::facts::{Capabilities, Disk, MemoryBackend, MemoryDevice, QemuVersion, Survey};
 use crate::sandbox::machine::{
-    Action, Announcement, Answer, Core, Input, Phase, QemuEvent, QmpCommand, Sandbox, Settings, Token,
+    Action, Announcement, Answer, Core, Input, Phase, QemuEvent, QmpCommand, Sandbox, Settings,
+    SnapshotRemoval, Token,
 };
 use crate::sandbox::refusal::{Reason, Refusal};
 use crate::sandbox::snapshot::{Draft, DraftSpec, Manifest};
@@ -407,6 +408,7 @@ impl Driver {
                 let wanted_bytes = manifest.shape.memory_base_bytes + manifest.shape.memory_plugged_bytes;
                 (token, Answer::SnapshotVerified(manifest, wanted_bytes))
             }
+            Action::GiveUpSnapshot(token, manifest) => (token, Answer::SnapshotGivenUp(manifest)),
             Action::Launch(token, _) | Action::Start(token, _) => {
                 self.qemu = Some(Qemu { status: "paused", ..Qemu::new(200) });
                 (token, Answer::Launched(identity(200)))
@@ -437,6 +439,7 @@ pub(super) fn token_of(action: &Action) -> Option<Token> {
         | Action::PrepareSnapshot(token, _)
         | Action::WriteSnapshot(token, _)
         | Action::VerifySnapshot(token, _)
+        | Action::GiveUpSnapshot(token, _)
         | Action::Launch(token, _)
         | Action::PromiseMemory(token, _)
         | Action::LimitVcpus(token, _)
@@ -473,7 +476,9 @@ fn word(action: &Action) -> String {
         Action::PrepareSnapshot(..) => "prepare snapshot".to_owned(),
         Action::WriteSnapshot(..) => "write snapshot".to_owned(),
         Action::VerifySnapshot(..) => "verify snapshot".to_owned(),
-        Action::RemoveSnapshot(_) => "remove snapshot".to_owned(),
+        Action::GiveUpSnapshot(..) => "give up snapshot".to_owned(),
+        Action::RemoveSnapshot(SnapshotRemoval::Draft) => "remove snapshot".to_owned(),
+        Action::RemoveSnapshot(SnapshotRemoval::Consumed(_)) => "remove consumed snapshot".to_owned(),
         Action::Launch(..) => "launch".to_owned(),
         Action::PromiseMemory(_, bytes) => format!("promise {}", bytes / MIB),
         Action::KeepMemory(bytes) => format!("keep {}", bytes / MIB),

@@ -85,13 +85,13 @@ fn an_end_is_as_certain_as_it_was_told_however_little_is_known_of_the_memory() {
 
 #[test]
 fn a_snapshot_goes_once_it_is_durable_that_nobody_needs_it() {
-    for request in [Request::Wake, Request::Destroy { graceful_ms: None }] {
+    for request in [Request::Wake { cold: false }, Request::Destroy { graceful_ms: None }] {
         let mut driver = Driver::hibernated(Method::MappedRam);
         driver.feed(Input::Command(command("c1", request)));
         until(&mut driver, is_after);
-        assert!(!driver.log.iter().any(|word| word == "remove snapshot"), "{:#?}", driver.log);
+        assert!(!driver.log.iter().any(|word| word == "remove consumed snapshot"), "{:#?}", driver.log);
         driver.settle();
-        assert!(driver.log.iter().any(|word| word == "remove snapshot"), "{:#?}", driver.log);
+        assert!(driver.log.iter().any(|word| word == "remove consumed snapshot"), "{:#?}", driver.log);
     }
 }
 

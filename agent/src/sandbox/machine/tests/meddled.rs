@@ -16,7 +16,7 @@ fn start_ns(at: Stamp) -> u64 {
 /// A sandbox that is being woken, until this command is to be given to QEMU.
 fn waking(until_told: &str) -> Driver {
     let mut driver = Driver::hibernated(Method::MappedRam);
-    driver.feed(Input::Command(command("c1", Request::Wake)));
+    driver.feed(Input::Command(command("c1", Request::Wake { cold: false })));
     until(&mut driver, |action| matches!(action, Action::Qmp(_, told) if told.name == until_told));
     driver
 }

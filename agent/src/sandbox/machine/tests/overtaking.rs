@@ -66,7 +66,7 @@ fn a_destroy_gives_the_other_up_once_its_intent_is_durable_and_not_before() {
 #[test]
 fn a_destroy_whose_intent_becomes_durable_while_qemu_is_started_waits_for_it_and_ends_it() {
     let mut driver = Driver::hibernated(Method::MappedRam);
-    driver.feed(Input::Command(command("c1", Request::Wake)));
+    driver.feed(Input::Command(command("c1", Request::Wake { cold: false })));
     until(&mut driver, |action| matches!(action, Action::VerifySnapshot(..)));
     let verify = driver.open.pop_front().unwrap();
     driver.feed(Input::Command(command("c2", destroy())));
@@ -81,6 +81,25 @@ fn a_destroy_whose_intent_becomes_durable_while_qemu_is_started_waits_for_it_and
     driver.settle();
     assert_eq!(reasons(&driver), [("c1", Some(Reason::Overtaken)), ("c2", None)]);
     assert!(driver.qemu.is_none());
+}
+
+#[test]
+fn a_destroy_that_overtakes_a_wake_or_a_save_that_is_complete_leaves_no_snapshot_behind() {
+    let mut waking = Driver::hibernated(Method::MappedRam);
+    waking.feed(Input::Command(command("c1", Request::Wake { cold: false })));
+    until(&mut waking, |action| matches!(action, Action::Qmp(..)));
+    let mut saving = Driver::attached();
+    saving.feed(Input::Command(command("c1", hibernate(Method::MappedRam))));
+    until(&mut saving, |action| matches!(action, Action::Qmp(_, told) if told.name == "quit"));
+    for mut driver in [waking, saving] {
+        let under_way = driver.open.pop_front().unwrap();
+        driver.feed(Input::Command(command("c2", destroy())));
+        driver.settle();
+        driver.answer_well(under_way);
+        driver.settle();
+        assert_eq!(reasons(&driver), [("c1", Some(Reason::Overtaken)), ("c2", None)]);
+        assert!(driver.log.contains(&"remove consumed snapshot".to_owned()), "{:?}", driver.log);
+    }
 }
 
 #[test]
@@ -131,7 +150,7 @@ fn of_two_unfinished_commands_the_destroy_goes_on_and_the_other_is_recorded_as_o
 
 #[test]
 fn a_qemu_that_an_unfinished_wake_has_started_is_found_and_ended_by_the_destroy_that_overtook_it() {
-    let unfinished = vec![command("c1", Request::Wake), command("c2", destroy())];
+    let unfinished = vec![command("c1", Request::Wake { cold: false }), command("c2", destroy())];
     let mut driver = taken_up(Phase::Hibernated, unfinished, true);
     driver.settle();
     assert_eq!(reasons(&driver).last(), Some(&("c2", None)));

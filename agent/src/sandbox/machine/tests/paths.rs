@@ -2,9 +2,9 @@
 
 use dormouse_metering::{BillingState, Change};
 
-use super::driver::{Driver, MIB, command, hibernate, pause, resume, scale, token_of};
+use super::driver::{Driver, MIB, command, hibernate, pause, resume, scale, token_of, until};
 use crate::sandbox::command::{CommandResult, Method, Request};
-use crate::sandbox::machine::{Action, Announcement, Answer, Input};
+use crate::sandbox::machine::{Action, Announcement, Answer, Input, Phase};
 use crate::sandbox::refusal::{Reason, Refusal};
 
 /// What was done but for what watchers are told.
@@ -137,7 +137,7 @@ fn hibernate_records_the_snapshot_before_qemu_goes() {
 fn m4_a_woken_sandbox_is_billed_after_cont_with_the_memory_that_qemu_reports() {
     for method in [Method::Shared, Method::Internal] {
         let mut driver = Driver::hibernated(method);
-        driver.execute("c1", Request::Wake).unwrap();
+        driver.execute("c1", Request::Wake { cold: false }).unwrap();
         let done = done(&driver);
         let place = |word: &str| {
             done.iter().position(|done| *done == word).unwrap_or_else(|| panic!("{word} {done:?}"))
@@ -149,6 +149,32 @@ fn m4_a_woken_sandbox_is_billed_after_cont_with_the_memory_that_qemu_reports() {
         assert!(place("cont") < place("observe running"));
         assert!(place("observe running") < place("after"));
         assert!(place("after") < place("reply ok"));
+    }
+}
+
+#[test]
+fn a_cold_start_loads_nothing_and_gives_up_first_only_what_the_next_qemu_overwrites() {
+    for method in [Method::Shared, Method::MappedRam, Method::Internal] {
+        let mut driver = Driver::attached();
+        driver.execute("grow", scale(1280)).unwrap();
+        driver.execute("sleep", hibernate(method)).unwrap();
+        driver.log.clear();
+        driver.feed(Input::Command(command("c1", Request::Wake { cold: true })));
+        until(&mut driver, |action| matches!(action, Action::Launch(..)));
+        let Some(Action::Launch(_, launch)) = driver.open.front() else { panic!() };
+        assert_eq!(launch.arguments, ["-S"], "{method:?}");
+        let given_up = done(&driver).contains(&"give up snapshot");
+        assert_eq!(given_up, method == Method::Shared, "{:?}", driver.log);
+        driver.settle();
+        let outcome = driver.replies.last().unwrap().1.clone().unwrap();
+        assert!(outcome.message.contains("from the beginning"), "{}", outcome.message);
+        let done = done(&driver);
+        assert!(done.contains(&"promise 256"), "the memory of the snapshot is asked for: {done:?}");
+        assert!(!done.contains(&"verify snapshot") && !done.contains(&"migrate-incoming"), "{done:?}");
+        let core = driver.sandbox.core();
+        let shape = core.shape;
+        assert_eq!((shape.memory_plugged_bytes, shape.memory_requested_bytes), (0, 0), "{method:?}");
+        assert_eq!((core.phase, core.state), (Phase::Attached, BillingState::Running));
     }
 }
 

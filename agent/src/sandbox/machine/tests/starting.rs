@@ -128,7 +128,7 @@ fn a_host_without_the_memory_starts_no_qemu_and_leaves_everything_as_it_was() {
     driver.execute("sleep", super::driver::hibernate(Method::Shared)).unwrap();
     driver.log.clear();
     driver.observed.clear();
-    ask(&mut driver, Request::Wake);
+    ask(&mut driver, Request::Wake { cold: false });
     let Action::PromiseMemory(token, _) =
         until(&mut driver, |action| matches!(action, Action::PromiseMemory(..)))
     else {
@@ -139,7 +139,7 @@ fn a_host_without_the_memory_starts_no_qemu_and_leaves_everything_as_it_was() {
     assert_eq!(refusal(&driver).reason, Reason::HostMemoryShort);
     assert_eq!(driver.sandbox.core().phase, Phase::Hibernated);
     assert!(driver.observed.is_empty() && !driver.log.contains(&"launch".to_owned()), "{:?}", driver.log);
-    driver.execute("c2", Request::Wake).unwrap();
+    driver.execute("c2", Request::Wake { cold: false }).unwrap();
 }
 
 #[test]
@@ -201,7 +201,7 @@ fn a_limit_on_cpu_time_is_set_again_before_the_guest_of_another_qemu_goes_on() {
         }
         driver.log.clear();
         driver.observed.clear();
-        let request = if asleep { Request::Wake } else { Request::PowerCycle };
+        let request = if asleep { Request::Wake { cold: false } } else { Request::PowerCycle };
         let outcome = driver.execute("c1", request).unwrap();
         assert!(!outcome.message.contains("limited"), "{}", outcome.message);
         assert_eq!(about_cpu_time(&driver), ["limit Some(500)", "cont"], "{:?}", driver.log);
@@ -219,7 +219,7 @@ fn a_limit_that_cannot_be_set_again_is_not_billed_and_the_outcome_says_so() {
             driver.execute("sleep", super::driver::hibernate(Method::Shared)).unwrap();
         }
         driver.log.clear();
-        ask(&mut driver, if asleep { Request::Wake } else { Request::PowerCycle });
+        ask(&mut driver, if asleep { Request::Wake { cold: false } } else { Request::PowerCycle });
         if !asleep {
             until(&mut driver, |action| matches!(action, Action::Wait(..)));
             driver.exit();
@@ -257,7 +257,7 @@ fn what_had_no_limit_gets_none_from_another_qemu_and_what_has_a_tighter_one_keep
     let mut driver = limited();
     driver.execute("sleep", super::driver::hibernate(Method::Shared)).unwrap();
     driver.log.clear();
-    ask(&mut driver, Request::Wake);
+    ask(&mut driver, Request::Wake { cold: false });
     let launch = until(&mut driver, |action| matches!(action, Action::Launch(..)));
     driver.answer_well(launch);
     driver.qemu.as_mut().unwrap().vcpu_limit_milli = Ok(Some(250));

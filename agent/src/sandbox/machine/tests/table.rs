@@ -29,7 +29,7 @@ fn rows() -> [(Request, [bool; 6]); 14] {
         (pause(), [no, yes, yes, no, no, no]),
         (resume(), [no, yes, yes, yes, no, no]),
         (hibernate(Method::Shared), [no, yes, yes, no, no, no]),
-        (Request::Wake, [no, no, no, no, yes, no]),
+        (Request::Wake { cold: false }, [no, no, no, no, yes, no]),
         (Request::Reboot, [no, yes, yes, yes, no, no]),
         (suppress(), [no, yes, yes, yes, yes, no]),
         (Request::Unsuppress, [no, yes, yes, yes, yes, no]),
