@@ -62,34 +62,23 @@ async fn a_snapshot_without_its_manifest_is_never_started_and_wakes_once_that_is
 
 #[tokio::test]
 async fn a_wake_that_qemu_fails_leaves_the_snapshot_usable_and_bills_nothing() {
-    let scene = Scene::new().await;
-    let qemu = scene.sandbox("s1", &Options::default()).await;
-    scene.does(&["scale", "s1", "--memory", "512MiB"]).await;
-    scene.does(&["hibernate", "s1"]).await;
-    let refusing = Rule::always("migrate-incoming", [Does::Refuse("no such file".to_owned())]);
-    qemu.wakes_with(&[refusing]).unwrap();
-    let error = scene.refused(&["wake", "s1"], "QEMU_FAILED", "INTERNAL").await;
-    assert!(error["message"].as_str().unwrap().contains("no such file"), "{error}");
-    qemu.gone().await.unwrap();
-    assert_eq!(scene.view("s1").await["state"], "hibernated");
-    qemu.wakes_with(&[]).unwrap();
-    let woken = scene.does(&["wake", "s1"]).await;
-    assert_eq!(woken["sandbox"]["memory_bytes"], 512_u64 << 20);
-    let slices = scene.slices("s1").await;
-    let states: Vec<_> = slices.iter().map(|slice| slice["state"].as_str().unwrap()).collect();
-    assert_eq!(states[states.len() - 5..], ["hibernated", "waking", "hibernated", "waking", "running"]);
-    scene.audits_clean().await;
+    fails_and_then_wakes(&["wake", "s1"], "migrate-incoming").await;
 }
 
 #[tokio::test]
 async fn a_cold_start_that_fails_leaves_a_snapshot_that_wakes() {
+    fails_and_then_wakes(&["wake", "s1", "--cold"], "cont").await;
+}
+
+/// A wake for which QEMU refuses this leaves the sandbox hibernated, and the next one finds all that it had.
+async fn fails_and_then_wakes(wake: &[&str], refused: &str) {
     let scene = Scene::new().await;
     let qemu = scene.sandbox("s1", &Options::default()).await;
     scene.does(&["scale", "s1", "--memory", "512MiB"]).await;
-    scene.does(&["hibernate", "s1", "--method", "mapped-ram"]).await;
-    qemu.wakes_with(&[Rule::always("cont", [Does::Refuse("not today".to_owned())])]).unwrap();
-    let error = scene.refused(&["wake", "s1", "--cold"], "QEMU_FAILED", "INTERNAL").await;
-    assert!(error["message"].as_str().unwrap().contains("not today"), "{error}");
+    scene.does(&["hibernate", "s1"]).await;
+    qemu.wakes_with(&[Rule::always(refused, [Does::Refuse("no such file".to_owned())])]).unwrap();
+    let error = scene.refused(wake, "QEMU_FAILED", "INTERNAL").await;
+    assert!(error["message"].as_str().unwrap().contains("no such file"), "{error}");
     qemu.gone().await.unwrap();
     assert_eq!(scene.view("s1").await["state"], "hibernated");
     qemu.wakes_with(&[]).unwrap();

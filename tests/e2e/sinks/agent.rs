@@ -1,5 +1,7 @@
 //! A real agent with a sink: what was removed is told all the same, and the command line says how far the sink is.
 
+use std::path::Path;
+
 use dormouse_tests::agent::Agent;
 use dormouse_tests::scripted::{Options, Scripted};
 use dormouse_tests::servers::{Kind, Server};
@@ -8,6 +10,17 @@ use serde_json::Value;
 
 use crate::received::received;
 use dormouse_tests::stage::DEADLINE;
+
+/// A sandbox `s1` in the folder that the agent watches, and attached.
+pub(crate) async fn watched(agent: &Agent, work_dir: &Path) -> Scripted {
+    let sandbox = Scripted::start(&Options::default(), "s1", &agent.run_dir(), work_dir).await.unwrap();
+    wait::until("the sandbox", DEADLINE, async || {
+        agent.json(&["show", "s1"]).await.map_err(|error| error.to_string())
+    })
+    .await
+    .unwrap();
+    sandbox
+}
 
 async fn until_fleet(agent: &Agent, wanted: impl Fn(&Value) -> bool) -> Value {
     wait::until("the sink to stand as wanted", DEADLINE, async || {
@@ -28,12 +41,7 @@ async fn what_happened_to_a_sandbox_that_was_removed_while_the_sink_was_down_is_
     );
     server.kill9().await.unwrap();
     let mut agent = Agent::start_with(folder.path(), &sinks).await.unwrap();
-    let sandbox = Scripted::start(&Options::default(), "s1", &agent.run_dir(), folder.path()).await.unwrap();
-    wait::until("the sandbox", DEADLINE, async || {
-        agent.json(&["show", "s1"]).await.map_err(|error| error.to_string())
-    })
-    .await
-    .unwrap();
+    let sandbox = watched(&agent, folder.path()).await;
     agent.json(&["destroy", "s1"]).await.unwrap();
     drop(sandbox);
     let down = until_fleet(&agent, |sink| !sink["error"].is_null() && sink["lag_events"] != 0).await;

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use dormouse::config::{Sink, SinkForm, SinkKind};
 use dormouse_tests::agent::Agent;
-use dormouse_tests::scripted::{Options, Scripted};
 use dormouse_tests::servers::{Kind, Server};
 use dormouse_tests::stage::{DEADLINE, Stage, sink};
 use dormouse_tests::wait::{self, unless};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
+use crate::agent::watched;
 use crate::received::entries;
 
 fn flat(server: &Server) -> Sink {
@@ -72,12 +72,7 @@ async fn a_platforms_consumer_is_told_a_life_from_created_to_stopped_in_order() 
         server.url()
     );
     let mut agent = Agent::start_with(folder.path(), &sinks).await.unwrap();
-    let sandbox = Scripted::start(&Options::default(), "s1", &agent.run_dir(), folder.path()).await.unwrap();
-    wait::until("the sandbox", DEADLINE, async || {
-        agent.json(&["show", "s1"]).await.map_err(|error| error.to_string())
-    })
-    .await
-    .unwrap();
+    let sandbox = watched(&agent, folder.path()).await;
     for does in [&["scale", "s1", "--memory", "512MiB"][..], &["hibernate", "s1"], &["wake", "s1"]] {
         agent.json(does).await.unwrap();
     }
