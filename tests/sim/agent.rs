@@ -183,8 +183,9 @@ impl World {
         let of = self.seat(number).map_or(0, |seat| seat.number);
         let durable = Waiter::Durable((number, of), token);
         match announcement {
-            Announcement::Attached { command, process, at, shape, state, .. } => {
-                self.begin_life(number, token, &command, process, (at, shape, state));
+            Announcement::Attached { command, survey, process, at, shape, state } => {
+                let devices = survey.plugged_by_device();
+                self.begin_life(number, token, &command, (process, devices), (at, shape, state));
             }
             Announcement::Reattached(_, process) => {
                 self.submit(true, vec![Entry::Attachment(key, process)], Waiter::Nobody);
@@ -215,7 +216,7 @@ impl World {
         number: usize,
         token: Token,
         command: &Command,
-        process: ProcessIdentity,
+        (process, devices): (ProcessIdentity, Option<Vec<u64>>),
         (at, shape, state): (dormouse_metering::Stamp, dormouse_metering::Shape, BillingState),
     ) {
         let guest = &self.guests[number];
@@ -235,9 +236,11 @@ impl World {
         let mut entries =
             vec![Entry::Intent(command.clone(), generation), Entry::Seen(key.clone(), process, state)];
         entries.extend(record.and_then(slices));
+        entries.extend(devices.map(|bytes| Entry::PluggedByDevice(key.clone(), bytes)));
         entries.push(Entry::Outcome(command.clone(), Ok(outcome)));
         let of = self.seat(number).map_or(0, |seat| seat.number);
         self.submit(false, entries, Waiter::Recorded((number, of), token, key));
+        self.note_unit(number, &Change::Began(shape, state));
     }
 
     fn observe(&mut self, number: usize, observation: &Observation) {
@@ -247,7 +250,15 @@ impl World {
         let at = observation.at;
         self.windows.push((number, at.boottime_ns.saturating_sub(at.uncertainty_ns), at.boottime_ns));
         match agent.accounts.observe(&key, false, observation.clone(), now) {
-            Ok(record) => self.facts(record.into_iter().collect()),
+            Ok(record) => {
+                let devices = self
+                    .seat(number)
+                    .and_then(|seat| seat.machine.core().plugged_by_device(&observation.change));
+                let devices = devices.map(|bytes| Entry::PluggedByDevice(key, bytes));
+                let entries: Vec<Entry> = record.and_then(slices).into_iter().chain(devices).collect();
+                self.submit(true, entries, Waiter::Nobody);
+                self.note_unit(number, &observation.change);
+            }
             Err(refused) => self.violation(format!("{refused}: {observation:?}")),
         }
     }

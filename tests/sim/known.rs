@@ -1,8 +1,10 @@
 //! What of the truth has reached the agent: the moments of which it was told what was so then. What came and went
 //! between two of them is known to nobody.
 
+use dormouse_metering::Change;
+
 use crate::qemu::{BASE, DEVICES_MAX};
-use crate::world::{Truth, World};
+use crate::world::{Guest, Truth, World};
 
 /// Of what the agent was told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,7 +18,7 @@ pub(crate) enum Of {
 pub(crate) struct Known {
     of: Of,
     pub(crate) at: u64,
-    /// How many units the ledger had been given once it was told: what it made of it is in one of those.
+    /// The last unit that the ledger had been given of this once it was told: what it made of it is in that one.
     units: u64,
 }
 
@@ -48,9 +50,23 @@ impl Bounds {
 impl World {
     /// The agent was told what was so at some moments, and has made of it what it could.
     pub(crate) fn learn(&mut self, guest: usize, moments: &[(Of, u64)]) {
+        let Guest { known, of_state, of_memory, .. } = &mut self.guests[guest];
+        known.extend(moments.iter().map(|(of, at)| {
+            let units = if *of == Of::State { *of_state } else { *of_memory };
+            Known { of: *of, at: *at, units }
+        }));
+    }
+
+    /// The ledger is given an observation, in the last unit.
+    pub(crate) fn note_unit(&mut self, guest: usize, change: &Change) {
         let units = self.units;
-        let known = &mut self.guests[guest].known;
-        known.extend(moments.iter().map(|(of, at)| Known { of: *of, at: *at, units }));
+        let guest = &mut self.guests[guest];
+        match change {
+            Change::Began(..) | Change::Holds(..) => (guest.of_state, guest.of_memory) = (units, units),
+            Change::State(_) => guest.of_state = units,
+            Change::Plugged(_) => guest.of_memory = units,
+            _ => {}
+        }
     }
 
     /// What was made of it in this unit or a later one has not become durable, and goes with the agent.

@@ -19,6 +19,7 @@ pub(crate) enum Entry {
     Unheard(SandboxKey, Stamp),
     NobodyHeard(Stamp),
     Lifecycle(SandboxKey, BillingState),
+    PluggedByDevice(SandboxKey, Vec<u64>),
     Slices(SliceBatch),
     Intent(Command, i64),
     Outcome(Command, Result<Outcome, Refusal>),
@@ -60,6 +61,8 @@ pub(crate) struct Row {
     pub(crate) lifecycle: BillingState,
     /// Since when its QEMU is not heard.
     pub(crate) unheard: Option<Stamp>,
+    /// What each of several memory devices had.
+    pub(crate) plugged_by_device: Option<Vec<u64>>,
     /// When the life began, in boottime.
     pub(crate) began_ns: Option<u64>,
     pub(crate) slices: Vec<Slice>,
@@ -135,6 +138,7 @@ impl Ledger {
                     process: *process,
                     lifecycle: *lifecycle,
                     unheard: None,
+                    plugged_by_device: None,
                     began_ns: None,
                     slices: Vec::new(),
                     open: None,
@@ -162,6 +166,11 @@ impl Ledger {
             Entry::Lifecycle(key, state) => {
                 if let Some(row) = self.row(key) {
                     row.lifecycle = *state;
+                }
+            }
+            Entry::PluggedByDevice(key, bytes) => {
+                if let Some(row) = self.row(key) {
+                    row.plugged_by_device = Some(bytes.clone());
                 }
             }
             Entry::Slices(batch) => self.slices(batch),

@@ -104,7 +104,8 @@ impl World {
         };
         let ran = row.lifecycle == BillingState::Running;
         let last_sign = LastSign::of(self.ledger.proof, row.unheard, row.open.as_ref(), &row.pending);
-        let recovered = Recovered { core, unfinished, saved, ran, last_sign };
+        let plugged_by_device = row.plugged_by_device.clone();
+        let recovered = Recovered { core, unfinished, saved, ran, last_sign, plugged_by_device };
         let (machine, actions) = Sandbox::recover_from(recovered, self.clock.now(), lives);
         self.trace(|| format!("taken up: {:?} {:?}", machine.core().phase, machine.underway()));
         let mut seat = Seat::new(machine, self.scheduled << 20, self.clock.slept_ns());

@@ -41,7 +41,18 @@ const FOUND_SOMETHING: &[u64] = &[
 ];
 
 /// The same with several memory devices.
-const FOUND_SOMETHING_WITH_SEVERAL: &[u64] = &[100_000_932, 100_006_767, 100_012_929];
+const FOUND_SOMETHING_WITH_SEVERAL: &[u64] = &[
+    100_000_932,
+    100_006_767,
+    100_012_929,
+    100_023_185,
+    100_033_143,
+    101_087_990,
+    102_027_903,
+    102_031_860,
+    102_071_666,
+    103_047_675,
+];
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()

@@ -55,6 +55,9 @@ pub(crate) struct Guest {
     pub(crate) truth: Vec<Truth>,
     /// What of it the agent was told.
     pub(crate) known: Vec<Known>,
+    /// The last units that the ledger was given of its state and of its memory.
+    pub(crate) of_state: u64,
+    pub(crate) of_memory: u64,
     /// What is in each complete snapshot on disk.
     pub(crate) snapshots: BTreeMap<u64, Vec<(u64, u64)>>,
     /// When somebody else stopped or continued it last.
@@ -167,6 +170,8 @@ impl World {
             busy_until: 0,
             truth: Vec::new(),
             known: Vec::new(),
+            of_state: 0,
+            of_memory: 0,
             snapshots: BTreeMap::new(),
             meddled: 0,
         };

@@ -18,6 +18,8 @@ pub enum Record {
     Unheard(SandboxKey, Stamp),
     /// No QEMU is heard since this stamp: the agent was not there.
     NobodyHeard(Stamp),
+    /// What each of a sandbox's memory devices has plugged, in bytes, with the observation that says what all have.
+    PluggedByDevice(SandboxKey, Vec<u64>),
     /// Slices became final, and what stays open behind them.
     Slices(SliceBatch),
     /// A command was asked for. A unit whose intent is already known is answered with

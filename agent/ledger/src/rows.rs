@@ -159,6 +159,9 @@ pub struct SandboxRow {
     pub lifecycle: String,
     /// Since when its QEMU is not heard; `None` while it is.
     pub unheard: Option<Stamp>,
+    /// What each of its memory devices had plugged when its memory was observed last, in bytes; `None` where that was not
+    /// told: of one device the shape says it.
+    pub plugged_by_device: Option<Vec<u64>>,
     /// When the ledger first saw it, in nanoseconds since the Unix epoch.
     pub created_unix_ns: i64,
     /// When its life ended.

@@ -125,7 +125,9 @@ fn take_up(
     let mut view = SandboxView::gone(key);
     (view.plan, view.generation) = (row.plan.clone(), row.key.generation);
     let last_sign = LastSign::of(recovery.proof, row.unheard, row.open.as_ref(), &row.pending);
-    Some(Found { recovered: Recovered { core, unfinished, saved, ran, last_sign }, view, process })
+    let plugged_by_device = row.plugged_by_device.clone();
+    let recovered = Recovered { core, unfinished, saved, ran, last_sign, plugged_by_device };
+    Some(Found { recovered, view, process })
 }
 
 /// A sandbox that was being created when the agent was killed, and of which the ledger has the intent alone.
@@ -141,7 +143,9 @@ fn to_create(row: &CommandRow, known: &[SandboxKey], means: &Means<'_>) -> Optio
     let mut core = Core::new(key.clone(), means.launching.qmp_path(&key).ok()?, means.settings.clone());
     let process = means.started_by(&command);
     core.process = process.as_ref().map(Process::identity);
-    let recovered = Recovered { core, unfinished: vec![command], saved: None, ran: false, last_sign: None };
+    let (saved, last_sign, plugged_by_device) = (None, None, None);
+    let unfinished = vec![command];
+    let recovered = Recovered { core, unfinished, saved, ran: false, last_sign, plugged_by_device };
     Some(Found { recovered, view, process })
 }
 

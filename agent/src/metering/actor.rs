@@ -69,6 +69,8 @@ pub struct Beginning {
     pub shape: Shape,
     /// What it is billed as.
     pub state: BillingState,
+    /// What each of its memory devices has plugged, where there are several, in bytes.
+    pub plugged_by_device: Option<Vec<u64>>,
 }
 
 /// A command that has come to its end.
@@ -86,6 +88,17 @@ pub struct Ending {
     pub snapshot: Option<Snapshot>,
     /// The state that the sandbox is in now.
     pub state: BillingState,
+}
+
+/// Something that was seen of a sandbox.
+#[derive(Debug)]
+pub struct Seen {
+    /// What was seen.
+    pub observation: Observation,
+    /// What each of its memory devices has plugged by it, where it is of the memory and there are several, in bytes.
+    pub plugged_by_device: Option<Vec<u64>>,
+    /// Whoever waits until it is in the ledger's file, which is not to say on the disk.
+    pub written: Option<oneshot::Sender<()>>,
 }
 
 /// What the metering actor is told.
@@ -106,8 +119,7 @@ pub enum Message {
     /// A life could not begin: nothing of it became durable.
     Forget(SandboxKey),
     /// Something was seen.
-    /// With whoever waits until it is in the ledger's file, which is not to say on the disk.
-    Observe(SandboxKey, Observation, Option<oneshot::Sender<()>>),
+    Observe(SandboxKey, Box<Seen>),
     /// Whether the sandbox's QEMU is heard, and through when it was: while it is not, nothing of the sandbox becomes
     /// final.
     Sight(SandboxKey, Sight, Stamp),
@@ -213,7 +225,7 @@ impl Actor for Metering {
             Message::ConcludeApart(outcome, reply) => {
                 state.happened(Class::Fact, vec![Record::Outcome(*outcome)], answer_durable(reply));
             }
-            Message::Observe(key, observation, written) => state.observe(&key, observation, written),
+            Message::Observe(key, seen) => state.observe(&key, *seen),
             Message::Sight(key, sight, heard) => {
                 if state.accounts.sight(&key, sight) {
                     state.happened(
@@ -265,7 +277,8 @@ impl Actor for Metering {
 
 impl State {
     fn begin(&mut self, beginning: Beginning, reply: Reply, myself: &ActorRef<Message>) {
-        let Beginning { command, plan, prepaid, tags, attachment, at, shape, state } = beginning;
+        let Beginning { command, plan, prepaid, tags, attachment, at, shape, state, plugged_by_device } =
+            beginning;
         let generation = match self.reader.next_generation(&command.key.sandbox, at.wall_ns) {
             Ok(generation) => generation,
             Err(error) => return reply(Acknowledgement::Failed(entries::refusal(&error))),
@@ -302,6 +315,7 @@ impl State {
             Record::Tags(TagSet { org, sandbox, tags, at_unix_ns: at.wall_ns }),
         ]);
         records.extend(slices);
+        records.extend(plugged_by_device.map(|bytes| Record::PluggedByDevice(key.clone(), bytes)));
         if is_attach {
             records.push(Record::Outcome(entries::outcome_of(&command, at, &outcome)));
             records.push(Record::Lifecycle(after_event(&key, &command, at, &outcome)));
@@ -336,7 +350,8 @@ impl State {
         self.happened(Class::Fact, records, answer_durable(reply));
     }
 
-    fn observe(&mut self, key: &SandboxKey, observation: Observation, written: Option<oneshot::Sender<()>>) {
+    fn observe(&mut self, key: &SandboxKey, seen: Seen) {
+        let Seen { observation, plugged_by_device, written } = seen;
         let now = self.clock.now();
         tracing::debug!(sandbox = %key, change = ?observation.change, cause = %observation.cause, "observed");
         match self.accounts.observe(key, false, observation, now) {
@@ -349,7 +364,8 @@ impl State {
                     // A sandbox that is gone needs not be told.
                     let _ = written.map(|written| written.send(()));
                 });
-                self.happened(class, record.into_iter().collect(), done);
+                let devices = plugged_by_device.map(|bytes| Record::PluggedByDevice(key.clone(), bytes));
+                self.happened(class, record.into_iter().chain(devices).collect(), done);
             }
             Err(refused) => {
                 tracing::error!(sandbox = %key, %refused, "an observation does not fit the meter");

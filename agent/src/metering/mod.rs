@@ -19,7 +19,9 @@ pub mod accounts;
 pub mod actor;
 mod entries;
 
-pub use actor::{Acknowledgement, Beginning, Ending, Message, Metering, MeteringHandle, Reply, Settings};
+pub use actor::{
+    Acknowledgement, Beginning, Ending, Message, Metering, MeteringHandle, Reply, Seen, Settings,
+};
 pub use entries::{payload, stored_outcome};
 
 #[cfg(test)]

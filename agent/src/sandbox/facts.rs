@@ -120,6 +120,12 @@ impl Survey {
         }
     }
 
+    /// What each memory device has plugged, in bytes, in the order of the survey: of one device the shape says it.
+    pub fn plugged_by_device(&self) -> Option<Vec<u64>> {
+        let several = self.memory_devices.len() > 1;
+        several.then(|| self.memory_devices.iter().map(|device| device.size_bytes).collect())
+    }
+
     /// The run state folded for billing, or `None` for one that this version does not know.
     pub fn folded(&self) -> Option<RunState> {
         RunState::parse(&self.run_state)

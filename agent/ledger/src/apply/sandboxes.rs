@@ -25,6 +25,8 @@ const UNHEARD: &str = "UPDATE attachments SET unheard_boot = ?2, unheard_boottim
 const NOBODY_HEARD: &str = "UPDATE attachments SET unheard_boot = ?1, unheard_boottime_ns = ?2, unheard_unix_ns = ?3 \
      WHERE unheard_boot IS NULL AND sandbox_pk IN (SELECT pk FROM sandboxes WHERE ended_unix_ns IS NULL)";
 
+const PLUGGED: &str = "UPDATE attachments SET plugged_by_device = ?2 WHERE sandbox_pk = ?1";
+
 const STANDS: &str = "UPDATE sandboxes SET lifecycle = coalesce(?2, lifecycle), plan = coalesce(?3, plan) \
      WHERE pk = ?1 AND (lifecycle <> coalesce(?2, lifecycle) OR plan <> coalesce(?3, plan))";
 
@@ -98,6 +100,12 @@ impl Apply<'_> {
     pub(super) fn nobody_heard(&self, since: Stamp) -> Result<(), LedgerError> {
         let values = (since.boot.0, int("boottime", since.boottime_ns)?, since.wall_ns);
         self.conn.prepare_cached(NOBODY_HEARD)?.execute(values)?;
+        Ok(())
+    }
+
+    pub(super) fn plugged_by_device(&self, key: &SandboxKey, bytes: &[u64]) -> Result<(), LedgerError> {
+        let values = (self.pk(key)?, serde_json::json!(bytes).to_string());
+        self.conn.prepare_cached(PLUGGED)?.execute(values)?;
         Ok(())
     }
 

@@ -41,7 +41,7 @@ const SANDBOXES: &str = concat!(
     "SELECT s.pk, s.org, s.sandbox, s.generation, s.plan, a.attachment, s.lifecycle, s.created_unix_ns, \
      s.ended_unix_ns, ",
     open_columns!(),
-    ", a.unheard_boot, a.unheard_boottime_ns, a.unheard_unix_ns, s.standing_hash \
+    ", a.unheard_boot, a.unheard_boottime_ns, a.unheard_unix_ns, s.standing_hash, a.plugged_by_device \
      FROM sandboxes s LEFT JOIN attachments a ON a.sandbox_pk = s.pk \
      WHERE (?1 IS NULL OR s.org = ?1) AND (?2 IS NULL OR s.sandbox = ?2) AND (?3 IS NULL OR s.generation = ?3) \
      AND (NOT ?4 OR s.ended_unix_ns IS NULL) ORDER BY s.org, s.sandbox, s.generation"
@@ -52,6 +52,9 @@ const UNHEARD: usize = 24;
 
 /// Behind them.
 const STANDING: usize = 27;
+
+/// The last column.
+const PLUGGED: usize = 28;
 
 const PENDING: &str = "SELECT observation FROM pending WHERE sandbox_pk = ?1 ORDER BY ord";
 
@@ -77,6 +80,11 @@ fn sandbox_row(row: &Row<'_>) -> rusqlite::Result<(i64, SandboxRow)> {
             None
         } else {
             Some(encode::stamp(row, UNHEARD)?)
+        },
+        plugged_by_device: if row.get_ref(PLUGGED)? == ValueRef::Null {
+            None
+        } else {
+            Some(encode::json(row, PLUGGED)?)
         },
         pending: Vec::new(),
     };

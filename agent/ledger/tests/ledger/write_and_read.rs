@@ -1,7 +1,7 @@
 //! What is written is what is read.
 
 use crate::support::{BEGAN, Life, Place, SECOND, facts, key, stamp};
-use dormouse_ledger::{Class, Committed, SandboxFilter, SliceQuery};
+use dormouse_ledger::{AttachmentUpdate, Class, Committed, Record, SandboxFilter, SliceQuery};
 use dormouse_metering::Cause;
 
 #[test]
@@ -31,4 +31,26 @@ fn a_life_is_read_as_it_was_written() {
     assert_eq!(open["end_unix_ns"], serde_json::Value::Null);
     assert_eq!(open["duration_ns"], 5 * SECOND);
     assert_eq!(reader.recovery().unwrap().host_seq, 2);
+}
+
+#[test]
+fn what_each_memory_device_had_is_read_as_it_was_told_last_however_qemu_is_found_again() {
+    let place = Place::new();
+    let ledger = place.open();
+    let life = Life::begins(key("org", "sb"));
+    facts(&ledger, vec![life.seen(), life.record(Vec::new())]).unwrap();
+    let known = || ledger.reader().unwrap().recovery().unwrap().sandboxes.remove(0).plugged_by_device;
+    assert_eq!(known(), None);
+    for bytes in [vec![512 << 20, 0], vec![0, 512 << 20]] {
+        let told = Record::PluggedByDevice(key("org", "sb"), bytes.clone());
+        facts(&ledger, vec![told, life.record(Vec::new())]).unwrap();
+        let update = AttachmentUpdate {
+            key: key("org", "sb"),
+            attachment: Some(serde_json::json!({"pid": 7})),
+            lifecycle: None,
+            plan: None,
+        };
+        facts(&ledger, vec![Record::Attachment(update)]).unwrap();
+        assert_eq!(known(), Some(bytes));
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dormouse_metering::Stamp;
+use dormouse_metering::{Observation, Stamp};
 use ractor::ActorRef;
 use tokio::sync::oneshot;
 
@@ -19,13 +19,11 @@ impl State {
     pub(super) fn act(&mut self, action: Action, now: Stamp, myself: &ActorRef<Message>) {
         match action {
             Action::Announce(token, announcement) => self.announce(announcement, acknowledge(token, myself)),
-            Action::Observe(observation) => {
-                self.tell_metering(metering::Message::Observe(self.ledger_key(), observation, None));
-            }
+            Action::Observe(observation) => self.observe(observation, None),
             Action::ObserveFirst(observation) => {
                 let (written, is_written) = oneshot::channel();
                 self.unwritten = Some(is_written);
-                self.tell_metering(metering::Message::Observe(self.ledger_key(), observation, Some(written)));
+                self.observe(observation, Some(written));
             }
             Action::Connect(token, after_ms) => self.connect(token, after_ms, myself),
             Action::Survey(token) => self.ask(token, Ask::Survey(self.command_line()), myself),
@@ -100,6 +98,12 @@ impl State {
             }
         };
         self.tell_metering(message);
+    }
+
+    fn observe(&self, observation: Observation, written: Option<oneshot::Sender<()>>) {
+        let plugged_by_device = self.machine.core().plugged_by_device(&observation.change);
+        let seen = metering::Seen { observation, plugged_by_device, written };
+        self.tell_metering(metering::Message::Observe(self.ledger_key(), Box::new(seen)));
     }
 
     pub(super) fn tell_metering(&self, message: metering::Message) {

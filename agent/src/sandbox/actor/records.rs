@@ -73,7 +73,8 @@ pub(super) fn beginning(
     };
     let prepaid = environment.prepaid_plans.contains(&plan);
     let attachment = Attachment::of(core, survey, process).to_json();
-    Beginning { command, plan, prepaid, tags, attachment, at, shape, state }
+    let plugged_by_device = survey.plugged_by_device();
+    Beginning { command, plan, prepaid, tags, attachment, at, shape, state, plugged_by_device }
 }
 
 /// The row of a snapshot that is complete on disk.

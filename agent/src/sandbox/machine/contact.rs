@@ -3,6 +3,7 @@
 use dormouse_metering::{BillingState, Cause, Change, RunState, Shape, Stamp};
 
 use super::core::{Core, Link, Phase, Resync};
+use super::memory::bytes_of;
 use super::sight::reaching_back;
 use super::{Action, Announcement, Answer, Notice, Token};
 use crate::process::ProcessIdentity;
@@ -158,7 +159,7 @@ impl Core {
         if self.state == BillingState::Waking && survey.run_state == "running" {
             self.continued = self.continued.or(Some(known.all));
         }
-        let least = self.sizes.least(reaching_back(now, known.sizes), &survey.memory_devices);
+        let least = self.sizes.least(reaching_back(now, known.sizes), &bytes_of(&survey.memory_devices));
         self.found(now, survey.clone(), process);
         self.missed = None;
         let cause = (Cause::Resync, None);
@@ -168,7 +169,7 @@ impl Core {
         // Each by itself: what it says of the one must not say again of the other what may be older than an event that is
         // still on its way.
         let (at, shape) = (reaching_back(now, known.sizes), survey.shape());
-        self.observe_least(at, least, cause.clone(), actions);
+        self.observe_least(least, cause.clone(), actions);
         for change in shape_changes(&shape, &self.shape, state) {
             self.observe(at, change, cause.clone(), actions);
         }

@@ -33,6 +33,22 @@ struct Told {
     at: Stamp,
     source: Source,
     bytes: Vec<u64>,
+    /// How long the host has slept since: by as much longer may something of that time still be told, in nanoseconds.
+    slept_ns: u64,
+}
+
+impl Told {
+    fn new(at: Stamp, source: Source, bytes: Vec<u64>) -> Self {
+        Self { at, source, bytes, slept_ns: 0 }
+    }
+
+    /// Since when they may have had this: an answer says what was so at some time since it was asked for.
+    fn since(&self) -> Stamp {
+        match self.source {
+            Source::Asked(asked) => asked,
+            Source::Event(_) | Source::Unseen(_) => self.at,
+        }
+    }
 }
 
 /// What every device had at the times of which something may still be told, oldest first.
@@ -42,54 +58,88 @@ pub(super) struct Sizes(VecDeque<Told>);
 impl Sizes {
     /// What QEMU has answered by `at`.
     pub(super) fn answered(&mut self, at: Stamp, asked: Stamp, devices: &[MemoryDevice]) {
-        self.insert(at, Source::Asked(asked), devices);
-        let over = |stamp: Stamp| stamp.boottime_ns.saturating_add(HELD_BACK_NS) < at.boottime_ns;
+        self.insert(at, Source::Asked(asked), bytes_of(devices));
+        let over = |told: &Told, stamp: Stamp| {
+            let late_ns = HELD_BACK_NS.saturating_add(told.slept_ns);
+            stamp.boottime_ns.saturating_add(late_ns) < at.boottime_ns
+        };
         let unseen_until = |told: &Told| match told.source {
             Source::Unseen(until) => until,
             Source::Asked(_) | Source::Event(_) => told.at,
         };
         // The last one before that time says what was then.
         while let [first, second, ..] = &*self.0.make_contiguous()
-            && over(unseen_until(first))
-            && over(second.at)
+            && over(first, unseen_until(first))
+            && over(second, second.at)
         {
             self.0.pop_front();
         }
     }
 
-    /// QEMU is seen again, and was not from `at` on, when the devices had no other sizes as far as is known.
+    /// QEMU is seen again, and was not from `at` on, when the devices had what was told last, or this where nothing was.
     pub(super) fn unseen(&mut self, at: Stamp, until: Stamp, devices: &[MemoryDevice]) {
-        self.insert(at, Source::Unseen(until), devices);
+        let before = self.first_after(at).checked_sub(1).and_then(|index| self.0.get(index));
+        let had = before.filter(|told| told.at.boot == at.boot && told.bytes.len() == devices.len());
+        let bytes = had.map_or_else(|| bytes_of(devices), |told| told.bytes.clone());
+        self.insert(at, Source::Unseen(until), bytes);
     }
 
-    fn insert(&mut self, at: Stamp, source: Source, devices: &[MemoryDevice]) {
-        let bytes: Vec<u64> = devices.iter().map(|device| device.size_bytes).collect();
+    /// What the ledger says that they had at a stamp, by an agent that was killed: what was told until now is missed.
+    pub(super) fn recovered(&mut self, at: Stamp, now: Stamp, bytes: Vec<u64>) {
+        self.0.push_back(Told::new(at, Source::Unseen(now), bytes));
+    }
+
+    /// The host has slept, and QEMU with it.
+    pub(super) fn slept(&mut self, ns: u64) {
+        self.0.iter_mut().for_each(|told| told.slept_ns = told.slept_ns.saturating_add(ns));
+    }
+
+    fn insert(&mut self, at: Stamp, source: Source, bytes: Vec<u64>) {
         let comparable = |told: &Told| told.at.boot == at.boot && told.bytes.len() == bytes.len();
         if !self.0.back().is_some_and(comparable) {
             self.0.clear();
         }
         let index = self.first_after(at);
-        self.0.insert(index, Told { at, source, bytes });
+        self.0.insert(index, Told::new(at, source, bytes));
     }
 
-    /// What all devices together may have had at the least in a window at whose end they have this, where that is less
-    /// than they were told to have at any one time: `None` where it is not.
-    pub(super) fn least(&self, window: Stamp, devices: &[MemoryDevice]) -> Option<u64> {
-        let now: Vec<u64> = devices.iter().map(|device| device.size_bytes).collect();
-        let from = self.first_after(window.earlier_by(window.uncertainty_ns)).saturating_sub(1);
-        let told = || self.0.iter().skip(from).map(|told| &told.bytes).chain([&now]);
-        let told = || told().filter(|bytes| bytes.len() == now.len());
-        let of_device = |device: usize| told().map(|bytes| bytes[device]).min().unwrap_or(0);
-        let least: u64 = (0..now.len()).map(of_device).sum();
-        let sums = told().map(|bytes| bytes.iter().sum::<u64>());
-        sums.min().filter(|sum| least < *sum).map(|_| least)
+    /// What all devices together may have had at the least, where they have `now` at the end of a window and the sums that
+    /// are told of it do not say so: one may have given back before another got as much. With the same stamp, uncertain
+    /// since that may have been so first; `None` where the sums say it.
+    pub(super) fn least(&self, window: Stamp, now: &[u64]) -> Option<(Stamp, u64)> {
+        self.least_among(self.0.len(), window, now)
+    }
+
+    /// The same of what was told before the one of this index.
+    fn least_among(&self, until: usize, window: Stamp, now: &[u64]) -> Option<(Stamp, u64)> {
+        let start_ns = window.boottime_ns.saturating_sub(window.uncertainty_ns);
+        let had_by = |index: &usize| self.0[*index].since().boottime_ns <= start_ns;
+        let from = (0..until).rev().find(had_by).unwrap_or(0);
+        let had = || self.0.range(from..until).filter(|told| told.bytes.len() == now.len());
+        let sum: u64 = now.iter().sum();
+        if now.len() > 1 && had().next().is_none() {
+            // Nothing is known of what each had: any of them may have had nothing.
+            return (sum > 0).then_some((window, 0));
+        }
+        let mut each = now.to_vec();
+        let mut least = None;
+        for told in had().rev() {
+            each.iter_mut().zip(&told.bytes).for_each(|(least, had)| *least = (*least).min(*had));
+            let all = each.iter().sum::<u64>();
+            if all < sum.min(told.bytes.iter().sum()) {
+                let since_ns = window.boottime_ns.saturating_sub(told.since().boottime_ns);
+                least = Some((window.uncertain_by(since_ns.min(window.uncertainty_ns)), all));
+            }
+        }
+        least
     }
 
     fn first_after(&self, at: Stamp) -> usize {
         self.0.partition_point(|told| told.at.boottime_ns <= at.boottime_ns)
     }
 
-    /// An event: one device had so much from `at` on. Returns the sums that follow from it, first that of the event.
+    /// An event: one device had so much from `at` on. Returns the sums that follow from it, first that of the event, each
+    /// behind the least that all may have had before it.
     fn event(&mut self, at: Stamp, arrived: Stamp, device: usize, size_bytes: u64) -> Vec<(Stamp, u64)> {
         let is_event = |told: &Told| matches!(told.source, Source::Event(_));
         let index = self.first_after(at);
@@ -100,14 +150,15 @@ impl Sizes {
             bytes.iter_mut().zip(&next.bytes).for_each(|(had, has)| *had = (*had).min(*has));
         }
         bytes[device] = size_bytes;
-        self.0.insert(index, Told { at, source: Source::Event(arrived), bytes });
+        self.0.insert(index, Told::new(at, Source::Event(arrived), bytes));
         let since = self.0.iter_mut().skip(index).take_while(|told| is_event(told));
-        since
-            .map(|told| {
-                told.bytes[device] = size_bytes;
-                (told.at, told.bytes.iter().sum())
-            })
-            .collect()
+        let count = since.map(|told| told.bytes[device] = size_bytes).count();
+        let sums = |index: usize| {
+            let told = self.0.get(index)?;
+            let least = self.least_among(index, told.at, &told.bytes);
+            Some(least.into_iter().chain([(told.at, told.bytes.iter().sum())]))
+        };
+        (index..index + count).filter_map(sums).flatten().collect()
     }
 
     /// The stamp of an event, uncertain since the size may have been on its way to what it says: `unsettled` is
@@ -145,6 +196,10 @@ impl Sizes {
     fn now(&self) -> &[u64] {
         self.0.back().map_or(&[], |told| &told.bytes)
     }
+}
+
+pub(super) fn bytes_of(devices: &[MemoryDevice]) -> Vec<u64> {
+    devices.iter().map(|device| device.size_bytes).collect()
 }
 
 impl Core {
@@ -239,6 +294,12 @@ impl Core {
         }
     }
 
+    /// What each of several devices has plugged, in bytes, where a change is of the memory: the shape says what all have.
+    pub fn plugged_by_device(&self, change: &Change) -> Option<Vec<u64>> {
+        let of_memory = matches!(change, Change::Plugged(_) | Change::Holds(..));
+        self.survey.as_ref().filter(|_| of_memory).and_then(Survey::plugged_by_device)
+    }
+
     pub(super) fn has_one_device(&self) -> bool {
         self.survey.as_ref().is_some_and(|survey| survey.memory_devices.len() == 1)
     }
@@ -265,15 +326,15 @@ impl Core {
         }
     }
 
-    /// One device may have given back before another got as much: until a stamp all had no more than that at some time.
+    /// One device may have given back before another got as much: what all may have had in a window at whose end they have
+    /// what was found.
     pub(super) fn observe_least(
         &mut self,
-        at: Stamp,
-        least: Option<u64>,
+        least: Option<(Stamp, u64)>,
         (cause, command): (Cause, Option<CommandId>),
         actions: &mut Vec<Action>,
     ) {
-        let Some(bytes) = least else { return };
+        let Some((at, bytes)) = least else { return };
         let change = Change::Plugged(bytes);
         let at = self.in_order(at, &change);
         // What they have at that stamp follows, and is not that.
@@ -285,15 +346,16 @@ impl Core {
     pub(super) fn learn_memory(&mut self, now: Stamp, value: &Value, actions: &mut Vec<Action>) {
         let Some(survey) = self.survey.as_mut() else { return };
         survey.memory_devices = MemoryDevice::list(value);
+        let had = bytes_of(&survey.memory_devices);
         let known = self.memory_known.filter(|known| known.boot == now.boot);
         let unknown_ns = known.map_or(now.boottime_ns, |at| now.boottime_ns.saturating_sub(at.boottime_ns));
         let at = now.uncertain_by(unknown_ns);
-        let least = self.sizes.least(at, &survey.memory_devices);
+        let least = self.sizes.least(at, &had);
         self.sizes.answered(now, self.answered.unwrap_or(now), &survey.memory_devices);
         let shape = survey.shape();
         self.memory_known = self.answered.or(Some(now));
         let cause = self.memory_cause.clone();
-        self.observe_least(at, least, cause.clone(), actions);
+        self.observe_least(least, cause.clone(), actions);
         self.observe(at, Change::Requested(shape.memory_requested_bytes), cause.clone(), actions);
         self.observe(at, Change::Plugged(shape.memory_plugged_bytes), cause, actions);
     }

@@ -46,6 +46,8 @@ pub struct Recovered {
     pub ran: bool,
     /// What is durable of its life.
     pub last_sign: Option<LastSign>,
+    /// What each of several memory devices had plugged when its memory was observed last, in bytes.
+    pub plugged_by_device: Option<Vec<u64>>,
 }
 
 /// The last sign of a life that is durable.
@@ -156,7 +158,14 @@ impl Sandbox {
         sandbox.core.contact = recovered.last_sign.map(|sign| sign.told);
         if sandbox.core.phase == Phase::Attached || sandbox.underway.is_some() {
             let known = recovered.last_sign.map(|sign| Known { all: sign.told, sizes: sign.sizes });
-            sandbox.core.missed = known.or(Some(sandbox.core.known(now)));
+            let known = known.unwrap_or_else(|| sandbox.core.known(now));
+            sandbox.core.missed = Some(known);
+            // What is of another time than the sum says nothing.
+            let sum = sandbox.core.shape.memory_plugged_bytes;
+            let of_devices = recovered.plugged_by_device.filter(|bytes| bytes.iter().sum::<u64>() == sum);
+            if let Some(bytes) = of_devices {
+                sandbox.core.sizes.recovered(known.sizes, now, bytes);
+            }
         }
         if let Some(result) = sandbox.resolve_suppression() {
             sandbox.conclude(now, result, &mut actions);

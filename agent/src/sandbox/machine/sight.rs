@@ -77,6 +77,7 @@ impl Core {
     pub(super) fn slept(&mut self, now: Stamp, ns: u64) {
         self.slept = Some((now, ns));
         self.memory_told = self.memory_told.map(|told| told.later_by(ns));
+        self.sizes.slept(ns);
     }
 
     /// From here on QEMU may have told something that never arrives.

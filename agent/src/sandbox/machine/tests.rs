@@ -2,6 +2,7 @@
 //! a test says.
 
 mod anything;
+mod devices;
 mod driver;
 mod known;
 mod meddled;

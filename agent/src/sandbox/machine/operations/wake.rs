@@ -230,6 +230,8 @@ impl Wake {
             return hibernated_again(cx, refusal);
         };
         self.step = Step::GivingUp(refusal);
+        // Until it is gone somebody else may continue it, unheard.
+        cx.core.miss(cx.now);
         cx.core.link = Link::None;
         cx.actions.extend([Action::Disconnect, Action::Kill(process)]);
         Flow::Wait

@@ -110,3 +110,16 @@ fn of_two_devices_one_may_have_given_back_before_the_other_got_as_much() {
     assert_eq!(plugged[0].1, plugged[1].1);
     assert!(plugged[0].1.uncertainty_ns > 0);
 }
+
+#[test]
+fn a_guest_that_somebody_may_have_continued_while_its_qemu_was_ended_after_a_failed_wake_is_flagged() {
+    let mut driver = waking("cont");
+    let told_ns = driver.now_ns;
+    let cont = token_of(&driver.open.pop_front().unwrap()).unwrap();
+    driver.feed(Input::Answer(cont, Answer::Failed(Refusal::new(Reason::QemuFailed, "not now"))));
+    driver.now_ns += 10_000_000;
+    driver.exit();
+    let last = driver.observed.last().unwrap();
+    assert_eq!(last.change, Change::State(BillingState::Hibernated));
+    assert!(start_ns(last.at) <= told_ns + 1_000_000, "{last:?}");
+}

@@ -125,7 +125,8 @@ fn taken_up(phase: Phase, unfinished: Vec<Command>, lives: bool) -> Driver {
     core.snapshot = (phase == Phase::Hibernated).then(|| super::driver::manifest(Method::MappedRam));
     let stamp = at(999_000_000_000);
     let last_sign = Some(LastSign { at: stamp, told: stamp, sizes: stamp });
-    let recovered = Recovered { core, unfinished, saved: None, ran: true, last_sign };
+    let recovered =
+        Recovered { core, unfinished, saved: None, ran: true, last_sign, plugged_by_device: None };
     let (sandbox, actions) = Sandbox::recover_from(recovered, at(1_000_000_000_000), lives);
     let mut driver = Driver::of(sandbox, Some(super::driver::Qemu::new(100)));
     driver.take(actions);

@@ -255,7 +255,8 @@ fn recovered(vcpus: Option<u32>, disk_bytes: u64, mib: u64) -> (Result<Outcome, 
     (core.phase, core.generation, core.shape) = (Phase::Attached, 7, before.sandbox.core().shape);
     core.process = Some(super::driver::identity(100));
     let unfinished = vec![command("c1", Request::Scale(everything()))];
-    let recovered = Recovered { core, unfinished, saved: None, ran: true, last_sign: None };
+    let recovered =
+        Recovered { core, unfinished, saved: None, ran: true, last_sign: None, plugged_by_device: None };
     let mut qemu = super::driver::Qemu::new(100);
     (qemu.vcpu_limit_milli, qemu.disks, qemu.devices) =
         (Ok(vcpus), vec![("d0", disk_bytes)], vec![device("vm0", mib)]);

@@ -274,7 +274,14 @@ fn a_power_cycle_that_a_restart_of_the_agent_interrupts_before_the_limit_sets_it
     (recovered.state, recovered.started) = (BillingState::Paused, true);
     recovered.process = Some(identity(200));
     let unfinished = vec![super::driver::command("c1", Request::PowerCycle)];
-    let recovered = Recovered { core: recovered, unfinished, saved: None, ran: true, last_sign: None };
+    let recovered = Recovered {
+        core: recovered,
+        unfinished,
+        saved: None,
+        ran: true,
+        last_sign: None,
+        plugged_by_device: None,
+    };
     let (sandbox, actions) = Sandbox::recover_from(recovered, before.now(), true);
     let mut qemu = Qemu::new(200);
     qemu.status = "paused";
