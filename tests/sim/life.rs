@@ -73,7 +73,7 @@ impl World {
             return;
         };
         let meter = Meter::resume(row.open.clone(), row.pending.iter().cloned());
-        let Some((shape, state)) = meter.ok().and_then(|meter| meter.holding()) else {
+        let Some((shape, state)) = meter.as_ref().ok().and_then(Meter::holding) else {
             return self.violation(format!("{key} holds nothing"));
         };
         let mut core = self.core(number);
@@ -88,6 +88,8 @@ impl World {
             .map(|intent| intent.command.clone())
             .collect();
         let hibernated = matches!(state, BillingState::Hibernated | BillingState::Waking);
+        let suppressed = meter.as_ref().is_ok_and(Meter::is_suppressed);
+        core.suppressed = suppressed.then(|| "moved".to_owned());
         core.phase = if hibernated { Phase::Hibernated } else { Phase::Attached };
         let alive = |qemu: &Qemu| qemu.identity == row.process;
         // An unfinished wake has started it, or one that a destroy has overtaken.
@@ -307,6 +309,7 @@ impl World {
                 command.request = self.ids[index].request.clone();
             }
         } else {
+            self.asked_at.insert(command.request_id.clone(), self.now);
             self.ids.push(command.clone());
         }
         // As `HostHandle` does: what is stored is answered before a destroy could overtake anything.
@@ -340,6 +343,7 @@ impl World {
                 self.violation(format!("{id} is answered, and nobody asked"));
             }
         }
+        self.told_of_suppression(number, id, result);
         let now = self.now;
         let Some(seat) = self.seat(number) else { return };
         let Some(index) = seat.taken.iter().rposition(|(taken, _)| taken == id) else { return };

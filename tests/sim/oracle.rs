@@ -5,12 +5,14 @@
 //! even there nothing is allowed. Where less is billed than was held, the instant lies in the recorded uncertainty of
 //! a boundary, or in a slice that is called lost and whose QEMU is dead at its end.
 
+use dormouse_ledger::SandboxKey;
 use dormouse_metering::audit::audit;
 use dormouse_metering::{BillingState, Cause, Meter, Slice};
 
 use crate::known::Bounds;
 use crate::ledger::Row;
 use crate::qemu::VCPUS_MILLI;
+use crate::suppressed::Stretch;
 use crate::world::{Truth, World};
 
 /// A stretch that is billed: from, to, state and memory.
@@ -30,16 +32,16 @@ impl World {
         }
         for number in 0..self.guests.len() {
             let sandbox = self.guests[number].key.sandbox.clone();
-            let rows: Vec<(String, Row)> = self
+            let rows: Vec<(SandboxKey, Row)> = self
                 .ledger
                 .rows
                 .iter()
                 .filter(|(key, _)| key.sandbox == sandbox)
-                .map(|(key, row)| (key.to_string(), row.clone()))
+                .map(|(key, row)| (key.clone(), row.clone()))
                 .collect();
-            for (name, row) in rows {
+            for (key, row) in rows {
                 let mut found = Vec::new();
-                self.judge_life(number, &name, &row, &mut found);
+                self.judge_life(number, &key, &row, &mut found);
                 for what in found {
                     self.violation(what);
                 }
@@ -47,7 +49,8 @@ impl World {
         }
     }
 
-    fn judge_life(&self, number: usize, name: &str, row: &Row, found: &mut Vec<String>) {
+    fn judge_life(&self, number: usize, key: &SandboxKey, row: &Row, found: &mut Vec<String>) {
+        let name = &key.to_string();
         let Some((slices, open_from)) = all_slices(row, found) else { return };
         audit(&slices, None, &mut |violation| found.push(format!("{name}: {violation}")));
         let Some(began) = began_ns(row, &slices) else { return };
@@ -77,8 +80,9 @@ impl World {
                 billed.push(Billed { from: at, to: until, state: BillingState::Lost, memory: 0, vcpus: 0 });
             }
         }
+        let suppressed = self.suppressed_stretches(key);
         for one in &together(billed) {
-            self.compare(number, name, one, &windows, found);
+            self.compare(number, name, one, (&windows, &suppressed), found);
         }
     }
 
@@ -102,7 +106,7 @@ impl World {
         number: usize,
         name: &str,
         billed: &Billed,
-        windows: &[(u64, u64)],
+        (windows, suppressed): (&[(u64, u64)], &[Stretch]),
         found: &mut Vec<String>,
     ) {
         let truths = &self.guests[number].truth;
@@ -116,6 +120,10 @@ impl World {
             if from >= until {
                 continue;
             }
+            if let Some(what) = suppressed.iter().find_map(|stretch| mistaken(stretch, billed, (from, until)))
+            {
+                found.push(format!("{name}: {what} from {from} to {until}: billed {}", billed.state));
+            }
             let mut bounds = Bounds::exactly(truth);
             if bounds.memory_most() != billed.memory {
                 bounds = self.bounds(number, truth, from, until);
@@ -128,6 +136,18 @@ impl World {
                 ));
             }
         }
+    }
+}
+
+/// What is wrong with what is billed in an interval, where it is known whether it is suppressed.
+fn mistaken(stretch: &Stretch, billed: &Billed, (from, until): (u64, u64)) -> Option<&'static str> {
+    if stretch.from.max(from) >= stretch.to.min(until) {
+        return None;
+    }
+    match stretch.suppressed? {
+        true if billed.memory > 0 || billed.vcpus > 0 => Some("OVER-BILLED though it is suppressed"),
+        false if billed.state == BillingState::Suppressed => Some("suppressed though it is to be billed"),
+        _ => None,
     }
 }
 
@@ -160,7 +180,8 @@ fn differs(
     if billed.state != BillingState::Lost && !truth.exists {
         return Some("OVER-BILLED disk");
     }
-    if billed.memory >= bounds.memory_least() || billed.state == BillingState::Lost {
+    let free = matches!(billed.state, BillingState::Lost | BillingState::Suppressed);
+    if billed.memory >= bounds.memory_least() || free {
         return None;
     }
     (!covered(from, until, windows)).then_some("under-billed without a word")

@@ -20,6 +20,10 @@ impl World {
         let sleeps = self.seat(number).is_some_and(|seat| seat.machine.core().phase == Phase::Hibernated);
         let request = match self.random.range(0, 20) {
             _ if sleeps && self.random.chance(600) => Request::Wake { cold: false },
+            _ if self.knobs.suppresses && self.random.chance(250) => {
+                let reason = "moved".to_owned();
+                if self.random.chance(500) { Request::Suppress { reason } } else { Request::Unsuppress }
+            }
             0..6 => Request::Scale(Scaling::of_memory(BASE + self.random.range(0, 5) * 256 * MIB)),
             6..9 => Request::Pause { reclaim: false },
             9..12 => Request::Resume { prefetch: false },

@@ -15,11 +15,14 @@ use crate::known::{Known, Of};
 use crate::ledger::Ledger;
 use crate::qemu::{DEVICES_MAX, Effects, Later, MS, Qemu};
 use crate::random::Random;
+use crate::suppressed::Told;
 
 pub(crate) const SECOND: u64 = 1_000 * MS;
 pub(crate) const BOOT: BootId = BootId([7; 16]);
 /// Histories from this seed on have guests with several memory devices; those before it stay what they were.
 const SEVERAL_DEVICES_FROM: u64 = 100_000_000;
+/// From this one on somebody suppresses guests besides.
+const SUPPRESSING_FROM: u64 = 200_000_000;
 /// 2026-01-01T01:00:00Z, an hour that histories begin before.
 const FULL_HOUR: i64 = 1_767_229_200_000_000_000;
 
@@ -74,6 +77,8 @@ pub(crate) struct Knobs {
     pub(crate) every: u64,
     pub(crate) asks_every: u64,
     pub(crate) tick: u64,
+    /// Whether anybody suppresses.
+    pub(crate) suppresses: bool,
 }
 
 #[derive(Debug)]
@@ -95,6 +100,9 @@ pub(crate) struct World {
     /// Of these, the requests whose id came once more before they were answered.
     pub(crate) asked_again: BTreeSet<(usize, String)>,
     pub(crate) ids: Vec<Command>,
+    /// When each request id was used first.
+    pub(crate) asked_at: BTreeMap<String, u64>,
+    pub(crate) suppressions: Vec<Told>,
     pub(crate) knobs: Knobs,
     pub(crate) pids: i32,
     pub(crate) steps: u64,
@@ -125,6 +133,7 @@ impl World {
             every: random.range(200, 6_000) * MS,
             asks_every: random.range(100, 4_000) * MS,
             tick: random.range(2, 20) * SECOND,
+            suppresses: seed >= SUPPRESSING_FROM,
         };
         let guests = if random.chance(850) { 1 } else { 2 };
         let several = seed >= SEVERAL_DEVICES_FROM;
@@ -145,6 +154,8 @@ impl World {
             asked: BTreeSet::new(),
             asked_again: BTreeSet::new(),
             ids: Vec::new(),
+            asked_at: BTreeMap::new(),
+            suppressions: Vec::new(),
             knobs,
             pids: 100,
             steps: 0,

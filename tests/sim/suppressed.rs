@@ -1,0 +1,65 @@
+//! What is suppressed by the word of those who asked: told that it is so, they are billed nothing but the disk from then on;
+//! told that it is not, everything again. Between being asked and being answered it may be either.
+
+use dormouse::sandbox::command::{Outcome, Request};
+use dormouse::sandbox::refusal::Refusal;
+use dormouse_ledger::SandboxKey;
+
+use crate::world::World;
+
+/// A suppression that was begun or taken back, by whoever was told so.
+#[derive(Debug)]
+pub(crate) struct Told {
+    id: String,
+    key: SandboxKey,
+    asked: u64,
+    answered: u64,
+    suppressed: bool,
+}
+
+/// From when to when it is known whether a life was suppressed; `None` where either may be so.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stretch {
+    pub(crate) from: u64,
+    pub(crate) to: u64,
+    pub(crate) suppressed: Option<bool>,
+}
+
+impl World {
+    /// Somebody is answered. One that is refused, or was so already, has changed nothing.
+    pub(crate) fn told_of_suppression(&mut self, number: usize, id: &str, result: &Result<Outcome, Refusal>) {
+        let Some(intent) = self.ledger.commands.get(id) else { return };
+        let suppressed = match &intent.command.request {
+            Request::Suppress { .. } => true,
+            Request::Unsuppress => false,
+            _ => return,
+        };
+        if result.is_err() || self.suppressions.iter().any(|told| told.id == id) {
+            return;
+        }
+        let guest = &self.guests[number].key;
+        let (org, sandbox) = (guest.org.clone(), guest.sandbox.clone());
+        let key = SandboxKey { org, sandbox, generation: intent.generation };
+        // Under an id that was used before, the first who asked.
+        let asked = self.asked_at.get(id).copied().unwrap_or(0);
+        let told = Told { id: id.to_owned(), key, asked, answered: self.now, suppressed };
+        self.suppressions.push(told);
+    }
+
+    /// A life in stretches, from its beginning, when nothing is suppressed.
+    pub(crate) fn suppressed_stretches(&self, key: &SandboxKey) -> Vec<Stretch> {
+        let (mut from, mut suppressed) = (0, false);
+        let mut stretches = Vec::new();
+        for told in self.suppressions.iter().filter(|told| told.key == *key) {
+            // Its id may have been used before, and refused: one is begun only once the one before is answered.
+            let asked = told.asked.max(from);
+            stretches.push(Stretch { from, to: asked, suppressed: Some(suppressed) });
+            let while_asked = Some(suppressed).filter(|_| suppressed == told.suppressed);
+            stretches.push(Stretch { from: asked, to: told.answered, suppressed: while_asked });
+            (from, suppressed) = (told.answered, told.suppressed);
+        }
+        stretches.push(Stretch { from, to: u64::MAX, suppressed: Some(suppressed) });
+        stretches.retain(|stretch| stretch.from < stretch.to);
+        stretches
+    }
+}
