@@ -78,10 +78,21 @@ impl Sizes {
 
     /// QEMU is seen again, and was not from `at` on, when the devices had what was told last, or this where nothing was.
     pub(super) fn unseen(&mut self, at: Stamp, until: Stamp, devices: &[MemoryDevice]) {
+        let at = self.seen_before(at);
         let before = self.first_after(at).checked_sub(1).and_then(|index| self.0.get(index));
         let had = before.filter(|told| told.at.boot == at.boot && told.bytes.len() == devices.len());
         let bytes = had.map_or_else(|| bytes_of(devices), |told| told.bytes.clone());
         self.insert(at, Source::Unseen(until), bytes);
+    }
+
+    /// The last moment before another at which QEMU was seen: what is asked while it is found again is answered of later.
+    fn seen_before(&self, at: Stamp) -> Stamp {
+        let unseen_at = |told: &&Told| {
+            matches!(told.source, Source::Unseen(until) if until.boottime_ns >= at.boottime_ns)
+                && told.at.boot == at.boot
+                && told.at.boottime_ns < at.boottime_ns
+        };
+        self.0.iter().find(unseen_at).map_or(at, |told| told.at)
     }
 
     /// What the ledger says that they had at a stamp, by an agent that was killed: what was told until now is missed.
