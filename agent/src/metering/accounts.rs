@@ -7,9 +7,6 @@ use dormouse_metering::{
     BillingState, Cause, Change, Meter, Observation, OpenSlice, Refused, Shape, Stamp, hour,
 };
 
-/// QEMU cuts its timestamps to whole microseconds: a stamp that is no less certain is its own word.
-const QEMU_STAMP_NS: u64 = 1_000;
-
 /// For how long a process that quits may still be there when its guest is not.
 const QUITTING_NS: u64 = 100_000_000;
 
@@ -117,10 +114,9 @@ impl Accounts {
     pub fn complete_hour(&mut self, now: Stamp) -> Option<i64> {
         let through = now.earlier_by(self.lateness_ns.saturating_add(BEGINNING_NS_MAX));
         let hour_ns = hour::next_boundary(through.wall_ns).saturating_sub(hour::HOUR_NS);
-        let is_cut = |account: &Account| {
-            account.meter.pending().iter().all(|pending| pending.at.wall_ns >= hour_ns)
-                && account.meter.open().is_none_or(|open| open.start.unix_ns >= hour_ns)
-        };
+        // What is pending comes behind the start of the open slice, whatever its stamp.
+        let is_cut =
+            |account: &Account| account.meter.open().is_none_or(|open| open.start.unix_ns >= hour_ns);
         if self.complete_hour_ns.is_some_and(|told| told >= hour_ns) || !self.by_key.values().all(is_cut) {
             return None;
         }
@@ -133,7 +129,7 @@ impl Accounts {
     /// Nothing, where this agent or its host was held up for as long as an event may be late: what QEMU has told
     /// meanwhile is then still to be read.
     pub fn seal(&mut self, now: Stamp) -> Vec<Record> {
-        let looked = self.looked.replace(now).filter(|looked| looked.boot == now.boot);
+        let looked = self.looked.replace(now);
         let away_ns = looked.map_or(0, |looked| now.boottime_ns.saturating_sub(looked.boottime_ns));
         if away_ns > self.lateness_ns {
             return Vec::new();
@@ -235,12 +231,10 @@ impl Accounts {
     /// A process cannot have ended before it was last verified to exist.
     fn bound_by_proof(&self, key: &SandboxKey, observation: &mut Observation) {
         let Some(proof) = self.proof.filter(|proof| proof.boot == observation.at.boot) else { return };
-        // A stamp of QEMU's own is when the guest ended: its process is there for a moment longer.
-        let by_exit = observation.at.uncertainty_ns > QEMU_STAMP_NS;
         let exits = observation.change == Change::Ended && observation.cause != Cause::Detach;
         // A guest that is not heard may have stood for long before its process ended.
         let heard = !self.out_of_sight.contains_key(key);
-        if heard && exits && by_exit && proof.boottime_ns < observation.at.boottime_ns {
+        if heard && exits && proof.boottime_ns < observation.at.boottime_ns {
             let since_proof_ns = observation.at.boottime_ns - proof.boottime_ns + QUITTING_NS;
             observation.at.uncertainty_ns = observation.at.uncertainty_ns.min(since_proof_ns);
         }

@@ -1,8 +1,8 @@
-//! When an hour of the host is complete.
+//! What is cut and final when, by the sandboxes' accounts, and when an hour of the host is complete.
 
-use dormouse_ledger::SandboxKey;
+use dormouse_ledger::{Record, SandboxKey, SliceBatch};
 use dormouse_metering::hour::HOUR_NS;
-use dormouse_metering::{BillingState, BootId, Cause, Change, Observation, Shape, Stamp};
+use dormouse_metering::{BillingState, BootId, Cause, Change, Observation, Refused, Shape, Stamp};
 
 use super::accounts::{Accounts, Sight};
 
@@ -74,4 +74,144 @@ fn an_agent_that_was_held_up_reads_what_qemu_has_told_before_anything_becomes_fi
     let stop = Observation { at: at(619), change, cause: Cause::Stop, command: None };
     accounts.observe(&key("a"), false, stop, at(3_000)).expect("it is told");
     assert_eq!(accounts.seal(at(3_001)).len(), 1);
+}
+
+fn begins(accounts: &mut Accounts, sandbox: &str, prepaid: bool) {
+    accounts.observe(&key(sandbox), prepaid, began(600), at(600)).expect("it begins");
+    accounts.born(&key(sandbox));
+}
+
+fn changed(at: Stamp, change: Change) -> Observation {
+    Observation { at, change, cause: Cause::Resync, command: None }
+}
+
+/// What is to be written of an observation that is told at `now` seconds.
+fn told(accounts: &mut Accounts, sandbox: &str, observation: Observation, now: i64) -> SliceBatch {
+    let record = accounts.observe(&key(sandbox), false, observation, at(now)).expect("it is taken");
+    batch(record.expect("there is something to write"))
+}
+
+fn batch(record: Record) -> SliceBatch {
+    let Record::Slices(batch) = record else { panic!("{record:?}") };
+    batch
+}
+
+fn causes(records: Vec<Record>) -> Vec<(String, Cause)> {
+    let slices = records.into_iter().map(batch).flat_map(|batch| {
+        let sandbox = batch.key.sandbox;
+        batch.slices.into_iter().map(move |slice| (sandbox.clone(), slice.end.cause))
+    });
+    slices.collect()
+}
+
+const MS: u64 = 1_000_000;
+
+/// For how long before 710 s a process may have ended that is told to have ended then.
+fn uncertainty_ms(cause: Cause, told_ms: u64, sight: Sight, proof: Stamp) -> u64 {
+    let mut accounts = accounts();
+    begins(&mut accounts, "a", false);
+    accounts.sight(&key("a"), sight);
+    accounts.proven(proof);
+    let end = Observation { cause, ..changed(at(710).uncertain_by(told_ms * MS), Change::Ended) };
+    let batch = told(&mut accounts, "a", end, 711);
+    batch.slices.last().expect("it has lived").end.uncertainty_ns / MS
+}
+
+#[test]
+fn a_process_that_is_heard_did_not_end_before_it_was_last_verified_to_exist() {
+    let proof = at(700);
+    assert_eq!(uncertainty_ms(Cause::Death, 60_000, Sight::Clear, proof), 10_100);
+    assert_eq!(uncertainty_ms(Cause::Death, 5_000, Sight::Clear, proof), 5_000);
+    assert_eq!(uncertainty_ms(Cause::Shutdown, 0, Sight::Clear, proof), 0);
+    // It goes on after a detach, and a guest that is not heard may have stood for long.
+    assert_eq!(uncertainty_ms(Cause::Detach, 60_000, Sight::Clear, proof), 60_000);
+    for sight in [Sight::Behind, Sight::Lost] {
+        assert_eq!(uncertainty_ms(Cause::Death, 60_000, sight, proof), 60_000);
+    }
+    let of_another_boot = Stamp { boot: BootId([2; 16]), ..proof };
+    for proof in [of_another_boot, at(720)] {
+        assert_eq!(uncertainty_ms(Cause::Death, 60_000, Sight::Clear, proof), 60_000);
+    }
+}
+
+#[test]
+fn the_last_word_of_a_life_is_final_at_once_and_all_else_once_nothing_stamped_before_can_still_come() {
+    let mut accounts = accounts();
+    begins(&mut accounts, "a", false);
+    let paused = changed(at(620), Change::State(BillingState::Paused));
+    assert_eq!(told(&mut accounts, "a", paused, 620).slices.len(), 0);
+    assert_eq!(accounts.seal(at(621)).len(), 0);
+    assert_eq!(causes(accounts.seal(at(622))), [("a".to_owned(), Cause::Resync)]);
+    assert_eq!(accounts.seal(at(623)).len(), 0);
+
+    let hibernated = changed(at(630), Change::State(BillingState::Hibernated));
+    let batch = told(&mut accounts, "a", hibernated, 630);
+    assert_eq!((batch.slices.len(), batch.pending.len(), batch.ended), (1, 0, false));
+    let batch = told(&mut accounts, "a", changed(at(640), Change::Ended), 640);
+    assert_eq!((batch.slices.len(), batch.pending.len(), batch.ended), (1, 0, true));
+    let more = accounts.observe(&key("a"), false, changed(at(650), Change::Mark), at(650));
+    assert_eq!(more.err(), Some(Refused::NotBegun), "nothing is kept of it");
+}
+
+#[test]
+fn nothing_is_cut_or_final_before_the_ledger_knows_of_the_life() {
+    let mut accounts = accounts();
+    accounts.observe(&key("a"), true, began(600), at(600)).expect("it begins");
+    assert_eq!(accounts.tick(at(620)).len() + accounts.clock_stepped(at(620)).len(), 0);
+    told(&mut accounts, "a", changed(at(620), Change::State(BillingState::Paused)), 620);
+    assert_eq!(accounts.seal(at(630)).len(), 0);
+    accounts.born(&key("a"));
+    assert_eq!(causes(accounts.seal(at(631))), [("a".to_owned(), Cause::Resync)]);
+}
+
+#[test]
+fn a_life_that_is_taken_up_is_out_of_sight_and_what_was_pending_is_final_once_it_is_seen() {
+    let mut accounts = accounts();
+    begins(&mut accounts, "a", false);
+    let paused = changed(at(620), Change::State(BillingState::Paused));
+    let batch = told(&mut accounts, "a", paused, 620);
+    let mut accounts = self::accounts();
+    accounts.resume(batch.key, batch.open, batch.pending, false).expect("it was kept");
+    assert_eq!(accounts.seal(at(630)).len(), 0);
+    assert!(!accounts.sight(&key("a"), Sight::Lost), "the ledger knows");
+    accounts.sight(&key("a"), Sight::Clear);
+    assert_eq!(causes(accounts.seal(at(631))), [("a".to_owned(), Cause::Resync)]);
+    let lost = [Sight::Behind, Sight::Lost, Sight::Lost].map(|sight| accounts.sight(&key("a"), sight));
+    assert_eq!(lost, [false, true, false]);
+}
+
+#[test]
+fn a_tick_cuts_what_prepays_runs_and_is_billed() {
+    let mut accounts = accounts();
+    for (sandbox, prepaid) in [("billed", true), ("paused", true), ("plain", false), ("suppressed", true)] {
+        begins(&mut accounts, sandbox, prepaid);
+    }
+    told(&mut accounts, "paused", changed(at(610), Change::State(BillingState::Paused)), 610);
+    told(&mut accounts, "suppressed", changed(at(610), Change::Suppressed(true)), 610);
+    assert_eq!(causes(accounts.seal(at(612))).len(), 2, "what has changed");
+    assert_eq!(accounts.tick(at(613)).len(), 1);
+    assert_eq!(causes(accounts.seal(at(614))), []);
+    assert_eq!(causes(accounts.seal(at(615))), [("billed".to_owned(), Cause::Tick)]);
+}
+
+#[test]
+fn an_idle_sandbox_is_cut_at_the_hour_of_a_clock_that_was_set_back() {
+    let mut accounts = Accounts::new(1_500 * MS, at(3_600), None);
+    accounts.observe(&key("a"), false, began(600), at(600)).expect("it begins");
+    accounts.born(&key("a"));
+    let back = |seconds: i64| Stamp { wall_ns: at(seconds).wall_ns - HOUR_NS / 2, ..at(seconds) };
+    assert_eq!(accounts.clock_stepped(back(3_610)).len(), 1);
+    accounts.seal(back(3_612));
+    for seconds in 3_613..5_400 {
+        assert_eq!(accounts.seal(back(seconds)).len(), 0, "{seconds}");
+    }
+    let hours: Vec<_> = (5_400..5_403).flat_map(|seconds| causes(accounts.seal(back(seconds)))).collect();
+    assert_eq!(hours, [("a".to_owned(), Cause::Hour)]);
+}
+
+#[test]
+fn an_hour_is_not_complete_while_a_life_that_began_in_it_may_still_be_told() {
+    let mut accounts = accounts();
+    assert_eq!(accounts.complete_hour(at(3_631)), Some(MIDNIGHT));
+    assert_eq!(accounts.complete_hour(at(3_632)), Some(MIDNIGHT + HOUR_NS));
 }

@@ -178,7 +178,6 @@ impl Sandbox {
             }
             _ => sandbox.recover(now, &mut actions),
         }
-        sandbox.let_overtake(now, &mut actions);
         (sandbox, actions)
     }
 

@@ -8,6 +8,7 @@ mod known;
 mod meddled;
 mod overtaking;
 mod paths;
+mod recovery;
 mod scaling;
 mod starting;
 mod table;
