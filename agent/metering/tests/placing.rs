@@ -125,6 +125,18 @@ fn a_life_that_may_have_ended_at_its_last_cut_is_lost_from_there_until_its_end_w
 }
 
 #[test]
+fn an_end_is_as_uncertain_as_what_more_may_have_been_held_before_it() {
+    let end = seen(at(BEGAN + 30).uncertain_by(20), Change::Ended, Cause::Death);
+    assert_eq!(cuts([answer(25, 24, 5), end]), [(10, Cause::Death, String::new(), 24)]);
+}
+
+#[test]
+fn of_several_at_one_stamp_the_cut_is_as_uncertain_as_the_least_certain_that_changes_something() {
+    let vcpus = seen(at(BEGAN + 30).uncertain_by(20), Change::Vcpus(4000), Cause::Resync);
+    assert_eq!(cuts([answer(30, 0, 5), vcpus]), [named(30, 20)]);
+}
+
+#[test]
 fn an_exact_end_replaces_an_uncertain_one_and_keeps_the_command() {
     let gone = commanded(at(BEGAN + 30).uncertain_by(20), Change::Ended, Cause::Destroy, "destroy-1");
     let shutdown = seen(at(BEGAN + 15), Change::Ended, Cause::Shutdown);
@@ -150,6 +162,18 @@ fn m9_what_comes_after_the_last_final_cut_is_clamped_to_it_and_changes_nothing_f
     assert_eq!(slices.len(), 1);
     assert_eq!(meter.open().unwrap().shape, shape_with_plugged(6));
     assert_eq!(meter.open().unwrap().start, slices[0].end);
+}
+
+#[test]
+fn a_mark_holds_no_seal_back_however_uncertain_it_is() {
+    let mut meter = begun();
+    let mark = seen(at(BEGAN + 40).uncertain_by(35), Change::Mark, Cause::Tick);
+    for observation in [event(10, 5), mark] {
+        meter.observe(observation, &mut |_| {}).unwrap();
+    }
+    let mut slices = Vec::new();
+    meter.seal(at(BEGAN + 20), &mut |slice| slices.push(slice));
+    assert_eq!((slices.len(), meter.pending().len()), (1, 1));
 }
 
 fn shape_with_plugged(bytes: u64) -> dormouse_metering::Shape {
@@ -183,6 +207,13 @@ fn hours_are_cut_to_the_nanosecond_after_a_gap_of_days() {
         often.seal(at(BEGAN + minute * HOUR / 60), &mut |slice| again.push(slice));
     }
     assert_eq!((slices, meter), (again, often));
+}
+
+#[test]
+fn what_changes_at_a_full_hour_is_cut_there_once_and_under_its_own_name() {
+    let to_hour_ns = HOUR - at(BEGAN).wall_ns.unsigned_abs() % HOUR;
+    let on_the_hour = answer(to_hour_ns, 0, 5);
+    assert_eq!(cuts([on_the_hour]), [named(to_hour_ns.cast_signed(), 0)]);
 }
 
 #[test]
