@@ -10,5 +10,6 @@ mod overtaking;
 mod paths;
 mod recovery;
 mod scaling;
+mod sight;
 mod starting;
 mod table;

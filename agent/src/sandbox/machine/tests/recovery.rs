@@ -200,6 +200,9 @@ fn of_one_that_is_hibernated_a_hibernation_is_done_and_a_wake_without_a_qemu_int
     }
     driver.settle();
     assert_eq!(outcome(&driver), Err(Reason::Interrupted));
+    // Somebody else may have continued the QEMU that it may have started.
+    let hibernated = driver.observed.last().unwrap();
+    assert_eq!((window(hibernated.at).0, hibernated.cause), (TOLD, Cause::WakeFailed));
     let core = driver.sandbox.core();
     assert_eq!((core.phase, core.state), (Phase::Hibernated, BillingState::Hibernated));
     assert!(core.snapshot.is_some() && !was_told(&driver, "remove snapshot"));
