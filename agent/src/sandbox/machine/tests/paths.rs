@@ -22,8 +22,14 @@ fn attach_connects_records_and_replies() {
 #[test]
 fn m7_a_scale_is_durable_before_qemu_is_told_and_before_the_reply() {
     let mut driver = Driver::attached();
-    let outcome = driver.execute("c1", scale(1280)).unwrap();
-    assert_eq!(outcome.result, CommandResult::Done);
+    driver.feed(Input::Command(command("c1", scale(1280))));
+    assert_eq!(done(&driver), ["before"], "nothing else before that is durable");
+    super::driver::until(&mut driver, |action| {
+        matches!(action, Action::Announce(_, Announcement::After(..)))
+    });
+    assert_eq!(driver.replies.len(), 0);
+    driver.settle();
+    assert_eq!(driver.replies.remove(0).1.unwrap().result, CommandResult::Done);
     let expected = [
         "before",
         "promise 1024",
