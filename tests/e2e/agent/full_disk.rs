@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
-use dormouse_tests::scripted::Options;
+use dormouse_tests::scripted::{Options, Order};
+use dormouse_tests::wait;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::unistd::Uid;
 
-use crate::scene::{Scene, causes};
+use crate::scene::{DEADLINE, Scene, causes, now_unix_ns};
 
 /// A small file system of its own, gone with this value.
 struct SmallDisk<'a>(&'a Path);
@@ -55,12 +56,27 @@ async fn a_full_ledger_changes_nothing_and_goes_on_when_there_is_space() {
     assert_eq!(qemu.times_asked("stop").await.unwrap(), asked, "QEMU was told without an intent");
     assert_eq!(qemu.pids().len(), 1);
 
+    // What others do meanwhile is kept until it can be written, also past the moment from which it is final.
+    for (run_state, event) in [("paused", "STOP"), ("running", "RESUME")] {
+        let order = Order::Become { run_state: run_state.to_owned(), event: event.to_owned() };
+        qemu.order(&order).await.unwrap();
+        scene.until("s1", |view| view["state"] == run_state).await;
+    }
+    let told_ns = now_unix_ns();
+    wait::until("what was told to be final", DEADLINE, async || {
+        let passed_ns = now_unix_ns() - told_ns;
+        wait::unless(passed_ns > 3_000_000_000, || format!("{passed_ns} ns"))
+    })
+    .await
+    .unwrap();
+
     std::fs::remove_file(&ballast).unwrap();
-    scene.until_proven_after(crate::scene::now_unix_ns()).await;
+    scene.until_proven_after(now_unix_ns()).await;
     scene.does(&["pause", "s1"]).await;
     let slices = scene.slices("s1").await;
     assert_eq!(slices[0]["start_unix_ns"], before.slices[0]["start_unix_ns"]);
-    assert_eq!(causes(&slices).last(), Some(&"pause"));
+    let causes = causes(&slices);
+    assert!(causes.ends_with(&["stop", "continue", "pause"]), "{causes:?}");
     scene.audits_clean().await;
 }
 

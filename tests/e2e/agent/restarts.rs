@@ -64,6 +64,11 @@ async fn a_slice_goes_on_through_a_kill_of_the_idle_agent() {
     goes_on(&slices, &before);
     scene.does(&["pause", "s1"]).await;
     assert_eq!(qemu.pids().len(), 1);
+    let slices = scene.slices("s1").await;
+    assert_eq!(causes(&slices), ["attach", "pause"]);
+    // What is billed of it is as long as it was, and not that and what the ledger had of it before.
+    let ns = |name: &str| slices[0][name].as_i64().unwrap();
+    assert_eq!(ns("duration_ns"), ns("end_unix_ns") - ns("start_unix_ns"));
     scene.audits_clean().await;
 }
 

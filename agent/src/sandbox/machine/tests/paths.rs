@@ -24,9 +24,7 @@ fn m7_a_scale_is_durable_before_qemu_is_told_and_before_the_reply() {
     let mut driver = Driver::attached();
     driver.feed(Input::Command(command("c1", scale(1280))));
     assert_eq!(done(&driver), ["before"], "nothing else before that is durable");
-    super::driver::until(&mut driver, |action| {
-        matches!(action, Action::Announce(_, Announcement::After(..)))
-    });
+    until(&mut driver, |action| matches!(action, Action::Announce(_, Announcement::After(..))));
     assert_eq!(driver.replies.len(), 0);
     driver.settle();
     assert_eq!(driver.replies.remove(0).1.unwrap().result, CommandResult::Done);

@@ -1,7 +1,7 @@
 //! What becomes of a sandbox that an agent takes up again, and of the command that the one before left unfinished.
 
 use dormouse_metering::{
-    BillingState, BootId, Boundary, Cause, Change, Observation, OpenSlice, Shape, Stamp,
+    BillingState, BootId, Boundary, Cause, Change, CommandId, Observation, OpenSlice, Shape, Stamp,
 };
 use serde_json::json;
 
@@ -43,21 +43,22 @@ fn asleep(state: BillingState, unfinished: Option<Request>) -> Recovered {
 }
 
 /// QEMU as it is when it is looked for.
-fn qemu(status: &'static str, mib: u64) -> Option<Qemu> {
+fn qemu(status: &'static str, mib: u64) -> Qemu {
     let mut qemu = Qemu::new(100);
     (qemu.status, qemu.devices) = (status, vec![device("vm0", mib)]);
-    Some(qemu)
+    qemu
 }
 
 /// Taken up, with nothing answered yet.
-fn taken_up(recovered: Recovered, qemu: Option<Qemu>) -> Driver {
+fn taken_up(recovered: Recovered, qemu: impl Into<Option<Qemu>>) -> Driver {
+    let qemu = qemu.into();
     let (sandbox, actions) = Sandbox::recover_from(recovered, at(FOUND), qemu.is_some());
     let mut driver = Driver::of(sandbox, qemu);
     driver.take(actions);
     driver
 }
 
-fn settled(recovered: Recovered, qemu: Option<Qemu>) -> Driver {
+fn settled(recovered: Recovered, qemu: impl Into<Option<Qemu>>) -> Driver {
     let mut driver = taken_up(recovered, qemu);
     driver.settle();
     driver
@@ -67,7 +68,9 @@ fn settled(recovered: Recovered, qemu: Option<Qemu>) -> Driver {
 fn reconnect(driver: &mut Driver) {
     let is_attempt = |action: &Action| matches!(action, Action::Connect(..));
     let attempt = driver.open.iter().position(is_attempt).and_then(|index| driver.open.remove(index));
-    attempt.into_iter().for_each(|attempt| driver.answer_well(attempt));
+    if let Some(attempt) = attempt {
+        driver.answer_well(attempt);
+    }
 }
 
 /// How the unfinished command came out.
@@ -192,7 +195,7 @@ fn a_hibernation_is_done_where_its_snapshot_is_recorded_and_its_qemu_gone() {
 fn of_one_that_is_hibernated_a_hibernation_is_done_and_a_wake_without_a_qemu_interrupted() {
     let driver = settled(asleep(BillingState::Hibernated, Some(hibernate(Method::MappedRam))), None);
     assert_eq!((outcome(&driver), driver.sandbox.core().phase), (Ok(()), Phase::Hibernated));
-    let mut driver = taken_up(asleep(BillingState::Waking, Some(Request::Wake)), None);
+    let mut driver = taken_up(asleep(BillingState::Waking, Some(Request::Wake { cold: false })), None);
     while let Some(Action::Connect(..)) = driver.open.front() {
         driver.now_ns += SECOND;
         let connect = driver.open.pop_front().unwrap();
@@ -217,7 +220,7 @@ fn a_destroy_or_detach_whose_qemu_is_gone_is_done_and_its_end_is_by_that_command
         assert_eq!(outcome(&driver), Ok(()));
         let ended = driver.observed.last().unwrap();
         assert_eq!((ended.change, ended.cause), (Change::Ended, cause));
-        assert_eq!(ended.command.as_ref().map(|id| id.as_str()), Some("c1"));
+        assert_eq!(ended.command.as_ref().map(CommandId::as_str), Some("c1"));
         assert!(driver.retired);
     }
 }
@@ -229,7 +232,7 @@ fn a_create_goes_on_where_it_has_started_a_qemu_and_is_interrupted_where_it_has_
         (recovered.core.phase, recovered.core.generation) = (Phase::New, 0);
         (recovered.last_sign, recovered.ran) = (None, false);
         recovered.core.process = started.then(|| identity(100));
-        let driver = settled(recovered, if started { qemu("paused", 0) } else { None });
+        let driver = settled(recovered, started.then(|| qemu("paused", 0)));
         assert_eq!(outcome(&driver), if started { Ok(()) } else { Err(Reason::Interrupted) });
         assert_eq!(was_told(&driver, "cont"), started);
         assert_eq!(driver.retired, !started);
@@ -242,9 +245,9 @@ fn a_scale_that_qemu_was_asked_for_goes_on_though_the_guest_has_plugged_nothing_
     found.devices[0].requested_bytes = 512 * MIB;
     let mut recovered = left(BillingState::Running, Some(scale(768)));
     recovered.core.shape.memory_plugged_bytes = 0;
-    let mut driver = taken_up(recovered, Some(found));
+    let mut driver = taken_up(recovered, found);
     reconnect(&mut driver);
-    driver.qemu = qemu("running", 512);
+    driver.qemu = Some(qemu("running", 512));
     driver.event("MEMORY_DEVICE_SIZE_CHANGE", json!({"id": "vm0", "size": 512 * MIB}));
     driver.settle();
     assert_eq!(outcome(&driver), Ok(()));
@@ -260,7 +263,7 @@ fn what_a_guest_goes_on_to_plug_after_a_restart_is_the_doing_of_the_scale_that_a
     driver.event("MEMORY_DEVICE_SIZE_CHANGE", json!({"id": "vm0", "size": GIB}));
     let plugged = driver.observed.last().unwrap();
     assert_eq!((plugged.change, plugged.cause), (Change::Plugged(GIB), Cause::Scale));
-    assert_eq!(plugged.command.as_ref().map(|id| id.as_str()), Some("c1"));
+    assert_eq!(plugged.command.as_ref().map(CommandId::as_str), Some("c1"));
 }
 
 #[test]

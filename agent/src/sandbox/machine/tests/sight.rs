@@ -91,7 +91,7 @@ fn what_qemu_did_not_answer_of_its_memory_is_unknown_at_its_end_whatever_else_it
 fn a_size_that_a_woken_qemu_may_have_held_back_is_unknown_since_it_was_asked_whether_it_speaks_or_hangs() {
     for hangs in [false, true] {
         let mut driver = Driver::hibernated(Method::MappedRam);
-        driver.execute("c1", Request::Wake).unwrap();
+        driver.execute("c1", Request::Wake { cold: false }).unwrap();
         let awake_ns = driver.now_ns;
         driver.now_ns += SECOND;
         if hangs {
