@@ -155,6 +155,8 @@ pub struct Core {
     pub(super) memory_told: Option<Stamp>,
     /// The wait after which nothing can be held back any more.
     pub(super) settling: Option<Token>,
+    /// Since when nothing that QEMU told was missed.
+    pub(super) heard_since: Option<Stamp>,
     /// When it was noticed that the host had slept, and for how long.
     pub(super) slept: Option<(Stamp, u64)>,
     /// When QEMU said something last.
@@ -217,6 +219,7 @@ impl Core {
             disks_known: None,
             memory_told: None,
             settling: None,
+            heard_since: None,
             slept: None,
             spoke: None,
             memory_asked: None,

@@ -285,7 +285,8 @@ impl Core {
             return;
         };
         let token = self.token();
-        let left_ns = HELD_BACK_NS.saturating_sub(now.boottime_ns.saturating_sub(told.boottime_ns));
+        let left_ns =
+            self.may_hold_back_ns(told).saturating_sub(now.boottime_ns.saturating_sub(told.boottime_ns));
         if left_ns > 0 {
             self.settling = Some(token);
             actions.push(Action::Wait(token, left_ns.div_ceil(1_000_000)));

@@ -292,6 +292,20 @@ fn a_wait_in_which_the_host_slept_is_made_good_before_qemu_is_believed_to_hold_n
 }
 
 #[test]
+fn qemu_is_asked_whether_it_holds_a_size_back_a_second_after_the_last_and_two_where_it_was_not_heard_before()
+{
+    for (heard_s, waited_ms) in [(60, 1_100), (0, 2_200)] {
+        let mut driver = Driver::attached();
+        driver.feed(Input::Gap);
+        driver.settle();
+        driver.now_ns += heard_s * 1_000_000_000;
+        driver.event("MEMORY_DEVICE_SIZE_CHANGE", json!({"id": "vm0", "size": 512 * MIB}));
+        let Some(Action::Wait(_, ms)) = driver.open.pop_front() else { panic!("{:?}", driver.open) };
+        assert_eq!(ms, waited_ms);
+    }
+}
+
+#[test]
 fn an_answer_that_an_event_has_overtaken_is_asked_for_again_where_the_two_differ() {
     let mut driver = Driver::attached();
     // STOP is among what was missed; a RESUME from before it is still on its way.
