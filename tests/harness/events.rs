@@ -1,6 +1,6 @@
 //! Events as a host's outbox would have frozen them, without the host: for what reads them.
 
-use dormouse_ledger::{LIFECYCLE_EVENT, SLICE_EVENT, SliceRow, WATERMARK_EVENT};
+use dormouse_ledger::{LIFECYCLE_EVENT, RETENTION_EVENT, SLICE_EVENT, SliceRow, WATERMARK_EVENT};
 use ed25519_dalek::{Signer, SigningKey};
 use serde_json::{Value, json};
 
@@ -98,15 +98,27 @@ impl Host {
 
     /// The word that everything up to the end of an hour was sent, which all events so far belong to.
     pub fn watermark(&mut self, complete_through_unix_ns: i64) -> Vec<u8> {
-        let id = format!("watermark:{complete_through_unix_ns}");
+        let claim = json!({"hour_unix_ns": complete_through_unix_ns});
+        let (id, signed) =
+            (format!("watermark:{complete_through_unix_ns}"), complete_through_unix_ns.to_string());
+        self.statement(&id, WATERMARK_EVENT, &signed, claim)
+    }
+
+    /// The word that no event through this number is kept any more.
+    pub fn retention(&mut self, through_seq: u64, since_unix_ns: i64) -> Vec<u8> {
+        let claim = json!({"through_seq": through_seq, "since_unix_ns": since_unix_ns});
+        let (id, signed) = (format!("retention:{through_seq}"), format!("{through_seq}\n{since_unix_ns}"));
+        self.statement(&id, RETENTION_EVENT, &signed, claim)
+    }
+
+    fn statement(&mut self, id: &str, event_type: &str, signed: &str, mut data: Value) -> Vec<u8> {
         let (source, host_seq, root) = (&self.source, self.last_seq, self.prev_hash.to_hex());
-        let signed = format!("{WATERMARK_EVENT}\n{source}\n{complete_through_unix_ns}\n{host_seq}\n{root}\n");
-        let data = json!({
-            "hour_unix_ns": complete_through_unix_ns, "host_seq": host_seq, "root": root.as_str(),
-            "key": hex(self.key.verifying_key().as_bytes()),
-            "signature": hex(&self.key.sign(signed.as_bytes()).to_bytes()),
-        });
-        self.event(&id, WATERMARK_EVENT, &data, &json!({}))
+        let signed = format!("{event_type}\n{source}\n{signed}\n{host_seq}\n{root}\n");
+        data["host_seq"] = json!(host_seq);
+        data["root"] = json!(root.as_str());
+        data["key"] = json!(hex(self.key.verifying_key().as_bytes()));
+        data["signature"] = json!(hex(&self.key.sign(signed.as_bytes()).to_bytes()));
+        self.event(id, event_type, &data, &json!({}))
     }
 }
 

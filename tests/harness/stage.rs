@@ -2,14 +2,15 @@
 
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a test that cannot go on fails there")]
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use dormouse::clock::Clock;
 use dormouse::config::{Config, Sink, SinkKind};
 use dormouse::publish::{self, Publisher};
 use dormouse_ledger::{
-    Class, HostName, Ledger, LedgerError, OutboxRow, OutboxStanding, Record, SandboxKey, SandboxSeen,
-    SliceBatch, Watermark,
+    Class, HostName, Ledger, LedgerError, OutboxRow, OutboxStanding, Record, SandboxFilter, SandboxKey,
+    SandboxSeen, SliceBatch, Watermark,
 };
 use dormouse_metering::{BillingState, BootId, Boundary, Cause, OpenSlice, Shape, Slice};
 use serde_json::json;
@@ -19,6 +20,9 @@ use crate::wait::{self, unless};
 
 /// How long a sink may take to be as a test wants it.
 pub const DEADLINE: Duration = Duration::from_mins(1);
+
+/// What the ledger is called in its folder.
+pub const LEDGER: &str = "ledger.sqlite";
 
 /// The host of a stage that has no other.
 pub fn host() -> HostName {
@@ -43,7 +47,9 @@ pub fn sink(name: &str, kind: SinkKind, url: String) -> Sink {
 #[allow(missing_debug_implementations, reason = "a publisher has none")]
 pub struct Stage {
     host: HostName,
-    folder: tempfile::TempDir,
+    folder: PathBuf,
+    /// What removes the folder, where it is the stage's own.
+    own: Option<tempfile::TempDir>,
     /// Always there, but while it is opened anew.
     ledger: Option<Ledger>,
     /// The publisher, unless it was stopped.
@@ -60,8 +66,15 @@ impl Stage {
 
     /// The same of another host.
     pub fn of(host: HostName, sinks: Vec<Sink>) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let ledger = open(&folder, &host).unwrap();
+        let own = tempfile::tempdir().unwrap();
+        let mut stage = Self::in_folder(own.path(), host, sinks);
+        stage.own = Some(own);
+        stage
+    }
+
+    /// The same in a folder that outlives it: one that was there before goes on where it stopped.
+    pub fn in_folder(folder: &Path, host: HostName, sinks: Vec<Sink>) -> Self {
+        let ledger = open(folder, &host).unwrap();
         let start = Boundary { unix_ns: BEGAN_NS, uncertainty_ns: 0, cause: Cause::Attach, command: None };
         let shape = Shape { vcpus_milli: 2000, memory_base_bytes: 1 << 30, ..Shape::default() };
         let boot = BootId([7; 16]);
@@ -81,11 +94,19 @@ impl Stage {
             lifecycle: "running".to_owned(),
             created_unix_ns: BEGAN_NS,
         };
-        ledger.writer().write(Class::Fact, vec![Record::SandboxSeen(seen)]).unwrap();
+        let known = ledger.reader().unwrap().sandboxes(&SandboxFilter::default()).unwrap().pop();
+        let open = match known {
+            Some(known) => known.open.unwrap_or(open),
+            None => {
+                ledger.writer().write(Class::Fact, vec![Record::SandboxSeen(seen)]).unwrap();
+                open
+            }
+        };
         let mut config = Config { sinks, ..Config::default() };
         // The slices are of another time.
         config.outbox.retention_ms = 3_650 * 86_400_000;
-        let mut stage = Self { host, folder, ledger: Some(ledger), publisher: None, config, open };
+        let (folder, ledger) = (folder.to_owned(), Some(ledger));
+        let mut stage = Self { host, folder, own: None, ledger, publisher: None, config, open };
         stage.publish();
         stage
     }
@@ -116,6 +137,12 @@ impl Stage {
     pub fn complete(&self, hour_unix_ns: i64) {
         let watermark = Watermark { hour_unix_ns, at_unix_ns: hour_unix_ns };
         self.ledger().writer().write(Class::Fact, vec![Record::Watermark(watermark)]).unwrap();
+    }
+
+    /// Lets go of everything that every sink has, as if it were old.
+    pub fn let_go(&self, at_unix_ns: i64) {
+        let retain = Record::Retain { before_unix_ns: i64::MAX, at_unix_ns };
+        self.ledger().writer().write(Class::Fact, vec![retain]).unwrap();
     }
 
     fn cut(&mut self) -> Slice {
@@ -172,8 +199,8 @@ impl Stage {
     }
 }
 
-fn open(folder: &tempfile::TempDir, host: &HostName) -> Result<Ledger, LedgerError> {
-    Ledger::open(&folder.path().join("ledger.sqlite"), host)
+fn open(folder: &Path, host: &HostName) -> Result<Ledger, LedgerError> {
+    Ledger::open(&folder.join(LEDGER), host)
 }
 
 fn key() -> SandboxKey {

@@ -37,6 +37,7 @@ mod records;
 mod rows;
 mod schema;
 mod standing;
+mod statement;
 mod suppression;
 mod tags;
 mod time;
@@ -50,7 +51,7 @@ pub use editor::Editor;
 pub use error::LedgerError;
 pub use ledger::Ledger;
 pub use names::{HostName, SandboxKey};
-pub use outbox::{LIFECYCLE_EVENT, SLICE_EVENT, WATERMARK_EVENT};
+pub use outbox::{LIFECYCLE_EVENT, RETENTION_EVENT, SLICE_EVENT, WATERMARK_EVENT};
 pub use reader::{
     OutboxStanding, Reader, Recovery, SandboxFilter, SinkStanding, SliceCursor, SlicePage, SliceQuery,
     TagSpan, TagsNow, Usage, UsageItem, UsageQuery,

@@ -8,13 +8,13 @@ use std::borrow::Cow;
 
 use blake3::Hash;
 use dormouse_metering::Slice;
-use ed25519_dalek::{Signature, VerifyingKey};
 use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::encode::{from_hex, int};
+use crate::encode::int;
 use crate::host_key::HostKey;
+use crate::statement::{Claim, Complete, NotKept, Statement};
 use crate::time::rfc3339;
 use crate::{HostName, LedgerError, LifecycleEvent, SandboxKey, SliceRow, Watermark};
 
@@ -26,40 +26,8 @@ pub const LIFECYCLE_EVENT: &str = "dev.dormouse.lifecycle.v1";
 /// The type of an event that tells that everything of a host up to an hour is in the events before it.
 pub const WATERMARK_EVENT: &str = "dev.dormouse.watermark.v1";
 
-/// What a watermark says.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct WatermarkData {
-    /// The end of the hour, in nanoseconds since the Unix epoch.
-    pub(crate) hour_unix_ns: i64,
-    /// Everything up to then is in the events through this number.
-    pub(crate) host_seq: u64,
-    /// The hash of that event, and so of the whole chain.
-    pub(crate) root: String,
-    /// The host's public key.
-    pub(crate) key: String,
-    /// The host's signature.
-    pub(crate) signature: String,
-}
-
-impl WatermarkData {
-    /// What the host signs.
-    pub(crate) fn signed_message(&self, source: &str) -> String {
-        let Self { hour_unix_ns, host_seq, root, .. } = self;
-        format!("{WATERMARK_EVENT}\n{source}\n{hour_unix_ns}\n{host_seq}\n{root}\n")
-    }
-
-    /// Whether the signature is that of the key it names.
-    pub(crate) fn is_signed(&self, source: &str) -> bool {
-        let key = from_hex(&self.key).and_then(|bytes| VerifyingKey::from_bytes(&bytes).ok());
-        let signature = from_hex(&self.signature).map(|bytes| Signature::from_bytes(&bytes));
-        match (key, signature) {
-            (Some(key), Some(signature)) => {
-                key.verify_strict(self.signed_message(source).as_bytes(), &signature).is_ok()
-            }
-            _ => false,
-        }
-    }
-}
+/// The type of an event that tells through which number a host's events can be had from it no more.
+pub const RETENTION_EVENT: &str = "dev.dormouse.retention.v1";
 
 /// What an event says of itself.
 #[derive(Deserialize)]
@@ -216,22 +184,31 @@ impl<'a> Draft<'a> {
         key: &HostKey,
         prev: Head,
     ) -> Result<Self, LedgerError> {
-        let mut data = WatermarkData {
-            hour_unix_ns: watermark.hour_unix_ns,
-            host_seq: prev.host_seq,
-            root: prev.hash.to_hex().to_string(),
-            key: key.public(),
-            signature: String::new(),
-        };
-        data.signature = key.sign(data.signed_message(&host.source()).as_bytes());
-        Ok(Self {
-            id: format!("watermark:{}", watermark.hour_unix_ns),
-            event_type: WATERMARK_EVENT,
-            key: None,
-            plan: None,
-            unix_ns: watermark.at_unix_ns,
-            data: raw(&data)?,
-        })
+        let Watermark { hour_unix_ns, at_unix_ns } = *watermark;
+        let complete = Complete { hour_unix_ns };
+        let data = Statement::sign(complete, &host.source(), prev, key);
+        Self::of_host(format!("watermark:{hour_unix_ns}"), at_unix_ns, &data)
+    }
+
+    /// The word of what is no longer kept, behind `prev`, `retention:<through_seq>`.
+    pub(crate) fn retention(
+        not_kept: NotKept,
+        at_unix_ns: i64,
+        host: &HostName,
+        key: &HostKey,
+        prev: Head,
+    ) -> Result<Self, LedgerError> {
+        let id = format!("retention:{}", not_kept.through_seq);
+        Self::of_host(id, at_unix_ns, &Statement::sign(not_kept, &host.source(), prev, key))
+    }
+
+    /// An event of the host itself, about no sandbox.
+    fn of_host<C: Claim + Serialize>(
+        id: String,
+        unix_ns: i64,
+        statement: &Statement<C>,
+    ) -> Result<Self, LedgerError> {
+        Ok(Self { id, event_type: C::EVENT_TYPE, key: None, plan: None, unix_ns, data: raw(statement)? })
     }
 
     /// The bytes of the event that follows `prev`.

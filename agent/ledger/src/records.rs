@@ -52,6 +52,14 @@ pub enum Record {
     Retain {
         /// Nothing from this moment on may go.
         before_unix_ns: i64,
+        /// When they go, in nanoseconds since the Unix epoch.
+        at_unix_ns: i64,
+    },
+    /// Somebody asked for events that are no longer kept: the sinks are told through which number that is. Where all are
+    /// kept, or that word is in the outbox, it changes nothing.
+    TellRetention {
+        /// When, in nanoseconds since the Unix epoch.
+        at_unix_ns: i64,
     },
 }
 

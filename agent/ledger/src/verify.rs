@@ -1,7 +1,7 @@
 //! Verifies a host's record without its ledger: events as they were sent, one in a line.
 //!
-//! Each event carries the hash of the one before it, and each watermark the host's signature over the hash of all before
-//! it. So whoever holds the events and the host's public key needs to trust nobody. What it checks:
+//! Each event carries the hash of the one before it, and each watermark, and each word of what is no longer kept, the
+//! host's signature over the hash of all before it. So whoever holds the events and the host's public key needs to trust nobody. What it checks:
 //!
 //! | code | what must hold |
 //! |---|---|
@@ -10,14 +10,16 @@
 //! | `VERIFY_GAP` | their numbers follow each other |
 //! | `VERIFY_CHAIN` | each carries the hash of the event before it |
 //! | `VERIFY_DATA` | an event's data have the hash that it says |
-//! | `VERIFY_SIGNATURE` | a watermark is signed, for its place in the chain, by the key that is expected |
+//! | `VERIFY_SIGNATURE` | a watermark or retention is signed, for its place in the chain, by the key that is expected |
 
 use std::collections::BTreeSet;
 
 use blake3::Hash;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
-use crate::outbox::{Envelope, WATERMARK_EVENT, WatermarkData};
+use crate::outbox::{Envelope, RETENTION_EVENT, WATERMARK_EVENT};
+use crate::statement::{Claim, Complete, NotKept, Statement};
 
 /// At most so many anomalies are told one by one; all are counted.
 const TOLD_MAX: usize = 1_000;
@@ -94,8 +96,12 @@ impl Verification {
         if envelope.payloadhash != blake3::hash(envelope.data.get().as_bytes()).to_hex().as_str() {
             self.tell("VERIFY_DATA", format!("the data of event {host_seq} are not what it says"));
         }
-        if envelope.event_type == WATERMARK_EVENT {
-            self.watermark(host_seq, &envelope);
+        match envelope.event_type.as_ref() {
+            WATERMARK_EVENT => {
+                self.report.watermarks += u64::from(self.signed::<Complete>(host_seq, &envelope))
+            }
+            RETENTION_EVENT => _ = self.signed::<NotKept>(host_seq, &envelope),
+            _ => {}
         }
         self.last = Some((host_seq, blake3::hash(bytes)));
     }
@@ -124,24 +130,28 @@ impl Verification {
         }
     }
 
-    fn watermark(&mut self, host_seq: u64, envelope: &Envelope<'_>) {
-        let Ok(data) = serde_json::from_str::<WatermarkData>(envelope.data.get()) else {
-            return self.tell("VERIFY_EVENT", format!("the data of watermark {host_seq} cannot be read"));
+    /// Whether a statement is signed as it must be. Its signature covers all before it.
+    fn signed<C: Claim + DeserializeOwned>(&mut self, host_seq: u64, envelope: &Envelope<'_>) -> bool {
+        let kind = &envelope.event_type;
+        let Ok(data) = serde_json::from_str::<Statement<C>>(envelope.data.get()) else {
+            self.tell("VERIFY_EVENT", format!("the data of event {host_seq}, {kind}, cannot be read"));
+            return false;
         };
         self.report.keys.insert(data.key.clone());
         let expected = self.key.get_or_insert_with(|| data.key.clone());
         if *expected != data.key {
             let message =
-                format!("watermark {host_seq} is signed by the key {}, not by {expected}", data.key);
-            return self.tell("VERIFY_SIGNATURE", message);
+                format!("event {host_seq}, {kind}, is signed by the key {}, not by {expected}", data.key);
+            self.tell("VERIFY_SIGNATURE", message);
+            return false;
         }
-        let is_in_place = data.host_seq + 1 == host_seq && data.root == envelope.prevhash;
-        if !is_in_place || !data.is_signed(&envelope.source) {
-            let message = format!("the signature of watermark {host_seq} is not of what is before it");
-            return self.tell("VERIFY_SIGNATURE", message);
+        if !data.is_in_place(host_seq, &envelope.prevhash) || !data.is_signed(&envelope.source) {
+            let message = format!("the signature of event {host_seq}, {kind}, is not of what is before it");
+            self.tell("VERIFY_SIGNATURE", message);
+            return false;
         }
-        self.report.watermarks += 1;
         self.report.signed_through_seq = Some(data.host_seq);
+        true
     }
 
     fn tell(&mut self, code: &'static str, message: String) {

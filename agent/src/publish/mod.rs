@@ -151,6 +151,7 @@ impl Common<'_> {
             sink: self.config.name.clone(),
             line: line::Line::new(again, self.ledger.reader()?, &self.config),
             reader: self.ledger.reader()?,
+            writer: self.ledger.writer(),
             clock: self.clock.clone(),
             stopping: self.stopped.clone(),
         })

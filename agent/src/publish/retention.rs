@@ -24,10 +24,11 @@ pub(super) async fn run(
     let retention_ns = i64::try_from(retention.as_nanos()).unwrap_or(i64::MAX);
     let mut reader = Some(reader);
     while let Some(mut taken) = reader.take() {
-        let before_unix_ns = clock.now().wall_ns.saturating_sub(retention_ns);
+        let at_unix_ns = clock.now().wall_ns;
+        let retain = Record::Retain { before_unix_ns: at_unix_ns.saturating_sub(retention_ns), at_unix_ns };
         let writer = writer.clone();
         let round = tokio::task::spawn_blocking(move || {
-            let has_more = let_go(&taken, &writer, before_unix_ns).unwrap_or_else(|error| {
+            let has_more = let_go(&taken, &writer, retain).unwrap_or_else(|error| {
                 tracing::warn!(%error, reason = error.reason(), "events that every sink has stay for now");
                 false
             });
@@ -44,8 +45,8 @@ pub(super) async fn run(
 }
 
 /// Lets one unit of events go. Whether there may be more.
-fn let_go(reader: &Reader, writer: &Writer, before_unix_ns: i64) -> Result<bool, LedgerError> {
+fn let_go(reader: &Reader, writer: &Writer, retain: Record) -> Result<bool, LedgerError> {
     let kept_from = reader.outbox_standing()?.retained_after_seq;
-    writer.write(Class::Fact, vec![Record::Retain { before_unix_ns }])?;
+    writer.write(Class::Fact, vec![retain])?;
     Ok(reader.outbox_standing()?.retained_after_seq > kept_from)
 }

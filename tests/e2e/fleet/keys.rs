@@ -1,5 +1,6 @@
 //! An hour is complete on its own host's word alone.
 
+use dormouse_ledger::fleet::{FleetLedger, Lost};
 use dormouse_ledger::{Class, HostName, Ledger, Record, Watermark};
 use dormouse_tests::events::{BEGAN_NS, HOUR_NS, Host, Life, SECOND_NS};
 
@@ -64,4 +65,44 @@ async fn a_key_that_was_noted_before_is_believed_and_the_first_that_comes_is_not
     assert_eq!(store(&mut ledger, &messages).await, stored(0, 0, 1, 1), "and again when it comes again");
     assert_eq!(scene.says(REASONS).await, "OTHER_KEY");
     assert_eq!(ledger.check(BEGAN_NS + HOUR_NS).await.unwrap().silent[0].source, host.source());
+}
+
+#[tokio::test]
+async fn only_a_hosts_own_word_calls_an_event_lost() {
+    let scene = Scene::new().await;
+    let mut ledger = scene.ledger().await;
+    let (mut host, mut life) = (Host::new("h1"), Life::new("org", "sb"));
+    let mut told: Vec<_> = (0..3).map(|_| host.slice(&life.lasts(SECOND_NS))).collect();
+    let gone = told.remove(1);
+    told.push(host.watermark(BEGAN_NS + HOUR_NS));
+    assert_eq!(store(&mut ledger, &told).await, stored(3, 2, 0, 0));
+    let thief = host.clone().signing_with([7; 32]).retention(2, BEGAN_NS);
+    // Of another place in the chain; and of more than there is before it.
+    let elsewhere = String::from_utf8(host.clone().retention(2, BEGAN_NS)).unwrap();
+    let elsewhere = elsewhere.replace("\"hostseq\":\"5\"", "\"hostseq\":\"6\"").into_bytes();
+    let too_much = host.clone().retention(5, BEGAN_NS);
+    assert_eq!(store(&mut ledger, &[thief, elsewhere, too_much]).await, stored(0, 0, 0, 3));
+    assert_eq!(scene.says(REASONS).await, "FORGED OTHER_KEY UNDECODABLE");
+    let runs = async |ledger: &mut FleetLedger| {
+        let check = ledger.check(BEGAN_NS + HOUR_NS).await.unwrap();
+        let missing: Vec<_> = check.missing.iter().map(|run| (run.first_seq, run.last_seq)).collect();
+        (missing, check.lost)
+    };
+    assert_eq!(runs(&mut ledger).await, (vec![(2, 2)], vec![]));
+    // A message behind it is missing, too, and that can be had.
+    let own = host.retention(2, BEGAN_NS + SECOND_NS);
+    let (late, last) = (host.slice(&life.lasts(SECOND_NS)), host.slice(&life.lasts(SECOND_NS)));
+    assert_eq!(store(&mut ledger, &[own, last]).await, stored(2, 1, 0, 0));
+    let lost = Lost {
+        source: host.source().to_owned(),
+        first_seq: 2,
+        last_seq: 2,
+        holds_open_unix_ns: Some(BEGAN_NS + HOUR_NS),
+        since_unix_ns: BEGAN_NS + SECOND_NS,
+    };
+    assert_eq!(runs(&mut ledger).await, (vec![(6, 6)], vec![lost]));
+    assert_eq!(ledger.request_missing().await.unwrap(), 1);
+    assert_eq!(ledger.open_requests().await.unwrap()[0].first_seq, 6);
+    assert_eq!(store(&mut ledger, &[late, gone]).await, stored(2, 2, 0, 0));
+    assert_eq!(runs(&mut ledger).await, (vec![], vec![]));
 }

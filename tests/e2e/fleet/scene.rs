@@ -54,6 +54,7 @@ impl Scene {
             ("sources", "id"),
             ("lifecycle", "source_id, event_id"),
             ("watermarks", "source_id, complete_through_unix_ns"),
+            ("retentions", "source_id, through_seq"),
             ("credit_accounts", "org"),
             ("fleet_outbox", "id"),
         ] {

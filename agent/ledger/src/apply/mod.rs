@@ -5,6 +5,7 @@
 mod commands;
 mod denials;
 mod host;
+mod retention;
 mod sandboxes;
 mod sinks;
 mod slices;
@@ -62,7 +63,8 @@ impl Apply<'_> {
             Record::SinkProgress(progress) => self.sink_progress(progress),
             Record::SinkTerms(terms) => self.sink_terms(terms),
             Record::Watermark(watermark) => self.watermark(watermark),
-            Record::Retain { before_unix_ns } => self.retain(*before_unix_ns),
+            Record::Retain { before_unix_ns, at_unix_ns } => self.retain(*before_unix_ns, *at_unix_ns),
+            Record::TellRetention { at_unix_ns } => self.tell_retention(*at_unix_ns),
         }
     }
 }

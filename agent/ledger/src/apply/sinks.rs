@@ -1,13 +1,10 @@
-//! Where the sinks stand, and which events need not be kept any longer.
+//! Where the sinks stand.
 
 use rusqlite::OptionalExtension;
 
 use super::Apply;
-use crate::encode::{int, uint};
+use crate::encode::int;
 use crate::{LedgerError, SinkNames, SinkProgress, SinkTerms};
-
-/// The most events that one unit lets go: metering waits no longer for it than for a batch of slices.
-pub(crate) const RETAIN_EVENTS_MAX: u64 = 2048;
 
 const KNOWN: &str = "SELECT name FROM sinks";
 const FORGET: &str = "DELETE FROM sinks WHERE name = ?1";
@@ -25,17 +22,6 @@ const TERMS: &str = "SELECT terms FROM sink_terms WHERE sink = ?1 ORDER BY from_
 /// Terms by which there is no event yet give way.
 const AGREE: &str = "INSERT INTO sink_terms (sink, from_seq, terms) VALUES (?1, ?2, ?3) \
      ON CONFLICT (sink, from_seq) DO UPDATE SET terms = excluded.terms";
-
-/// The first event that must stay: the first that a sink lacks, or that is not old enough, or the last of all.
-const KEEP_FROM: &str = "WITH candidates AS (SELECT host_seq, event_unix_ns FROM outbox ORDER BY host_seq LIMIT ?2) \
-     SELECT min(coalesce((SELECT min(host_seq) FROM candidates WHERE event_unix_ns >= ?1), \
-                         (SELECT max(host_seq) + 1 FROM candidates)), \
-                (SELECT min(acknowledged_seq) + 1 FROM sinks), \
-                (SELECT max(host_seq) FROM outbox))";
-
-const MOVE_START: &str = "UPDATE outbox_start SET through_seq = ?1, \
-     hash = (SELECT payload_hash FROM outbox WHERE host_seq = ?1) WHERE through_seq < ?1";
-const LET_GO: &str = "DELETE FROM outbox WHERE host_seq <= ?1";
 
 impl Apply<'_> {
     /// The sinks that there are from now on. One that is gone is waited for no longer.
@@ -73,22 +59,6 @@ impl Apply<'_> {
             None => 1,
         };
         self.conn.prepare_cached(AGREE)?.execute((&agreed.sink, from_seq, terms))?;
-        Ok(())
-    }
-
-    /// Lets go of events from before a moment that every sink has, [`RETAIN_EVENTS_MAX`] at the most.
-    pub(super) fn retain(&self, before_unix_ns: i64) -> Result<(), LedgerError> {
-        let limit = int("limit", RETAIN_EVENTS_MAX)?;
-        let mut keep_from = self.conn.prepare_cached(KEEP_FROM)?;
-        // No event or no sink: nothing may go.
-        let keep_from = keep_from.query_row((before_unix_ns, limit), |row| {
-            Ok(row.get::<_, Option<i64>>(0)?.map(|_| uint(row, 0)))
-        });
-        let Some(keep_from) = keep_from.optional()?.flatten().transpose()? else { return Ok(()) };
-        let through = int("through_seq", keep_from.saturating_sub(1))?;
-        if self.conn.prepare_cached(MOVE_START)?.execute([through])? > 0 {
-            self.conn.prepare_cached(LET_GO)?.execute([through])?;
-        }
         Ok(())
     }
 }

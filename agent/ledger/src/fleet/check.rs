@@ -11,8 +11,10 @@ pub struct Completeness {
     pub through_unix_ns: i64,
     /// Hosts that have stored something, or are known.
     pub hosts: u64,
-    /// Runs of numbers that are missing, by host.
+    /// Runs of numbers that have not arrived and can be had from their host, by host.
     pub missing: Vec<Missing>,
+    /// Runs of numbers that are not stored, and that their host keeps no longer, by host.
+    pub lost: Vec<Lost>,
     /// Hosts that have not said that the hour is complete.
     pub silent: Vec<Silent>,
     /// Links between events that do not hold.
@@ -21,7 +23,7 @@ pub struct Completeness {
     pub quarantined: Vec<Quarantined>,
 }
 
-/// A run of event numbers of a host that are not stored.
+/// A run of event numbers of a host that have not arrived yet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Missing {
     /// The host's source.
@@ -32,6 +34,21 @@ pub struct Missing {
     pub last_seq: i64,
     /// The end of the first hour that they hold open; `None` where no watermark covers them yet.
     pub holds_open_unix_ns: Option<i64>,
+}
+
+/// A run of event numbers of a host that are not stored, and that it keeps no longer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Lost {
+    /// The host's source.
+    pub source: String,
+    /// The first number.
+    pub first_seq: i64,
+    /// The last number.
+    pub last_seq: i64,
+    /// The end of the first hour that they hold open; `None` where no watermark covers them yet.
+    pub holds_open_unix_ns: Option<i64>,
+    /// Since when the host keeps none of them, at the latest, in nanoseconds since the Unix epoch.
+    pub since_unix_ns: i64,
 }
 
 /// A host that has not said that the hour is complete.
@@ -76,10 +93,23 @@ pub struct Resend {
     pub last_seq: i64,
 }
 
-const MISSING: &str = "SELECT m.source, m.first_seq, m.last_seq, \
-     (SELECT min(w.complete_through_unix_ns) FROM watermarks w \
-         WHERE w.source_id = m.source_id AND w.host_seq >= m.first_seq) \
-     FROM missing_events m ORDER BY m.source, m.first_seq";
+/// Runs of numbers from a view of them, each with the end of the first hour that it holds open, and more columns.
+macro_rules! runs_of {
+    ($view:literal, $more:literal) => {
+        concat!(
+            "SELECT m.source, m.first_seq, m.last_seq, \
+             (SELECT min(w.complete_through_unix_ns) FROM watermarks w \
+                 WHERE w.source_id = m.source_id AND w.host_seq >= m.first_seq)",
+            $more,
+            " FROM ",
+            $view,
+            " m ORDER BY m.source, m.first_seq"
+        )
+    };
+}
+
+const MISSING: &str = runs_of!("missing_events", "");
+const LOST: &str = runs_of!("lost_events", ", m.since_unix_ns");
 
 /// Hosts that are known now. One that was removed is not waited for; what it left out is still missing.
 const SILENT: &str = "SELECT h.source, b.through, coalesce(upper(o.received), 1) \
@@ -98,15 +128,15 @@ const REQUEST: &str = "INSERT INTO resend_requests (source_id, first_seq, last_s
          SELECT FROM resend_requests r WHERE r.source_id = m.source_id AND r.first_seq <= m.first_seq \
          AND r.last_seq >= m.last_seq) ORDER BY m.source_id, m.first_seq";
 
-const OPEN: &str = "SELECT r.id, o.source, lower(gap), upper(gap) - 1 \
-     FROM resend_requests r JOIN sources o ON o.id = r.source_id \
-     CROSS JOIN LATERAL unnest(int8multirange(int8range(r.first_seq, r.last_seq, '[]')) - o.received) AS gap \
-     ORDER BY r.id, gap LIMIT 1000";
+const OPEN: &str = "SELECT r.id, m.source, greatest(r.first_seq, m.first_seq), least(r.last_seq, m.last_seq) \
+     FROM resend_requests r JOIN missing_events m ON m.source_id = r.source_id \
+         AND m.first_seq <= r.last_seq AND m.last_seq >= r.first_seq \
+     ORDER BY r.id, m.first_seq LIMIT 1000";
 
 impl Completeness {
-    /// Whether nothing is missing, silent, broken or in quarantine.
+    /// Whether nothing is missing, lost, silent, broken or in quarantine.
     pub fn is_clean(&self) -> bool {
-        let all_told = self.missing.is_empty() && self.silent.is_empty();
+        let all_told = self.missing.is_empty() && self.lost.is_empty() && self.silent.is_empty();
         all_told && self.broken.is_empty() && self.quarantined.is_empty()
     }
 }
@@ -117,6 +147,7 @@ impl FleetLedger {
         let tx = self.client.build_transaction().read_only(true);
         let tx = tx.isolation_level(tokio_postgres::IsolationLevel::RepeatableRead).start().await?;
         let missing = tx.query(MISSING, &[]).await?;
+        let lost = tx.query(LOST, &[]).await?;
         let silent = tx.query(SILENT, &[&through_unix_ns]).await?;
         let broken = tx.query(BROKEN, &[]).await?;
         let quarantined =
@@ -135,6 +166,16 @@ impl FleetLedger {
                     first_seq: row.get(1),
                     last_seq: row.get(2),
                     holds_open_unix_ns: row.get(3),
+                })
+                .collect(),
+            lost: lost
+                .iter()
+                .map(|row| Lost {
+                    source: row.get(0),
+                    first_seq: row.get(1),
+                    last_seq: row.get(2),
+                    holds_open_unix_ns: row.get(3),
+                    since_unix_ns: row.get(4),
                 })
                 .collect(),
             silent: silent
@@ -161,7 +202,7 @@ impl FleetLedger {
         Ok(self.client.execute(REQUEST, &[]).await?)
     }
 
-    /// What of the requests is not stored yet, the oldest first: so many runs of numbers at most.
+    /// What of the requests is not stored yet and can be had, the oldest first: so many runs of numbers at most.
     pub async fn open_requests(&mut self) -> Result<Vec<Resend>, FleetError> {
         let resend = |row: &tokio_postgres::Row| Resend {
             id: row.get(0),

@@ -4,11 +4,12 @@ use std::borrow::Cow;
 
 use dormouse_metering::BillingState;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
 use crate::encode::from_hex;
-use crate::outbox::WatermarkData;
-use crate::{LIFECYCLE_EVENT, SLICE_EVENT, SliceRow, WATERMARK_EVENT};
+use crate::statement::{Claim, Complete, NotKept, Statement};
+use crate::{LIFECYCLE_EVENT, RETENTION_EVENT, SLICE_EVENT, SliceRow, WATERMARK_EVENT};
 
 /// What every host's `source` begins with.
 const SOURCE_PREFIX: &str = "//dormouse/";
@@ -43,6 +44,19 @@ pub enum Told {
     Lifecycle(Lifecycle),
     /// That an hour has been sent.
     Watermark(Watermark),
+    /// That the oldest events can be had from the host no more.
+    Retention(Retention),
+}
+
+impl Told {
+    /// What the host signed for it, where it is a statement about its own record.
+    pub(super) fn seal(&self) -> Option<&Seal> {
+        match self {
+            Self::Watermark(it) => Some(&it.seal),
+            Self::Retention(it) => Some(&it.seal),
+            Self::Slice(_) | Self::Lifecycle(_) => None,
+        }
+    }
 }
 
 /// What a lifecycle event tells.
@@ -67,7 +81,25 @@ pub struct Lifecycle {
 pub struct Watermark {
     /// The end of the hour, in nanoseconds since the Unix epoch.
     pub complete_through_unix_ns: i64,
-    /// The number of the last event that belongs to it; 0 where none does.
+    /// Its place in the chain. The number there is of the last event that belongs to the hour; 0 where none does.
+    pub seal: Seal,
+}
+
+/// A host's word that it no longer keeps its oldest events, signed by the key that it names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// The last event that it no longer keeps.
+    pub through_seq: i64,
+    /// When it let that one go, in nanoseconds since the Unix epoch.
+    pub since_unix_ns: i64,
+    /// Its place in the chain.
+    pub seal: Seal,
+}
+
+/// What a host signs a statement with, for a place in its chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seal {
+    /// The number of the event before the statement.
     pub host_seq: i64,
     /// The hash of that event, and so of all before it.
     pub chain_hash: [u8; 32],
@@ -90,9 +122,9 @@ pub enum WhyNot {
     NumberReused,
     /// It claims time of a sandbox that a stored slice has.
     Overlap,
-    /// A watermark whose signature is not of what it says.
+    /// A watermark or a retention whose signature is not of what it says.
     Forged,
-    /// A watermark that is signed by another key than the host's.
+    /// A watermark or a retention that is signed by another key than the host's.
     OtherKey,
 }
 
@@ -186,6 +218,7 @@ impl Event {
             SLICE_EVENT => Told::Slice(Box::new(slice(data, &id, org.as_deref())?)),
             LIFECYCLE_EVENT => Told::Lifecycle(lifecycle(data)?),
             WATERMARK_EVENT => Told::Watermark(watermark(data, &source, host_seq, prevhash.as_deref())?),
+            RETENTION_EVENT => Told::Retention(retention(data, &source, host_seq, prevhash.as_deref())?),
             other => return Err(Rejection::undecodable(format!("the type {other:?} is not known here"))),
         };
         // PostgreSQL has no text with NUL in it. JSON has it as an escape only.
@@ -215,7 +248,11 @@ fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Rejection> {
 }
 
 fn require(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), Rejection> {
-    if holds { Ok(()) } else { Err(Rejection::undecodable(otherwise())) }
+    require_or(holds, || Rejection::undecodable(otherwise()))
+}
+
+fn require_or(holds: bool, otherwise: impl FnOnce() -> Rejection) -> Result<(), Rejection> {
+    if holds { Ok(()) } else { Err(otherwise()) }
 }
 
 fn slice(data: &RawValue, id: &str, org: Option<&str>) -> Result<SliceRow, Rejection> {
@@ -251,27 +288,46 @@ fn lifecycle(data: &RawValue) -> Result<Lifecycle, Rejection> {
     Ok(Lifecycle { org, sandbox, generation, kind, unix_ns, json: data.get().to_owned() })
 }
 
-/// Signed, and for its own place in the chain: else anyone could call an hour complete.
 fn watermark(
     data: &RawValue,
     source: &str,
     host_seq: i64,
     prev_hash: Option<&str>,
 ) -> Result<Watermark, Rejection> {
-    let data: WatermarkData = parse(data.get().as_bytes())?;
-    let full = data.hour_unix_ns % HOUR_NS == 0;
-    require(full, || format!("{} is no full hour", data.hour_unix_ns))?;
+    let (Complete { hour_unix_ns }, seal) = statement(data, source, host_seq, prev_hash)?;
+    require(hour_unix_ns % HOUR_NS == 0, || format!("{hour_unix_ns} is no full hour"))?;
+    Ok(Watermark { complete_through_unix_ns: hour_unix_ns, seal })
+}
+
+fn retention(
+    data: &RawValue,
+    source: &str,
+    host_seq: i64,
+    prev_hash: Option<&str>,
+) -> Result<Retention, Rejection> {
+    let (NotKept { through_seq, since_unix_ns }, seal) = statement(data, source, host_seq, prev_hash)?;
+    let through = i64::try_from(through_seq).ok().filter(|through| (1..host_seq).contains(through));
+    let through_seq = through
+        .ok_or_else(|| Rejection::undecodable(format!("{through_seq} is no number before {host_seq}")))?;
+    Ok(Retention { through_seq, since_unix_ns, seal })
+}
+
+/// Signed, and for its own place in the chain: else anyone could call an hour complete, or an event lost.
+fn statement<C: Claim + DeserializeOwned>(
+    data: &RawValue,
+    source: &str,
+    host_seq: i64,
+    prev_hash: Option<&str>,
+) -> Result<(C, Seal), Rejection> {
+    let data: Statement<C> = parse(data.get().as_bytes())?;
     let forged = |detail: &str| Rejection { why: WhyNot::Forged, detail: detail.to_owned() };
-    let last_seq = i64::try_from(data.host_seq).ok().filter(|last| last + 1 == host_seq);
-    let last_seq = last_seq.filter(|_| prev_hash == Some(&data.root));
-    let last_seq = last_seq.ok_or_else(|| forged("it is signed for another place in the chain"))?;
+    let own_seq = u64::try_from(host_seq).unwrap_or_default();
+    let is_in_place = prev_hash.is_some_and(|prev_hash| data.is_in_place(own_seq, prev_hash));
+    require_or(is_in_place, || forged("it is signed for another place in the chain"))?;
     let bytes = (from_hex(&data.root), from_hex(&data.key), from_hex(&data.signature));
     let (Some(chain_hash), Some(public_key), Some(signature)) = bytes else {
         return Err(forged("its root, key or signature is no hexadecimal of the right length"));
     };
-    if !data.is_signed(source) {
-        return Err(forged("the signature is not of what it says"));
-    }
-    let complete_through_unix_ns = data.hour_unix_ns;
-    Ok(Watermark { complete_through_unix_ns, host_seq: last_seq, chain_hash, public_key, signature })
+    require_or(data.is_signed(source), || forged("the signature is not of what it says"))?;
+    Ok((data.claim, Seal { host_seq: host_seq - 1, chain_hash, public_key, signature }))
 }

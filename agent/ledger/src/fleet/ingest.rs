@@ -20,6 +20,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Transaction};
 
 use super::chain::Chain;
+use super::event::Seal;
 use super::remedy::{Failure, Reference, Remedy, Tried};
 use super::rollup::Rollup;
 use super::sources::{Sources, Staged};
@@ -316,18 +317,32 @@ async fn tell_the_rest<'a>(
                 tx.execute(&statements.store_lifecycle, &values).await?;
             }
             Told::Watermark(it) => {
-                let (chain_hash, public_key) = (it.chain_hash.as_slice(), it.public_key.as_slice());
-                let values: [&(dyn tokio_postgres::types::ToSql + Sync); 6] = [
-                    &source_id,
-                    &it.complete_through_unix_ns,
-                    &it.host_seq,
-                    &chain_hash,
-                    &public_key,
-                    &it.signature.as_slice(),
-                ];
-                tx.execute(&statements.store_watermark, &values).await?;
+                let stated = [it.complete_through_unix_ns];
+                state(tx, &statements.store_watermark, source_id, &stated, &it.seal).await?;
+            }
+            Told::Retention(it) => {
+                let stated = [it.through_seq, it.since_unix_ns];
+                state(tx, &statements.store_retention, source_id, &stated, &it.seal).await?;
             }
         }
     }
+    Ok(())
+}
+
+/// Stores what a host has signed for, beside what it signed with.
+async fn state(
+    tx: &Transaction<'_>,
+    statement: &tokio_postgres::Statement,
+    source_id: i32,
+    stated: &[i64],
+    seal: &Seal,
+) -> Result<(), FleetError> {
+    let Seal { host_seq, chain_hash, public_key, signature } = seal;
+    let (chain_hash, public_key, signature) =
+        (chain_hash.as_slice(), public_key.as_slice(), signature.as_slice());
+    let mut values: Vec<&(dyn tokio_postgres::types::ToSql + Sync)> =
+        vec![&source_id, host_seq, &chain_hash, &public_key, &signature];
+    values.extend(stated.iter().map(|number| number as &(dyn tokio_postgres::types::ToSql + Sync)));
+    tx.execute(statement, &values).await?;
     Ok(())
 }

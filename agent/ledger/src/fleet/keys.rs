@@ -1,28 +1,28 @@
 //! Whose word it is: each host's public key, pinned when it is first seen, or noted by the platform before that.
 //!
-//! A watermark that another key has signed is not stored, so whoever can write into the queue but has no host's key can
-//! call no hour complete. Nothing here ever changes a key: a host that has a new one is for people to look at.
+//! What another key has signed is not stored, so whoever can write into the queue but has no host's key can call no hour
+//! complete, and no event lost. Nothing here ever changes a key: a host that has a new one is for people to look at.
 
 use std::collections::{BTreeMap, HashMap};
 
 use tokio_postgres::Transaction;
 
-use super::{Batch, Event, FleetError, Rejection, Told, Watermark, WhyNot};
+use super::{Batch, Event, FleetError, Rejection, WhyNot};
 
 const PIN: &str = "INSERT INTO host_keys (source, public_key) \
      SELECT * FROM unnest($1::text[], $2::bytea[]) ON CONFLICT DO NOTHING";
 const PINNED: &str = "SELECT source, public_key FROM host_keys WHERE source = ANY($1)";
 const TAKE: &str = "DELETE FROM staged WHERE place = ANY($1)";
 
-/// Takes watermarks that are not signed by their host's key out of the staging table, and says where they were in the
+/// Takes watermarks and retentions that are not signed by their host's key out of the staging table, and says where they were in the
 /// batch. The first key that a host is ever seen with is its key from then on.
 pub(super) async fn take_foreign(
     tx: &Transaction<'_>,
     batch: &Batch<'_>,
 ) -> Result<BTreeMap<usize, Rejection>, FleetError> {
     let mut first: BTreeMap<&str, &[u8]> = BTreeMap::new();
-    for (_, event, watermark) in watermarks(batch) {
-        first.entry(&event.source).or_insert(&watermark.public_key);
+    for (_, event, key) in signed(batch) {
+        first.entry(&event.source).or_insert(key);
     }
     if first.is_empty() {
         return Ok(BTreeMap::new());
@@ -31,11 +31,8 @@ pub(super) async fn take_foreign(
     tx.execute(PIN, &[&sources, &keys]).await?;
     let pinned = tx.query(PINNED, &[&sources]).await?;
     let pinned: HashMap<&str, &[u8]> = pinned.iter().map(|row| (row.get(0), row.get(1))).collect();
-    let is_foreign = |event: &Event, watermark: &Watermark| {
-        pinned.get(event.source.as_str()).is_none_or(|key| *key != watermark.public_key)
-    };
-    let foreign: BTreeMap<usize, Rejection> = watermarks(batch)
-        .filter(|(_, event, watermark)| is_foreign(event, watermark))
+    let foreign: BTreeMap<usize, Rejection> = signed(batch)
+        .filter(|(_, event, key)| pinned.get(event.source.as_str()) != Some(key))
         .map(|(place, ..)| {
             let detail = "it is signed by another key than its host was first seen with".to_owned();
             (place, Rejection { why: WhyNot::OtherKey, detail })
@@ -49,9 +46,10 @@ pub(super) async fn take_foreign(
     Ok(foreign)
 }
 
-fn watermarks<'a>(batch: &'a Batch<'_>) -> impl Iterator<Item = (usize, &'a Event, &'a Watermark)> {
-    batch.events.iter().filter_map(|(place, event)| match &event.told {
-        Told::Watermark(watermark) => Some((*place, event, watermark)),
-        Told::Slice(_) | Told::Lifecycle(_) => None,
-    })
+/// What hosts have signed for, with the key that did.
+fn signed<'a>(batch: &'a Batch<'_>) -> impl Iterator<Item = (usize, &'a Event, &'a [u8])> {
+    let signed = |(place, event): &'a (usize, Event)| {
+        event.told.seal().map(|seal| (*place, event, seal.public_key.as_slice()))
+    };
+    batch.events.iter().filter_map(signed)
 }

@@ -14,7 +14,7 @@ struct Migration {
 }
 
 /// Numbered from 1, in order.
-const MIGRATIONS: [Migration; 6] = [
+const MIGRATIONS: [Migration; 7] = [
     Migration {
         name: "slices",
         up: include_str!("../../fleet-migrations/0001_slices_up.sql"),
@@ -45,11 +45,16 @@ const MIGRATIONS: [Migration; 6] = [
         up: include_str!("../../fleet-migrations/0006_chain_up.sql"),
         down: include_str!("../../fleet-migrations/0006_chain_down.sql"),
     },
+    Migration {
+        name: "retention",
+        up: include_str!("../../fleet-migrations/0007_retention_up.sql"),
+        down: include_str!("../../fleet-migrations/0007_retention_down.sql"),
+    },
 ];
 
 /// The newest schema version that this program knows.
-pub const VERSION: i32 = 6;
-const _: () = assert!(MIGRATIONS.len() == 6, "VERSION is the number of migrations");
+pub const VERSION: i32 = 7;
+const _: () = assert!(MIGRATIONS.len() == 7, "VERSION is the number of migrations");
 
 /// Whoever migrates holds this advisory lock: `DORM` and `FLEE` in ASCII.
 const LOCK: i64 = 0x444f_524d_464c_4545;

@@ -9,7 +9,8 @@
 //! What cannot be stored without a lie is kept in the table `quarantine`, byte for byte, and its number counts as
 //! missing: an hour with an unsolved riddle in it stays open. So does one that is called complete by anyone but its own
 //! host: a watermark counts with the signature of the key that the host was first seen with. An event that does not carry
-//! the hash of the one before it is stored, and [`FleetLedger::check`] names it.
+//! the hash of the one before it is stored, and [`FleetLedger::check`] names it. What is missing and what its host can send no
+//! more are told apart, by the host's own signed word.
 //!
 //! # Architecture invariants
 //!
@@ -35,9 +36,9 @@ mod staging;
 mod usage;
 
 pub use batch::Batch;
-pub use check::{BrokenLink, Completeness, Missing, Quarantined, Resend, Silent};
+pub use check::{BrokenLink, Completeness, Lost, Missing, Quarantined, Resend, Silent};
 pub use error::FleetError;
-pub use event::{Event, Lifecycle, Rejection, Told, Watermark, WhyNot};
+pub use event::{Event, Lifecycle, Rejection, Retention, Seal, Told, Watermark, WhyNot};
 pub use ingest::{FleetLedger, Ingested};
 pub use migrations::{VERSION, migrate};
 pub use usage::FleetReader;

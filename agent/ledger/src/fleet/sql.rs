@@ -23,6 +23,7 @@ pub(super) struct Statements {
     pub(super) join_chain: Statement,
     pub(super) store_lifecycle: Statement,
     pub(super) store_watermark: Statement,
+    pub(super) store_retention: Statement,
 }
 
 /// `$1` the sources' ids, `$2` the numbers of each that are to be stored.
@@ -88,9 +89,11 @@ const ADD_NUMBERS: &str = "UPDATE sources o SET received = o.received + n.number
 const STORE_LIFECYCLE: &str = "INSERT INTO lifecycle (source_id, event_id, org, sandbox, generation, kind, \
      unix_ns, data) VALUES ($1, $2, $3, $4, $5, $6, $7, $8::text::json)";
 
-/// A host may say of an hour more than once that it is complete: the first word stays.
-const STORE_WATERMARK: &str = "INSERT INTO watermarks (source_id, complete_through_unix_ns, host_seq, \
-     chain_hash, public_key, signature) VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING";
+/// A host may say more than once that an hour is complete, or that events are gone: the first word stays.
+const STORE_WATERMARK: &str = "INSERT INTO watermarks (source_id, host_seq, chain_hash, public_key, signature, \
+     complete_through_unix_ns) VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING";
+const STORE_RETENTION: &str = "INSERT INTO retentions (source_id, host_seq, chain_hash, public_key, signature, \
+     through_seq, since_unix_ns) VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING";
 
 impl Statements {
     pub(super) async fn prepare(client: &Client) -> Result<Self, Error> {
@@ -106,6 +109,7 @@ impl Statements {
             join_chain: client.prepare(chain::JOIN).await?,
             store_lifecycle: client.prepare(STORE_LIFECYCLE).await?,
             store_watermark: client.prepare(STORE_WATERMARK).await?,
+            store_retention: client.prepare(STORE_RETENTION).await?,
         })
     }
 }

@@ -11,6 +11,8 @@ const START: &str = "SELECT through_seq FROM outbox_start";
 const LAST: &str = "SELECT coalesce(max(host_seq), 0) FROM outbox";
 const SINKS: &str =
     "SELECT name, acknowledged_seq, since_unix_ns, error, error_unix_ns FROM sinks ORDER BY name";
+const RETENTION_TOLD: &str =
+    "SELECT o.host_seq FROM outbox_start s JOIN outbox o ON o.event_id = 'retention:' || s.through_seq";
 const TERMS: &str = "SELECT from_seq, terms FROM sink_terms WHERE sink = ?1 ORDER BY from_seq";
 const EVENT_AT: &str = "SELECT event_unix_ns FROM outbox WHERE host_seq = ?1";
 
@@ -67,6 +69,11 @@ impl Reader {
             let terms = statement.query_map([sink], |row| Ok((uint(row, 0)?, json(row, 1)?)))?;
             Ok(terms.collect::<Result<_, _>>()?)
         })
+    }
+
+    /// The number of the event that tells through which number events are no longer kept, if that was told.
+    pub fn retention_told(&self) -> Result<Option<u64>, LedgerError> {
+        self.answer(|conn| Ok(conn.query_row(RETENTION_TOLD, [], |row| uint(row, 0)).optional()?))
     }
 
     /// Where the outbox and its sinks stand.

@@ -1,10 +1,15 @@
 //! Where sinks stand is durable, and only what every sink has may go.
 
-use dormouse_ledger::{Committed, Ledger, LedgerError, Record, SinkNames, SinkProgress, SinkTerms};
+use dormouse_ledger::{
+    Committed, Ledger, LedgerError, RETENTION_EVENT, Record, SinkNames, SinkProgress, SinkTerms, Verification,
+};
 use dormouse_metering::Cause;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::{BEGAN, Life, Place, SECOND, facts, key};
+
+/// When events are let go.
+const LATER: i64 = 3_600 * SECOND;
 
 fn configured(names: &[&str]) -> Record {
     let names = names.iter().map(|&name| name.to_owned()).collect();
@@ -31,7 +36,7 @@ fn ledger(place: &Place, slices: usize, sinks: &[&str]) -> (Ledger, Life) {
 }
 
 fn retain(ledger: &Ledger) -> Result<Committed, LedgerError> {
-    facts(ledger, vec![Record::Retain { before_unix_ns: i64::MAX }])
+    facts(ledger, vec![Record::Retain { before_unix_ns: i64::MAX, at_unix_ns: BEGAN + LATER }])
 }
 
 #[test]
@@ -71,7 +76,8 @@ fn only_what_every_sink_has_and_what_is_old_enough_goes_and_the_chain_goes_on() 
     retain(&ledger).unwrap();
     assert_eq!(place.reader().outbox(0, 10).unwrap().len(), 5, "no sink has anything");
     facts(&ledger, vec![reached("nats", 5, None), reached("redis", 3, None)]).unwrap();
-    facts(&ledger, vec![Record::Retain { before_unix_ns: BEGAN + 3 * SECOND }]).unwrap();
+    facts(&ledger, vec![Record::Retain { before_unix_ns: BEGAN + 3 * SECOND, at_unix_ns: BEGAN + LATER }])
+        .unwrap();
     let kept: Vec<_> = place.reader().outbox(0, 10).unwrap().iter().map(|event| event.host_seq).collect();
     assert_eq!(kept, [3, 4, 5], "the third took place at the moment before which events may go");
     retain(&ledger).unwrap();
@@ -88,6 +94,55 @@ fn only_what_every_sink_has_and_what_is_old_enough_goes_and_the_chain_goes_on() 
     let report = place.reader().audit().unwrap();
     assert!(report.is_clean(), "{report:?}");
     assert_eq!((report.slices, report.events), (6, 2));
+}
+
+#[test]
+fn through_which_number_events_are_gone_is_told_once_in_an_event_that_is_signed() {
+    let place = Place::new();
+    let (ledger, mut life) = ledger(&place, 5, &["nats"]);
+    let tell =
+        |second: i64| facts(&ledger, vec![Record::TellRetention { at_unix_ns: BEGAN + second * SECOND }]);
+    let last = || place.reader().outbox(0, 10).unwrap().pop().unwrap();
+    tell(10).unwrap();
+    assert_eq!((place.reader().retention_told().unwrap(), last().host_seq), (None, 5), "all are kept");
+    facts(&ledger, vec![reached("nats", 4, None)]).unwrap();
+    retain(&ledger).unwrap();
+    tell(4_000).unwrap();
+    tell(5_000).unwrap();
+    assert_eq!((place.reader().retention_told().unwrap(), last().host_seq), (Some(6), 6), "told once");
+    assert_eq!((last().event_type.as_str(), last().event_id.as_str()), (RETENTION_EVENT, "retention:4"));
+    let told: Value = serde_json::from_slice(&last().payload).unwrap();
+    let data = &told["data"];
+    assert_eq!(
+        (data["through_seq"].as_u64(), data["since_unix_ns"].as_i64()),
+        (Some(4), Some(BEGAN + LATER))
+    );
+    let slice = life.cut(1, Cause::Tick, None);
+    facts(&ledger, vec![life.record(vec![slice]), reached("nats", 6, None)]).unwrap();
+    retain(&ledger).unwrap();
+    assert_eq!(
+        place.reader().retention_told().unwrap(),
+        None,
+        "more is gone than was told, and the word as well"
+    );
+    tell(6_000).unwrap();
+    assert_eq!(
+        (place.reader().retention_told().unwrap(), last().event_id.as_str()),
+        (Some(8), "retention:6")
+    );
+    assert!(place.reader().audit().unwrap().is_clean());
+    let verify = |payloads: [Vec<u8>; 2]| {
+        let mut verification = Verification::new(None);
+        payloads.iter().for_each(|payload| verification.line(payload));
+        let report = verification.report();
+        let codes: Vec<_> = report.anomalies.iter().map(|anomaly| anomaly.code).collect();
+        (codes, report.signed_through_seq)
+    };
+    let [slice, word] = <[_; 2]>::try_from(place.reader().outbox(0, 10).unwrap()).unwrap();
+    assert_eq!(verify([slice.payload.clone(), word.payload.clone()]), (vec![], Some(7)));
+    let forged = String::from_utf8(word.payload).unwrap().replace("\"through_seq\":6", "\"through_seq\":5");
+    let forged = verify([slice.payload, forged.into_bytes()]);
+    assert_eq!(forged, (vec!["VERIFY_DATA", "VERIFY_SIGNATURE"], None));
 }
 
 #[test]

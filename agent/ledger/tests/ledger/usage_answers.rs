@@ -183,7 +183,8 @@ fn a_ledger_from_before_the_rollups_answers_the_same_and_gets_them_as_it_goes_on
         .raw()
         .execute_batch(
             "ALTER TABLE sandboxes DROP COLUMN open_beneath; DROP TABLE usage_hours; DROP TABLE tokens; \
-             DROP TABLE cursor_key; DROP INDEX tags_by_key; DROP TABLE sink_terms; PRAGMA user_version = 4",
+             DROP TABLE cursor_key; DROP INDEX tags_by_key; DROP TABLE sink_terms; \
+             ALTER TABLE outbox_start DROP COLUMN moved_unix_ns; PRAGMA user_version = 4",
         )
         .unwrap();
     let ledger = place.open();

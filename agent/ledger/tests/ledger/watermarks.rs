@@ -3,7 +3,8 @@
 use std::os::unix::fs::PermissionsExt;
 
 use dormouse_ledger::{
-    LifecycleEvent, OutboxRow, Record, Verification, VerifyReport, WATERMARK_EVENT, Watermark,
+    LifecycleEvent, OutboxRow, Record, SinkNames, SinkProgress, Verification, VerifyReport, WATERMARK_EVENT,
+    Watermark,
 };
 use dormouse_metering::{Cause, CommandId};
 use serde_json::{Value, json};
@@ -119,7 +120,19 @@ fn the_host_key_is_made_once_and_readable_by_the_agent_alone() {
 
 #[test]
 fn every_event_is_as_its_schema_says() {
-    let (_, _, events) = two_hours();
+    let (place, _, mut events) = two_hours();
+    let ledger = place.open();
+    let names = SinkNames { names: vec!["nats".to_owned()], at_unix_ns: BEGAN };
+    let progress =
+        SinkProgress { sink: "nats".to_owned(), acknowledged_seq: 3, at_unix_ns: BEGAN, error: None };
+    let gone = vec![
+        Record::Sinks(names),
+        Record::SinkProgress(progress),
+        Record::Retain { before_unix_ns: i64::MAX, at_unix_ns: BEGAN },
+        Record::TellRetention { at_unix_ns: BEGAN },
+    ];
+    facts(&ledger, gone).unwrap();
+    events.extend(place.reader().outbox(7, 1).unwrap());
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../packaging/schemas");
     let mut seen = std::collections::BTreeSet::new();
     for event in events {

@@ -1,6 +1,6 @@
 //! `dormouse ledger check`: names what holds an hour open.
 
-use dormouse_ledger::fleet::{BrokenLink, Completeness, Missing, Quarantined, Silent};
+use dormouse_ledger::fleet::{BrokenLink, Completeness, Lost, Missing, Quarantined, Silent};
 
 use crate::cli::context::Context;
 use crate::cli::exit::Exit;
@@ -44,16 +44,14 @@ pub(super) async fn run(args: Args, database: &Database, context: &Context) -> R
 
 fn describe(found: &Completeness) -> String {
     let missing = found.missing.iter().map(|Missing { source, first_seq, last_seq, holds_open_unix_ns }| {
-        let numbers = if first_seq == last_seq {
-            format!("event {first_seq} is")
-        } else {
-            format!("events {first_seq} to {last_seq} are")
-        };
-        let hour = holds_open_unix_ns.map_or_else(
-            || "no hour is closed behind it yet".to_owned(),
-            |end_ns| format!("the hour until {} stays open", when::rfc3339(end_ns)),
-        );
+        let (numbers, hour) = (numbers(*first_seq, *last_seq), hour(*holds_open_unix_ns));
         format!("{source}: {numbers} missing: {hour}\n")
+    });
+    let lost = found.lost.iter().map(|lost| {
+        let Lost { source, first_seq, last_seq, holds_open_unix_ns, since_unix_ns } = lost;
+        let (numbers, hour) = (numbers(*first_seq, *last_seq), hour(*holds_open_unix_ns));
+        let since = when::rfc3339(*since_unix_ns);
+        format!("{source}: {numbers} lost, and not kept by the host since {since}: {hour}: LOST_AT_SOURCE\n")
     });
     let silent = found.silent.iter().map(|Silent { source, complete_through_unix_ns, awaited_seq }| {
         let complete = complete_through_unix_ns.map_or_else(
@@ -70,11 +68,27 @@ fn describe(found: &Completeness) -> String {
         .iter()
         .map(|Quarantined { reason, messages }| format!("{messages} in quarantine: {reason}\n"));
     let verdict = if found.is_clean() { "everything is there" } else { "not everything is there" };
-    let lines: String = missing.chain(silent).chain(broken).chain(quarantined).collect();
+    let lines: String = missing.chain(lost).chain(silent).chain(broken).chain(quarantined).collect();
     format!(
         "{lines}checked {} hosts through {}: {verdict}\n",
         found.hosts,
         when::rfc3339(found.through_unix_ns)
+    )
+}
+
+fn numbers(first_seq: i64, last_seq: i64) -> String {
+    if first_seq == last_seq {
+        format!("event {first_seq} is")
+    } else {
+        format!("events {first_seq} to {last_seq} are")
+    }
+}
+
+/// Which hour a run of numbers holds open.
+fn hour(end_unix_ns: Option<i64>) -> String {
+    end_unix_ns.map_or_else(
+        || "no hour is closed behind it yet".to_owned(),
+        |end_ns| format!("the hour until {} stays open", when::rfc3339(end_ns)),
     )
 }
 
@@ -83,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_missing_is_told_with_the_hour_that_it_holds_open() {
+    fn what_is_missing_or_lost_is_told_with_the_hour_that_it_holds_open() {
         let mut found = Completeness { hosts: 2, ..Completeness::default() };
         assert_eq!(
             describe(&found),
@@ -96,12 +110,21 @@ mod tests {
             last_seq: 4,
             holds_open_unix_ns: Some(HOUR_NS),
         });
+        found.lost.push(Lost {
+            source: source.clone(),
+            first_seq: 2,
+            last_seq: 3,
+            holds_open_unix_ns: None,
+            since_unix_ns: 2 * HOUR_NS,
+        });
         found.broken.push(BrokenLink { source: source.clone(), host_seq: 7 });
         found.silent.push(Silent { source, complete_through_unix_ns: None, awaited_seq: 9 });
         found.quarantined.push(Quarantined { reason: "OVERLAP".to_owned(), messages: 3 });
         assert_eq!(
             describe(&found),
             "//dormouse/cell/h1: event 4 is missing: the hour until 1970-01-01T01:00:00.000Z stays open\n\
+             //dormouse/cell/h1: events 2 to 3 are lost, and not kept by the host since 1970-01-01T02:00:00.000Z: \
+             no hour is closed behind it yet: LOST_AT_SOURCE\n\
              //dormouse/cell/h1: complete through no hour; event 9 is awaited next\n\
              //dormouse/cell/h1: event 7 does not carry the hash of the event before it: BROKEN_LINK\n\
              3 in quarantine: OVERLAP\n\

@@ -10,7 +10,8 @@
 //! answers one request after the other, each with so many events at most; what was not answered is asked for again.
 //!
 //! What it never does: send an event that the sink's cursor has not passed, because that would come out of order; or
-//! make up what is no longer kept. That is told in the log, as `RESEND_NOT_KEPT`.
+//! make up what is no longer kept. Of that the fleet is told by an event of its own (`dev.dormouse.retention.v1`), in the
+//! outbox like any other: signed, numbered, and sent again itself where it is asked for.
 
 mod answers;
 mod stream;
@@ -18,7 +19,7 @@ mod subject;
 
 use std::time::Duration;
 
-use dormouse_ledger::{OutboxStanding, Reader};
+use dormouse_ledger::{Class, LedgerError, OutboxStanding, Reader, Record, Writer};
 use tokio::sync::watch;
 
 pub use answers::{Answer, Answers, Run};
@@ -44,6 +45,7 @@ pub(super) struct Answering<S> {
     pub(super) sink: String,
     pub(super) line: Line<S>,
     pub(super) reader: Reader,
+    pub(super) writer: Writer,
     pub(super) clock: Clock,
     /// Turns true when the agent ends.
     pub(super) stopping: watch::Receiver<bool>,
@@ -78,14 +80,43 @@ impl<S: Sink> Answering<S> {
             Ok(standing) => standing,
             Err(error) => return tracing::warn!(%error, "the outbox cannot be read"),
         };
-        let (sink, now_ns) = (&self.sink, self.clock.now().boottime_ns);
-        let acknowledged_seq = acknowledged(&standing, sink);
+        let now_ns = self.clock.now().boottime_ns;
+        let acknowledged_seq = acknowledged(&standing, &self.sink);
         let answer = answers.to(now_ns, asked, standing.retained_after_seq, acknowledged_seq);
+        let mut told = None;
         if let Some(Run { first_seq, last_seq }) = answer.gone {
-            let reason = "RESEND_NOT_KEPT";
+            let (sink, reason) = (&self.sink, "RESEND_NOT_KEPT");
             tracing::warn!(sink, first_seq, last_seq, reason, "events are asked for that are no longer kept");
+            told = match self.tell_retention().await {
+                Ok(told) => told.filter(|told| *told <= acknowledged_seq),
+                Err(error) => {
+                    return tracing::warn!(%error, "that cannot be told; it will be asked for again");
+                }
+            };
         }
-        let Some(Run { first_seq, last_seq }) = answer.again else { return };
+        let told = told.and_then(|host_seq| Run::new(host_seq, host_seq));
+        for run in answer.again.into_iter().chain(told) {
+            self.send(run).await;
+        }
+    }
+
+    /// Sees to it that there is an event which tells through which number events are gone; its number, if the sink may
+    /// have had it before.
+    async fn tell_retention(&mut self) -> Result<Option<u64>, LedgerError> {
+        let told = self.reader.retention_told()?;
+        if told.is_none() {
+            let (writer, at_unix_ns) = (self.writer.clone(), self.clock.now().wall_ns);
+            let write = move || writer.write(Class::Fact, vec![Record::TellRetention { at_unix_ns }]);
+            match tokio::task::spawn_blocking(write).await {
+                Ok(written) => _ = written?,
+                Err(error) => tracing::error!(%error, "the outbox was not written"),
+            }
+        }
+        Ok(told)
+    }
+
+    async fn send(&mut self, run: Run) {
+        let (sink, Run { first_seq, last_seq }) = (&self.sink, run);
         tracing::info!(sink, first_seq, last_seq, "events are sent again, because they were asked for");
         let mut after = first_seq - 1;
         while after < last_seq {
