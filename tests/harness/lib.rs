@@ -23,6 +23,7 @@ pub mod process;
 pub mod scripted;
 pub mod servers;
 pub mod stage;
+pub mod staged_host;
 pub mod systemd;
 pub mod wait;
 

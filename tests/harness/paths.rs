@@ -44,6 +44,11 @@ pub fn scripted_qemu() -> Result<PathBuf> {
     built("scripted-qemu", "cargo build -p dormouse-tests")
 }
 
+/// The staged host of the same profile.
+pub fn staged_host() -> Result<PathBuf> {
+    built("staged-host", "cargo build -p dormouse-tests")
+}
+
 /// A binary of the profile that the running program was built with.
 fn built(name: &str, remedy: &'static str) -> Result<PathBuf> {
     let running = std::env::current_exe()

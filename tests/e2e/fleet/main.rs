@@ -12,6 +12,7 @@ mod migrations;
 mod misfortunes;
 mod quarantine;
 mod queues;
+mod real_agent;
 mod references;
 mod resend;
 mod scene;
