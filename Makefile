@@ -52,7 +52,9 @@ test: deps guest qemu72 ## Run every test, those on real QEMU included
 soak: deps guest qemu72 ## Run the long tests, which `make test` leaves out, and simulate for SECONDS
 	$(CARGO) build -p dormouse
 	SIM_SECONDS=$(SECONDS) $(CARGO) test --release -p dormouse-tests --test sim -- --nocapture
-	$(CARGO) test --workspace -- --ignored
+	$(CARGO) build --release -p dormouse
+	$(CARGO) test --release -p dormouse-tests --test fleet -- --ignored
+	$(CARGO) test --workspace -- --ignored --skip through_a_million_events
 
 lint: deps ## Check format, lints, documentation, scripts and dependencies
 	$(CARGO) fmt --all --check

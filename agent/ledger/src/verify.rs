@@ -98,7 +98,8 @@ impl Verification {
         }
         match envelope.event_type.as_ref() {
             WATERMARK_EVENT => {
-                self.report.watermarks += u64::from(self.signed::<Complete>(host_seq, &envelope))
+                let is_signed = self.signed::<Complete>(host_seq, &envelope);
+                self.report.watermarks += u64::from(is_signed);
             }
             RETENTION_EVENT => _ = self.signed::<NotKept>(host_seq, &envelope),
             _ => {}

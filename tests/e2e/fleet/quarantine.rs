@@ -101,7 +101,10 @@ async fn what_is_no_event_goes_to_quarantine_once_and_the_rest_is_stored() {
 #[test]
 fn what_a_slice_cannot_be_is_not_believed() {
     let row = Life::new("org", "sb").lasts(SECOND_NS);
-    let wrong: [(&str, SliceRow); 9] = [
+    let endless =
+        SliceRow { duration_ns: i64::MAX.unsigned_abs(), end_unix_ns: Some(BEGAN_NS), ..row.clone() };
+    let wrong: [(&str, SliceRow); 10] = [
+        ("more than can be added up", SliceRow { memory_base_bytes: 1 << 60, ..endless }),
         ("not final", SliceRow { is_final: false, ..row.clone() }),
         ("open", SliceRow { end_unix_ns: None, ..row.clone() }),
         ("backwards", SliceRow { end_unix_ns: Some(0), ..row.clone() }),

@@ -14,6 +14,9 @@ use crate::{LIFECYCLE_EVENT, RETENTION_EVENT, SLICE_EVENT, SliceRow, WATERMARK_E
 /// What every host's `source` begins with.
 const SOURCE_PREFIX: &str = "//dormouse/";
 
+/// A slice that amounts to more byte-nanoseconds is none: 131,072 of them still add up in 128 bits.
+const AMOUNT_MAX: i128 = 1 << 109;
+
 const HOUR_NS: i64 = 3_600 * 1_000_000_000;
 
 /// One event of one host.
@@ -274,6 +277,9 @@ fn slice(data: &RawValue, id: &str, org: Option<&str>) -> Result<SliceRow, Rejec
     ];
     let storable = numbers.iter().all(|number| i64::try_from(*number).is_ok());
     require(storable && row.seq > 0, || "a number is too large to be stored, or seq is 0".to_owned())?;
+    let held = row.memory_base_bytes.max(row.memory_plugged_bytes).max(row.memory_requested_bytes);
+    let amount = i128::from(row.duration_ns) * i128::from(held.max(row.vcpus_milli.into()));
+    require(amount <= AMOUNT_MAX, || format!("it amounts to {amount} byte-ns"))?;
     let (start_ns, end_ns) = (row.start_unix_ns, row.end_unix_ns.unwrap_or(i64::MIN));
     require(0 <= start_ns && start_ns <= end_ns, || format!("it lies from {start_ns} to {end_ns}"))?;
     require(end_ns <= (start_ns / HOUR_NS + 1).saturating_mul(HOUR_NS), || "it crosses an hour".to_owned())?;

@@ -152,11 +152,12 @@ impl FleetLedger {
         if lock_sources(&tx, &self.statements, &ids).await? {
             return Ok(Attempt::Overtaken);
         }
-        self.rollup.add(&tx).await?;
+        let learnt = self.rollup.add(&tx, &staged.added(&sifted)?).await?;
         let kept = || batch.events.iter().filter(|(place, _)| !sifted.contains(*place));
         tell_the_rest(&tx, &self.statements, &staged, kept()).await?;
         let quarantined = quarantine::keep(&tx, batch, &sifted).await?;
         tx.commit().await?;
+        self.rollup.remember(learnt);
         let stored = kept().count() as u64;
         let repeated = batch.repeated + sifted.repeated.len() as u64;
         Ok(Attempt::Committed(Ingested { stored, slices, repeated, quarantined }))
@@ -317,12 +318,12 @@ async fn tell_the_rest<'a>(
                 tx.execute(&statements.store_lifecycle, &values).await?;
             }
             Told::Watermark(it) => {
-                let stated = [it.complete_through_unix_ns];
-                state(tx, &statements.store_watermark, source_id, &stated, &it.seal).await?;
+                let says = [it.complete_through_unix_ns];
+                state(tx, &statements.store_watermark, source_id, &says, &it.seal).await?;
             }
             Told::Retention(it) => {
-                let stated = [it.through_seq, it.since_unix_ns];
-                state(tx, &statements.store_retention, source_id, &stated, &it.seal).await?;
+                let says = [it.through_seq, it.since_unix_ns];
+                state(tx, &statements.store_retention, source_id, &says, &it.seal).await?;
             }
         }
     }
@@ -334,7 +335,7 @@ async fn state(
     tx: &Transaction<'_>,
     statement: &tokio_postgres::Statement,
     source_id: i32,
-    stated: &[i64],
+    says: &[i64],
     seal: &Seal,
 ) -> Result<(), FleetError> {
     let Seal { host_seq, chain_hash, public_key, signature } = seal;
@@ -342,7 +343,7 @@ async fn state(
         (chain_hash.as_slice(), public_key.as_slice(), signature.as_slice());
     let mut values: Vec<&(dyn tokio_postgres::types::ToSql + Sync)> =
         vec![&source_id, host_seq, &chain_hash, &public_key, &signature];
-    values.extend(stated.iter().map(|number| number as &(dyn tokio_postgres::types::ToSql + Sync)));
+    values.extend(says.iter().map(|number| number as &(dyn tokio_postgres::types::ToSql + Sync)));
     tx.execute(statement, &values).await?;
     Ok(())
 }

@@ -26,6 +26,7 @@ mod event;
 mod ingest;
 mod keys;
 mod migrations;
+mod numeric;
 mod quarantine;
 mod remedy;
 mod rollup;

@@ -8,24 +8,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use tokio_postgres::Transaction;
 
 use super::batch::other_payload;
-use super::{Batch, FleetError, Rejection, WhyNot};
+use super::{Batch, FleetError, Rejection, WhyNot, sql};
 
-/// A staged batch is small and the ledger is not, whatever the planner guesses of a table without statistics.
-const BY_INDEX: &str = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; \
-     SET LOCAL enable_seqscan = off";
-const AS_BEFORE: &str = "SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on; \
-     SET LOCAL enable_seqscan = on";
+/// What is stored already, and what contradicts that: all as of one moment. Another may store the same meanwhile, and
+/// whoever looked for its key before that, and for its time behind it, would take a repetition for an overlap.
+const FIND: &str = "SELECT place, host_seq, found FROM (SELECT s.place, s.host_seq, CASE \
+         WHEN e.payload_hash = s.payload_hash THEN 'repeated' \
+         WHEN e.payload_hash IS NOT NULL THEN 'other payload' \
+         WHEN o.received @> s.host_seq THEN 'reused' \
+         WHEN EXISTS (SELECT FROM slices x WHERE x.sandbox_id = s.sandbox_id \
+             AND int8range(x.start_unix_ns, x.end_unix_ns) && int8range(s.start_unix_ns, s.end_unix_ns)) \
+             THEN 'overlaps' END AS found \
+     FROM staged s JOIN sources o ON o.id = s.source_id \
+     LEFT JOIN events e ON e.source_id = s.source_id AND e.event_id = s.event_id) looked WHERE found IS NOT NULL";
 
-const TAKE_KNOWN: &str = "DELETE FROM staged s USING events e \
-     WHERE e.source_id = s.source_id AND e.event_id = s.event_id \
-     RETURNING s.place, e.payload_hash = s.payload_hash";
-
-const TAKE_REUSED: &str = "DELETE FROM staged s USING sources o \
-     WHERE o.id = s.source_id AND o.received @> s.host_seq RETURNING s.place, s.host_seq";
-
-const TAKE_OVERLAPPING: &str = "DELETE FROM staged s WHERE EXISTS (SELECT FROM slices x \
-     WHERE x.sandbox_id = s.sandbox_id AND int8range(x.start_unix_ns, x.end_unix_ns) \
-         && int8range(s.start_unix_ns, s.end_unix_ns)) RETURNING s.place";
+const TAKE: &str = "DELETE FROM staged WHERE place = ANY($1)";
 
 /// Those within the batch that overlap, each with one that was sent before it.
 const OVERLAPPING_PAIRS: &str = "SELECT s.place, b.place FROM staged s JOIN staged b \
@@ -59,23 +56,23 @@ pub(super) async fn sift(
     sifted: &mut Sifted,
 ) -> Result<(), FleetError> {
     const OVERLAPS: &str = "a stored slice of the sandbox has this time, or part of it";
-    tx.batch_execute(BY_INDEX).await?;
-    for row in tx.query(TAKE_KNOWN, &[]).await? {
+    tx.batch_execute(sql::BY_INDEX).await?;
+    let mut taken: Vec<i32> = Vec::new();
+    for row in tx.query(FIND, &[]).await? {
+        taken.push(row.get(0));
         let place = place(row.get(0));
-        if row.get(1) {
-            sifted.repeated.insert(place);
-        } else {
-            sifted.rejected.insert(place, other_payload());
+        match row.get(2) {
+            "repeated" => _ = sifted.repeated.insert(place),
+            "other payload" => _ = sifted.rejected.insert(place, other_payload()),
+            "reused" => {
+                let detail = format!("number {} is that of another event", row.get::<_, i64>(1));
+                sifted.reject(place, WhyNot::NumberReused, &detail);
+            }
+            _ => sifted.reject(place, WhyNot::Overlap, OVERLAPS),
         }
     }
-    for row in tx.query(TAKE_REUSED, &[]).await? {
-        let detail = format!("number {} is that of another event", row.get::<_, i64>(1));
-        sifted.reject(place(row.get(0)), WhyNot::NumberReused, &detail);
-    }
-    for row in tx.query(TAKE_OVERLAPPING, &[]).await? {
-        sifted.reject(place(row.get(0)), WhyNot::Overlap, OVERLAPS);
-    }
-    tx.batch_execute(AS_BEFORE).await?;
+    tx.execute(TAKE, &[&taken]).await?;
+    tx.batch_execute(sql::AS_BEFORE).await?;
     let mut later: Vec<i32> = Vec::new();
     for row in tx.query(OVERLAPPING_PAIRS, &[]).await? {
         if !sifted.rejected.contains_key(&place(row.get(1))) {
@@ -83,7 +80,7 @@ pub(super) async fn sift(
             later.push(row.get(0));
         }
     }
-    tx.execute("DELETE FROM staged WHERE place = ANY($1)", &[&later]).await?;
+    tx.execute(TAKE, &[&later]).await?;
     tracing::debug!(
         events = batch.events.len(),
         repeated = sifted.repeated.len(),

@@ -8,6 +8,8 @@ use std::fmt::Write;
 
 use tokio_postgres::Client;
 
+use super::rollup::Added;
+use super::sift::Sifted;
 use super::{Batch, Event, FleetError, Told};
 
 /// When so many sandboxes are remembered, all are forgotten: they are looked up again.
@@ -112,6 +114,20 @@ fn id_of(ids: &HashMap<String, i32>, source: &str) -> Result<i32, FleetError> {
 impl Staged<'_> {
     pub(super) fn source_id(&self, source: &str) -> Result<i32, FleetError> {
         id_of(self.ids, source)
+    }
+
+    /// What the slices amount to that were not taken out.
+    pub(super) fn added(&self, sifted: &Sifted) -> Result<Added, FleetError> {
+        let mut added = Added::default();
+        for (place, _, sandbox_id, event) in &self.rows {
+            if let (Some(sandbox_id), Told::Slice(row)) = (sandbox_id, &event.told)
+                // Places are those of a batch in memory.
+                && !usize::try_from(*place).is_ok_and(|place| sifted.contains(place))
+            {
+                added.slice(*sandbox_id, row)?;
+            }
+        }
+        Ok(added)
     }
 
     /// Of each source the event numbers in the batch, as PostgreSQL writes a multirange.

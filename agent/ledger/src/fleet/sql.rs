@@ -10,6 +10,13 @@ use super::chain;
 pub(super) const SETTINGS: &str = "SET work_mem = '64MB'; SET temp_buffers = '64MB'; SET jit = off; \
      SET idle_in_transaction_session_timeout = '1min'";
 
+/// A batch is small and the ledger is not, whatever the planner guesses of arrays and of a table without statistics.
+pub(super) const BY_INDEX: &str = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; \
+     SET LOCAL enable_seqscan = off";
+/// For what joins within the batch.
+pub(super) const AS_BEFORE: &str = "SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on; \
+     SET LOCAL enable_seqscan = on";
+
 /// Statements, prepared once for each connection.
 pub(super) struct Statements {
     pub(super) look_at_sources: Statement,

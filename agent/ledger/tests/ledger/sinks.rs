@@ -133,7 +133,9 @@ fn through_which_number_events_are_gone_is_told_once_in_an_event_that_is_signed(
     assert!(place.reader().audit().unwrap().is_clean());
     let verify = |payloads: [Vec<u8>; 2]| {
         let mut verification = Verification::new(None);
-        payloads.iter().for_each(|payload| verification.line(payload));
+        for payload in &payloads {
+            verification.line(payload);
+        }
         let report = verification.report();
         let codes: Vec<_> = report.anomalies.iter().map(|anomaly| anomaly.code).collect();
         (codes, report.signed_through_seq)

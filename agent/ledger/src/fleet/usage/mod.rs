@@ -8,7 +8,6 @@
 
 mod figures;
 mod listing;
-mod numeric;
 mod rows;
 mod session;
 mod tags;

@@ -3,7 +3,7 @@
 use dormouse_metering::Shape;
 use tokio_postgres::Row;
 
-use super::numeric::Integer;
+use super::super::numeric::Integer;
 use crate::usage::totals::Piece;
 use crate::{LedgerError, SliceRow};
 

@@ -2,7 +2,8 @@
 
 use std::error::Error;
 
-use tokio_postgres::types::{FromSql, Type, accepts};
+use bytes::{BufMut, BytesMut};
+use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, accepts, to_sql_checked};
 
 /// PostgreSQL keeps digits to the base of 10,000.
 const BASE: i128 = 10_000;
@@ -19,6 +20,37 @@ impl<'a> FromSql<'a> for Integer {
     }
 
     accepts!(NUMERIC);
+}
+
+impl ToSql for Integer {
+    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
+        write(self.0, out);
+        Ok(IsNull::No)
+    }
+
+    accepts!(NUMERIC);
+    to_sql_checked!();
+}
+
+/// As [`read`] reads it.
+fn write(number: i128, out: &mut BytesMut) {
+    // The last digits first; no number of 128 bits has more than ten to this base.
+    let (mut digits, mut left) = ([0_u16; 10], number.unsigned_abs());
+    let (mut written, mut length, mut power) = (0_u16, 0, 0_u16);
+    while left > 0 {
+        let digit = u16::try_from(left % BASE.unsigned_abs()).unwrap_or_default();
+        // Zeros at the end are not written.
+        if digit > 0 || length > 0 {
+            digits[length] = digit;
+            length += 1;
+            written += 1;
+        }
+        left /= BASE.unsigned_abs();
+        power += u16::from(left > 0);
+    }
+    let sign = if number < 0 { NEGATIVE } else { POSITIVE };
+    let digits = digits[..length].iter().rev().copied();
+    [written, power, sign, 0].into_iter().chain(digits).for_each(|word| out.put_u16(word));
 }
 
 /// The number of digits, the power of the first, the sign and the scale, of 16 bits each; then the digits.
@@ -56,20 +88,10 @@ fn read(raw: &[u8]) -> Option<i128> {
 mod tests {
     use super::*;
 
-    /// As PostgreSQL writes it.
-    fn written(number: i128) -> Vec<u8> {
-        let (mut digits, mut left) = (Vec::new(), number.unsigned_abs());
-        while left > 0 {
-            digits.push(u16::try_from(left % 10_000).unwrap());
-            left /= 10_000;
-        }
-        let weight = u16::try_from(digits.len()).unwrap().wrapping_sub(1);
-        while digits.first() == Some(&0) {
-            digits.remove(0);
-        }
-        let sign = if number < 0 { NEGATIVE } else { POSITIVE };
-        let head = [u16::try_from(digits.len()).unwrap(), if number == 0 { 0 } else { weight }, sign, 0];
-        head.into_iter().chain(digits.into_iter().rev()).flat_map(u16::to_be_bytes).collect()
+    fn written(number: i128) -> BytesMut {
+        let mut out = BytesMut::new();
+        write(number, &mut out);
+        out
     }
 
     #[test]
