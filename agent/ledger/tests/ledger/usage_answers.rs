@@ -184,6 +184,7 @@ fn a_ledger_from_before_the_rollups_answers_the_same_and_gets_them_as_it_goes_on
         .execute_batch(
             "ALTER TABLE sandboxes DROP COLUMN open_beneath; DROP TABLE usage_hours; DROP TABLE tokens; \
              DROP TABLE cursor_key; DROP INDEX tags_by_key; DROP TABLE sink_terms; \
+             ALTER TABLE attachments DROP COLUMN plugged_by_device; \
              ALTER TABLE outbox_start DROP COLUMN moved_unix_ns; PRAGMA user_version = 4",
         )
         .unwrap();
