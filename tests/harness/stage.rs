@@ -95,12 +95,11 @@ impl Stage {
             created_unix_ns: BEGAN_NS,
         };
         let known = ledger.reader().unwrap().sandboxes(&SandboxFilter::default()).unwrap().pop();
-        let open = match known {
-            Some(known) => known.open.unwrap_or(open),
-            None => {
-                ledger.writer().write(Class::Fact, vec![Record::SandboxSeen(seen)]).unwrap();
-                open
-            }
+        let open = if let Some(known) = known {
+            known.open.unwrap_or(open)
+        } else {
+            ledger.writer().write(Class::Fact, vec![Record::SandboxSeen(seen)]).unwrap();
+            open
         };
         let mut config = Config { sinks, ..Config::default() };
         // The slices are of another time.
