@@ -93,14 +93,14 @@ async fn only_a_hosts_own_word_calls_an_event_lost() {
     let own = host.retention(2, BEGAN_NS + SECOND_NS);
     let (late, last) = (host.slice(&life.lasts(SECOND_NS)), host.slice(&life.lasts(SECOND_NS)));
     assert_eq!(store(&mut ledger, &[own, last]).await, stored(2, 1, 0, 0));
-    let lost = Lost {
+    let let_go = Lost {
         source: host.source().to_owned(),
         first_seq: 2,
         last_seq: 2,
         holds_open_unix_ns: Some(BEGAN_NS + HOUR_NS),
         since_unix_ns: BEGAN_NS + SECOND_NS,
     };
-    assert_eq!(runs(&mut ledger).await, (vec![(6, 6)], vec![lost]));
+    assert_eq!(runs(&mut ledger).await, (vec![(6, 6)], vec![let_go]));
     assert_eq!(ledger.request_missing().await.unwrap(), 1);
     assert_eq!(ledger.open_requests().await.unwrap()[0].first_seq, 6);
     assert_eq!(store(&mut ledger, &[late, gone]).await, stored(2, 2, 0, 0));

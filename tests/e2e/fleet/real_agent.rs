@@ -49,7 +49,7 @@ impl RealAgent {
     /// What it is told next: each cuts a slice, where the one before was carried out.
     fn next(&self) -> [&'static str; 2] {
         self.commands.set(self.commands.get() + 1);
-        [if self.commands.get() % 2 == 0 { "resume" } else { "pause" }, SANDBOX]
+        [if self.commands.get().is_multiple_of(2) { "resume" } else { "pause" }, SANDBOX]
     }
 
     /// Gives it a command. It may be refused: whether the one before was carried out is not known.
