@@ -5,11 +5,9 @@ use std::path::PathBuf;
 use dormouse_metering::{Cause, Change, Observation, Shape, Stamp};
 use serde_json::json;
 
-use super::driver::{BASE, Driver, MIB, Qemu, at, attach, command, device, identity, key, pause, until};
+use super::driver::{BASE, Driver, MIB, Qemu, at, attach, device, identity, key};
 use crate::sandbox::facts::Survey;
-use crate::sandbox::machine::{
-    Action, Core, Input, LastSign, Phase, QemuEvent, Recovered, Sandbox, Settings,
-};
+use crate::sandbox::machine::{Core, Input, LastSign, Phase, Recovered, Sandbox, Settings};
 
 /// What is told of the memory by an agent that is started with this in the ledger, 10 s after the last sign, and finds
 /// the two devices so.
@@ -77,29 +75,6 @@ fn the_ledger_is_told_what_each_device_has_where_there_are_several_and_the_memor
     assert_eq!(told(&[128, 64], Change::Plugged(0)), Some(vec![128 * MIB, 64 * MIB]));
     assert_eq!(told(&[128, 64], Change::Mark), None);
     assert_eq!(told(&[128], Change::Plugged(0)), None);
-}
-
-#[test]
-fn a_size_that_is_told_once_the_host_has_slept_is_uncertain_since_the_question_before_it() {
-    let mut driver = Driver::attached();
-    let size = |mib: u64| json!({"id": "vm0", "size": mib * MIB});
-    driver.event("MEMORY_DEVICE_SIZE_CHANGE", size(512));
-    let asked_ns = driver.now_ns;
-    // QEMU holds the next one back, and sleeps with the host, longer than it could hold it back awake.
-    let changed_ns = asked_ns + 300_000_000;
-    driver.now_ns += 60_000_000_000;
-    driver.feed(Input::Slept(59_000_000_000));
-    driver.feed(Input::Command(command("c1", pause())));
-    until(
-        &mut driver,
-        |action| matches!(action, Action::Qmp(_, asked) if asked.name == "query-memory-devices"),
-    );
-    let question = driver.open.pop_front().unwrap();
-    driver.answer_well(question);
-    let name = "MEMORY_DEVICE_SIZE_CHANGE".to_owned();
-    driver.feed(Input::Event(QemuEvent { name, at: at(changed_ns), detail: size(256) }));
-    let told = driver.observed.iter().rev().find(|seen| seen.at.boottime_ns == changed_ns).unwrap();
-    assert!(told.at.boottime_ns - told.at.uncertainty_ns <= asked_ns, "{told:?}");
 }
 
 /// Attached with two devices that have this, and nothing observed yet.
