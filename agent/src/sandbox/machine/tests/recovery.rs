@@ -184,7 +184,7 @@ fn a_hibernation_is_done_where_its_snapshot_is_recorded_and_its_qemu_gone() {
         let plugged = (Change::Plugged(0), (SIZES, TOLD), Cause::Hibernate);
         let ran = state == BillingState::Running;
         assert_eq!(seen(&driver), if ran { vec![plugged, hibernated] } else { vec![hibernated] });
-        assert!(!driver.retired && !was_told(&driver, "remove snapshot"));
+        assert!(!driver.retired && !was_told(&driver, "remove consumed snapshot"));
     }
     let driver = settled(left(BillingState::Hibernating, Some(hibernate(Method::MappedRam))), None);
     assert_eq!(outcome(&driver), Err(Reason::QemuDied));
@@ -208,7 +208,7 @@ fn of_one_that_is_hibernated_a_hibernation_is_done_and_a_wake_without_a_qemu_int
     assert_eq!((window(hibernated.at).0, hibernated.cause), (TOLD, Cause::WakeFailed));
     let core = driver.sandbox.core();
     assert_eq!((core.phase, core.state), (Phase::Hibernated, BillingState::Hibernated));
-    assert!(core.snapshot.is_some() && !was_told(&driver, "remove snapshot"));
+    assert!(core.snapshot.is_some() && !was_told(&driver, "remove consumed snapshot"));
 }
 
 #[test]
