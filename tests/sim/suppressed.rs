@@ -1,10 +1,12 @@
 //! What is suppressed by the word of those who asked: told that it is so, they are billed nothing but the disk from then on;
-//! told that it is not, everything again. Between being asked and being answered it may be either.
+//! told that it is not, everything again. Between being asked and being answered it may be either; and where nobody was ever
+//! answered, because the agent was killed, until somebody is.
 
 use dormouse::sandbox::command::{Outcome, Request};
 use dormouse::sandbox::refusal::Refusal;
 use dormouse_ledger::SandboxKey;
 
+use crate::ledger::Intent;
 use crate::world::World;
 
 /// A suppression that was begun or taken back, by whoever was told so.
@@ -59,7 +61,36 @@ impl World {
             (from, suppressed) = (told.answered, told.suppressed);
         }
         stretches.push(Stretch { from, to: u64::MAX, suppressed: Some(suppressed) });
+        for asked in self.asked_in_vain(key) {
+            let answers = self.suppressions.iter().filter(|told| told.key == *key).map(|told| told.answered);
+            let until = answers.filter(|answered| *answered > asked).min().unwrap_or(u64::MAX);
+            stretches = stretches.into_iter().flat_map(|stretch| unknown_in(stretch, asked, until)).collect();
+        }
         stretches.retain(|stretch| stretch.from < stretch.to);
         stretches
     }
+
+    /// When somebody asked for it who was never answered, though the ledger knows that it was asked.
+    fn asked_in_vain(&self, key: &SandboxKey) -> Vec<u64> {
+        let of_it = |intent: &Intent| {
+            let command = &intent.command;
+            let suppresses = matches!(command.request, Request::Suppress { .. } | Request::Unsuppress);
+            let answered = self.suppressions.iter().any(|told| told.id == command.request_id);
+            let of_life = command.key.org == key.org && command.key.sandbox == key.sandbox;
+            let failed = matches!(intent.outcome, Some(Err(_)));
+            suppresses && !answered && !failed && of_life && intent.generation == key.generation
+        };
+        let intents = self.ledger.commands.values().filter(|intent| of_it(intent));
+        intents.filter_map(|intent| self.asked_at.get(&intent.command.request_id).copied()).collect()
+    }
+}
+
+/// A stretch of which a part is not known.
+fn unknown_in(stretch: Stretch, from: u64, to: u64) -> [Stretch; 3] {
+    let (start, end) = (from.clamp(stretch.from, stretch.to), to.clamp(stretch.from, stretch.to));
+    [
+        Stretch { to: start, ..stretch },
+        Stretch { from: start, to: end, suppressed: None },
+        Stretch { from: end, ..stretch },
+    ]
 }
