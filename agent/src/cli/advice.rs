@@ -51,7 +51,7 @@ pub(super) const fn advice(reason: Reason) -> &'static str {
         }
         Reason::QemuFailed => "the agent's log has what QEMU said",
         Reason::LaunchFailed => {
-            "the message has what QEMU said; a snapshot is as it was, and what was asked can be tried again"
+            "the message has what QEMU said; a snapshot that was not given up is as it was, and what was asked can be tried again"
         }
         Reason::QemuDied => "`dormouse show ID` says what became of the sandbox",
         Reason::SaveFailed => "the guest runs on; free space for the snapshot, or try another --method",

@@ -24,7 +24,7 @@ use crate::process::{CpuGroups, Instance};
 use crate::sandbox::actor::{Environment, SchemaCache, WatchList};
 use crate::sandbox::launching::{self, Launching};
 use crate::sandbox::machine::Settings;
-use crate::sandbox::snapshot::SnapshotStore;
+use crate::sandbox::snapshot::{SnapshotStore, StaleDraft};
 
 /// How many changes a slow watcher may fall behind before it misses some.
 const CHANGES_WAITING_MAX: usize = 4096;
@@ -98,7 +98,7 @@ pub async fn start(config: &Config, ledger: &Ledger) -> Result<Running, StartErr
     let (metering, _) = Actor::spawn(None, Metering, arguments).await.map_err(not_started)?;
     let (answers, ready) = channel::channel(false);
     let environment = environment(config, launching, clock.clone(), metering.clone(), ready)?;
-    discard_drafts(&environment.snapshots);
+    discard_drafts(&environment.snapshots, &found);
     let directory = Directory::default();
     let state = State {
         environment: environment.clone(),
@@ -215,10 +215,16 @@ fn environment(
 }
 
 /// Removes what saves have left that an agent before this one, or its QEMU, did not live to complete. Nothing loads it, and
-/// nothing is being saved yet: a QEMU that still writes to such a file is told to stop, and the file is gone with it.
-fn discard_drafts(snapshots: &SnapshotStore) {
+/// nothing is being saved yet: a QEMU that still writes to such a file is told to stop, and the file is gone with it. What
+/// the ledger knows as complete stays, though its manifest is away: that may be put back.
+fn discard_drafts(snapshots: &SnapshotStore, found: &[recover::Found]) {
+    let complete = |draft: &&StaleDraft| {
+        let ours = found.iter().map(|found| &found.recovered).filter(|ours| ours.core.key == draft.key);
+        let mut manifests = ours.flat_map(|ours| ours.core.snapshot.iter().chain(&ours.saved));
+        manifests.any(|known| (known.generation, known.ordinal) == (draft.generation, draft.ordinal))
+    };
     let discarded = snapshots.stale_drafts().and_then(|drafts| {
-        drafts.iter().try_for_each(|draft| {
+        drafts.iter().filter(|draft| !complete(draft)).try_for_each(|draft| {
             tracing::info!(sandbox = %draft.key, bytes = draft.bytes, "removing a save that was never completed");
             draft.remove()
         })

@@ -44,7 +44,7 @@ async fn a_state_file_that_was_changed_or_cut_is_never_started_and_wakes_once_it
 
 #[tokio::test]
 async fn a_snapshot_without_its_manifest_is_never_started_and_wakes_once_that_is_back() {
-    let scene = Scene::new().await;
+    let mut scene = Scene::new().await;
     let qemu = scene.sandbox("s1", &Options::default()).await;
     scene.does(&["hibernate", "s1"]).await;
     let before = scene.shown("s1").await;
@@ -55,6 +55,10 @@ async fn a_snapshot_without_its_manifest_is_never_started_and_wakes_once_that_is
     assert!(error["message"].as_str().unwrap().contains("it has no manifest"), "{error}");
     assert_eq!(qemu.pids(), [], "it was started");
     assert_eq!(scene.shown("s1").await, before);
+    // Nor is it taken for what a save has left that was never completed.
+    scene.agent.kill9().await.unwrap();
+    scene.agent.restart().await.unwrap();
+    scene.refused(&["wake", "s1"], "SNAPSHOT_DAMAGED", "DATA_LOSS").await;
     std::fs::rename(&aside, &manifest).unwrap();
     assert_eq!(scene.does(&["wake", "s1"]).await["sandbox"]["state"], "running");
     scene.audits_clean().await;

@@ -423,7 +423,9 @@ impl Procedure for Wake {
             return hibernated_again(cx, refusal);
         }
         let mut refusal = ended(cx, "the guest ran");
-        refusal.message.push_str("; the snapshot stays as it was");
+        if !self.cold {
+            refusal.message.push_str("; the snapshot stays as it was");
+        }
         hibernated_again(cx, refusal)
     }
 }
