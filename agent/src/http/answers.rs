@@ -170,7 +170,7 @@ pub(super) struct Sandbox {
     pub(super) generation: String,
     /// Null where it is not known: a fleet's ledger has no plans.
     pub(super) plan: Option<String>,
-    /// Where its life stands: running, paused, hibernated ...
+    /// Where its life stands: running, paused, hibernated ..., and ended once it is over.
     pub(super) lifecycle: String,
     #[schema(format = DateTime)]
     pub(super) created_at: String,

@@ -70,6 +70,9 @@ async fn the_agent_and_a_server_beside_it_tell_the_same_usage_over_http() {
     let mut told = Vec::new();
     for address in answers {
         told.push(ask(address, "GET", &target, token, "", 200).await);
+        let sandbox = ask(address, "GET", "/api/sandboxes/s1", token, "", 200).await;
+        assert_eq!(sandbox["lifecycle"], "ended", "stopped before it was destroyed, and no longer so");
+        assert!(sandbox["endedAt"].is_string(), "{sandbox}");
     }
     assert_eq!(told[0], told[1]);
     assert_eq!(told[0]["memoryByteNanoseconds"], window["memoryByteNanoseconds"]);

@@ -14,7 +14,7 @@ pub struct SandboxEntry {
     pub generation: i64,
     /// The org's plan; `None` where it is not known: no event tells a fleet.
     pub plan: Option<String>,
-    /// Where its life stands.
+    /// Where its life stands: the billing state it is in, or `ended`.
     pub lifecycle: String,
     /// When the ledger first saw this generation, in nanoseconds since the Unix epoch.
     pub created_unix_ns: i64,
@@ -43,14 +43,20 @@ const SANDBOX: &str = "SELECT sandbox, generation, plan, lifecycle, created_unix
 const TAG_KEYS: &str = "SELECT key, count(*), count(DISTINCT value) FROM tags \
      WHERE org = ?1 AND key > ?2 AND to_unix_ns IS NULL GROUP BY key ORDER BY key LIMIT ?3";
 
+/// Where a life stands that was in this state last, and may have ended in it: a guest is stopped before QEMU quits.
+pub(crate) fn standing(state: String, ended_unix_ns: Option<i64>) -> String {
+    if ended_unix_ns.is_some() { "ended".to_owned() } else { state }
+}
+
 fn entry(row: &Row<'_>) -> rusqlite::Result<SandboxEntry> {
+    let ended_unix_ns = row.get(5)?;
     Ok(SandboxEntry {
         sandbox: row.get(0)?,
         generation: row.get(1)?,
         plan: row.get(2)?,
-        lifecycle: row.get(3)?,
+        lifecycle: standing(row.get(3)?, ended_unix_ns),
         created_unix_ns: row.get(4)?,
-        ended_unix_ns: row.get(5)?,
+        ended_unix_ns,
     })
 }
 

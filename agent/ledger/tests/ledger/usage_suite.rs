@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use dormouse_ledger::usage::{
-    Amount, Attribution, BreakdownQuery, Cancel, DrilldownQuery, GroupBy, Interval, Moment, Rules, TagFilter,
-    UsageLedger,
+    Amount, Attribution, BreakdownQuery, Cancel, DrilldownQuery, GroupBy, Interval, Item, Moment, Rules,
+    TagFilter, UsageLedger,
 };
 use dormouse_ledger::{Reader, Record, SandboxFilter, SliceBatch, TagSet, UsageQuery};
 use dormouse_metering::{
@@ -276,31 +276,41 @@ pub(crate) fn check(
         let parts = [window.start..split, split..window.end]
             .map(|window| ledger.breakdown(&query(org, window, rules, moment), &never).unwrap().total);
         assert_eq!(sum(parts), answer.total, "a window split at {split}");
-        for item in &answer.items {
-            let one = DrilldownQuery {
-                org: org.to_owned(),
-                sandbox: item.key.clone(),
-                window: window.clone(),
-                moment,
-                rules: rules.clone(),
-                interval: Some(Interval::Hour),
-            };
-            let one = ledger.drilldown(&one, &never).unwrap().unwrap();
-            assert_eq!(one.amount, item.amount, "drilldown");
-            assert_eq!(sum(one.points.unwrap().iter().map(|point| point.amount)), item.amount);
-            let (first, last) = (one.first_started_unix_ns.unwrap(), one.last_ended_unix_ns.unwrap());
-            assert!(window.start <= first && first <= last && last <= window.end);
-            // What the clock stood still for lies at its last instant, which is in the window only behind it.
-            let within = DrilldownQuery {
-                window: first..(last + 1).min(window.end).max(first + 1),
-                ..drilldown_of(&item.key, org, rules, moment)
-            };
-            assert_eq!(
-                ledger.drilldown(&within, &never).unwrap().unwrap().amount,
-                item.amount,
-                "first to last"
-            );
+        for entry in ledger.sandbox_entries(org, "", 10, &never).unwrap() {
+            assert_eq!(entry.lifecycle == "ended", entry.ended_unix_ns.is_some(), "{entry:?}");
         }
+
+        one_by_one(ledger, &answer.items, (org, window, rules, moment));
+    }
+}
+
+/// Holds what is said of each sandbox by itself against what was said of it among all.
+fn one_by_one(
+    ledger: &mut dyn UsageLedger,
+    items: &[Item],
+    (org, window, rules, moment): (&str, &Range<i64>, &Rules, Moment),
+) {
+    let never = Cancel::default();
+    for item in items {
+        let one = DrilldownQuery {
+            org: org.to_owned(),
+            sandbox: item.key.clone(),
+            window: window.clone(),
+            moment,
+            rules: rules.clone(),
+            interval: Some(Interval::Hour),
+        };
+        let one = ledger.drilldown(&one, &never).unwrap().unwrap();
+        assert_eq!(one.amount, item.amount, "drilldown");
+        assert_eq!(sum(one.points.unwrap().iter().map(|point| point.amount)), item.amount);
+        let (first, last) = (one.first_started_unix_ns.unwrap(), one.last_ended_unix_ns.unwrap());
+        assert!(window.start <= first && first <= last && last <= window.end);
+        // What the clock stood still for lies at its last instant, which is in the window only behind it.
+        let within = DrilldownQuery {
+            window: first..(last + 1).min(window.end).max(first + 1),
+            ..drilldown_of(&item.key, org, rules, moment)
+        };
+        assert_eq!(ledger.drilldown(&within, &never).unwrap().unwrap().amount, item.amount, "first to last");
     }
 }
 

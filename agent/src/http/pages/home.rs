@@ -78,7 +78,7 @@ fn table(rows: &[Row]) -> Markup {
 
 fn line(Row { sandbox, usage, now }: &Row) -> Markup {
     let [memory, _, vcpu] = words::amounts(&usage.amounts);
-    let state = if sandbox.ended_at.is_some() { "ended" } else { sandbox.lifecycle.as_str() };
+    let state = sandbox.lifecycle.as_str();
     let held = |slice: &Slice| Size(slice.memory_base_bytes.saturating_add(slice.memory_plugged_bytes));
     html! {
         tr {

@@ -105,9 +105,7 @@ fn summary(life: &Life) -> Markup {
     let now = stretches.last().filter(|stretch| stretch.is_open);
     html! {
         dl.summary {
-            div { dt { "State" } dd {
-                @if sandbox.ended_at.is_some() { "ended" } @else { (sandbox.lifecycle) }
-            } }
+            div { dt { "State" } dd { (sandbox.lifecycle) } }
             @if let Some(stretch) = now {
                 div { dt { "Memory" } dd { (stretch.memory()) } }
                 div { dt { "vCPUs" } dd { (words::vcpus(stretch.vcpus_milli)) } }

@@ -7,6 +7,7 @@ use super::rows::{self, slice_columns};
 use super::session::Session;
 use crate::encode::row_limit;
 use crate::usage::figures::Figures;
+use crate::usage::listing::standing;
 use crate::usage::{SandboxEntry, SlicesOf, TagKey};
 use crate::{LedgerError, SliceRow};
 
@@ -54,13 +55,14 @@ const ENDS: [&str; 4] = ["destroy", "detach", "death", "shutdown"];
 fn entry(row: &Row) -> SandboxEntry {
     let closed_by: &str = row.get(3);
     let generation = row.get(1);
+    let ended_unix_ns = ENDS.contains(&closed_by).then(|| row.get(4));
     SandboxEntry {
         sandbox: row.get(0),
         generation,
         plan: None,
-        lifecycle: row.get(2),
+        lifecycle: standing(row.get(2), ended_unix_ns),
         created_unix_ns: generation,
-        ended_unix_ns: ENDS.contains(&closed_by).then(|| row.get(4)),
+        ended_unix_ns,
     }
 }
 
