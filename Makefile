@@ -77,7 +77,7 @@ fuzz: deps ## Feed bytes to the QMP session for FUZZ_SECONDS per target
 
 check-http: deps ## Ask a real agent over HTTP whatever its specification allows, and more
 	$(CARGO) build -p dormouse
-	scripts/check-http
+	$(CARGO) test -p dormouse-tests --test agent whatever_the_specification_allows
 
 check-clients: deps ## Ask a real agent with the clients for Python and TypeScript, and by its pages in a browser
 	$(CARGO) build -p dormouse -p dormouse-tests

@@ -1,5 +1,5 @@
 //! Usage as people and their programs get it: a server beside a ledger, a real browser, the README's own command lines,
-//! and the clients for Python and TypeScript.
+//! the clients for Python and TypeScript, and whoever reads the specification.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -68,6 +68,13 @@ pub async fn clients(url: &str, [read, write]: [&str; 2], sandbox: &str) -> Resu
     let script = paths::workspace().join("scripts/check-clients");
     let output = run(Command::new(script).args([url, read, write, sandbox])).await?.succeeded()?;
     Ok(output.stdout.trim().to_owned())
+}
+
+/// Asks whatever the server's specification allows, and much that it does not; returns what schemathesis reports, which
+/// is an error if any answer is not as the specification says.
+pub async fn specification(url: &str, token: &str, sandbox: &str) -> Result<String> {
+    let script = paths::workspace().join("scripts/check-http");
+    Ok(run(Command::new(script).args([url, token, sandbox])).await?.succeeded()?.stdout)
 }
 
 /// Runs every line of the README that begins with `curl`, with another address and a token; returns each line with what

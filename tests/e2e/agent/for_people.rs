@@ -1,4 +1,5 @@
-//! Usage as people and their programs get it: the pages in a real browser, and the clients for Python and TypeScript.
+//! Usage as people and their programs get it: the pages in a real browser, the clients for Python
+//! and TypeScript, and all that the specification allows.
 
 use dormouse_tests::scripted::{Options, Scripted};
 use dormouse_tests::{paths, people};
@@ -88,6 +89,16 @@ async fn the_clients_for_python_and_typescript_hold_their_types_and_say_what_the
     let said = people::clients(&lived.url(), [&lived.read, &lived.write], "ended").await.unwrap();
     let memory = lived.memory_of_ended().await;
     assert_eq!(said, format!("ended {memory} byte-nanoseconds, team=red {memory}"));
+}
+
+#[tokio::test]
+async fn whatever_the_specification_allows_and_much_that_it_does_not_is_answered_as_it_says() {
+    let lived = Lived::new().await;
+    let report = people::specification(&lived.url(), &lived.write, "ended").await.unwrap();
+    for said in ["Selected: 8/8", "Tested: 8", "No issues found"] {
+        assert!(report.contains(said), "{said}: {report}");
+    }
+    lived.scene.audits_clean().await;
 }
 
 #[test]
