@@ -38,7 +38,7 @@ pub(crate) fn copy_in_sqlite(conn: &Connection) -> Result<(), Error> {
     };
     let open = columns("sandboxes", "name LIKE 'open%'")?;
     let mut copies = Vec::new();
-    for table in ["slices", "usage_hours"] {
+    for table in ["slices", "usage_rollups"] {
         let rest = columns(table, "name <> 'sandbox_pk'")?;
         copies.push(format!(
             "INSERT INTO {table} (sandbox_pk, {rest}) SELECT ?1, {rest} FROM {table} WHERE sandbox_pk = 1"

@@ -9,7 +9,7 @@ use crate::encode::{self, int, slice_columns};
 use crate::outbox::Draft;
 use crate::standing::Standing;
 use crate::suppression::Suppression;
-use crate::usage::hours::roll_up;
+use crate::usage::rollups::roll_up;
 use crate::{LedgerError, SandboxKey, SliceBatch};
 
 /// All that is looked up before a batch is applied, in one statement: most batches are one slice, and each statement

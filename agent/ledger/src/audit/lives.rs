@@ -13,7 +13,7 @@ use super::told::Sum;
 use super::{AuditReport, Contents, Found};
 use crate::encode::{self, slice_columns, uint};
 use crate::suppression::Suppression;
-use crate::usage::hours::Rollup;
+use crate::usage::rollups::Rollup;
 use crate::{LedgerError, SandboxRow, SliceRow};
 
 const SLICES: &str =
@@ -114,7 +114,7 @@ impl Walk<'_> {
     }
 
     fn tell_rollup(&mut self, rollup: &Rollup) {
-        let message = format!("the rollup at {} is not what its slices amount to", rollup.hour_unix_ns);
+        let message = format!("the rollup at {} is not what its slices amount to", rollup.until_unix_ns);
         let seq = u64::try_from(rollup.seq).ok();
         self.report.of_sandbox("AUDIT_ROLLUP", &self.sandbox.key, seq, message);
     }

@@ -8,7 +8,7 @@ use rusqlite::Connection;
 use super::{Reader, SandboxFilter, sandboxes};
 use crate::encode::{self, int, slice_columns};
 use crate::suppression::Suppression;
-use crate::usage::hours;
+use crate::usage::rollups;
 use crate::{LedgerError, SandboxKey, SliceRow};
 
 /// Which slices.
@@ -69,7 +69,7 @@ fn each_closed(
     mut each: impl FnMut(Slice) -> Result<(), LedgerError>,
 ) -> Result<(), LedgerError> {
     // Long lives are entered where a rollup says that the window begins.
-    let after = int("after", after)?.max(hours::first_seq_after(conn, pk, window.start)?.saturating_sub(1));
+    let after = int("after", after)?.max(rollups::first_seq_after(conn, pk, window.start)?.saturating_sub(1));
     let mut statement = conn.prepare_cached(SLICES)?;
     let mut rows = statement.query((pk, after, encode::row_limit(limit), window.start))?;
     while let Some(row) = rows.next()? {

@@ -7,7 +7,7 @@ use dormouse_metering::{Slice, Stamp};
 use rusqlite::Connection;
 
 use super::figures::{Asked, Figures, Life};
-use super::hours::amount_before;
+use super::rollups::amount_before;
 use super::tagged::{Span, Spans};
 use super::totals::{Piece, piece_columns};
 use super::{Amount, Cancel, Rules};

@@ -3,7 +3,7 @@
 //! ```text
 //!   window ──▶ segments, cut where a point of the answer begins and where a tag changes
 //!     segment of a sandbox = what lies before its end − what lies before its start + what is not final yet
-//!       what lies before an instant = the rollup of the last full hour + the slices since       (hours)
+//!       what lies before an instant = the last rollup before it + the slices since             (rollups)
 //!     each segment is in the total, in one point, and in one item or in `untagged`              (breakdown)
 //! ```
 //!
@@ -20,10 +20,10 @@ mod cursor;
 pub(crate) mod drilldown;
 pub(crate) mod figures;
 mod host;
-pub(crate) mod hours;
 mod ledger;
 pub(crate) mod listing;
 mod reader;
+pub(crate) mod rollups;
 mod running;
 pub(crate) mod tagged;
 pub(crate) mod totals;

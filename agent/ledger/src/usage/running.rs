@@ -6,7 +6,7 @@ use std::ops::Range;
 use dormouse_metering::Dimensions;
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::hours::{each_piece, rolled_up};
+use super::rollups::{each_piece, rolled_up};
 use super::totals::{Piece, Totals};
 use super::{Amount, Rules};
 use crate::encode::int;
@@ -53,7 +53,7 @@ impl LifeTotals {
 const ALWAYS: Range<i64> = i64::MIN..i64::MAX;
 
 impl Reader {
-    /// What the closed slices of a life amount to before one of them, which is stored. It is read from the last hour's
+    /// What the closed slices of a life amount to before one of them, which is stored. It is read from the last
     /// rollup and the slices since, none of which ever changes.
     pub fn totals_before(&self, key: &SandboxKey, seq: u64) -> Result<LifeTotals, LedgerError> {
         let seq = int("seq", seq)?;
@@ -92,7 +92,7 @@ impl Reader {
 
 fn before(conn: &Connection, pk: i64, seq: i64, start_unix_ns: i64) -> Result<LifeTotals, LedgerError> {
     let mut totals = Totals::default();
-    // A rollup up to the slice's start is of slices before it: each reached its hour.
+    // A rollup up to the slice's start is of slices before it: each reached its end.
     let (from_unix_ns, from_seq) =
         rolled_up(conn, pk, start_unix_ns, |more| totals.merge(more).ok_or_else(Amount::overflow))?;
     each_piece(conn, pk, from_seq..seq, i64::MAX, |piece| {

@@ -144,7 +144,7 @@ fn rolled_up() -> Place {
 fn rollups_begin_anew_before_they_grow_without_bound_and_sums_stay_exact() {
     let place = rolled_up();
     let longest: i64 =
-        place.raw().query_row("SELECT max(length(totals)) FROM usage_hours", [], |row| row.get(0)).unwrap();
+        place.raw().query_row("SELECT max(length(totals)) FROM usage_rollups", [], |row| row.get(0)).unwrap();
     assert!(longest < 4096, "{longest}");
     let mut reader = place.reader();
     let whole = query(hours(0, 150), 0);
@@ -157,21 +157,76 @@ fn rollups_begin_anew_before_they_grow_without_bound_and_sums_stay_exact() {
 fn a_rollup_that_is_not_what_its_slices_amount_to_is_found() {
     assert!(rolled_up().reader().audit().unwrap().is_clean());
     for (sql, seq) in [
-        ("UPDATE usage_hours SET totals = (SELECT totals FROM usage_hours WHERE seq = 9) WHERE seq = 10", 10),
-        ("UPDATE usage_hours SET seq = 149 WHERE seq = 149; DELETE FROM slices WHERE seq = 150", 150),
-        ("UPDATE usage_hours SET since_unix_ns = NULL WHERE seq = 100", 100),
-        ("UPDATE usage_hours SET seq = 148 WHERE seq = 150", 148),
-        ("UPDATE usage_hours SET totals = x'00' WHERE seq = 3", 0),
+        (
+            "UPDATE usage_rollups SET totals = (SELECT totals FROM usage_rollups WHERE seq = 9) WHERE seq = 10",
+            10,
+        ),
+        ("UPDATE usage_rollups SET seq = 149 WHERE seq = 149; DELETE FROM slices WHERE seq = 150", 150),
+        ("UPDATE usage_rollups SET since_unix_ns = NULL WHERE seq = 100", 100),
+        ("UPDATE usage_rollups SET seq = 148 WHERE seq = 150", 148),
+        ("UPDATE usage_rollups SET totals = x'00' WHERE seq = 3", 0),
     ] {
         let place = rolled_up();
         let conn = place.raw();
-        conn.execute_batch("DROP TRIGGER usage_hours_stay; DROP TRIGGER slices_remain").unwrap();
+        conn.execute_batch("DROP TRIGGER usage_rollups_stay; DROP TRIGGER slices_remain").unwrap();
         conn.execute_batch(sql).unwrap();
         let found = place.reader().audit().unwrap().violations;
         let code = if seq == 0 { "AUDIT_UNREADABLE" } else { "AUDIT_ROLLUP" };
         let is_found = found.iter().any(|it| it.code == code && (seq == 0 || it.seq == Some(seq)));
         assert!(is_found, "{sql}: {found:?}");
     }
+}
+
+#[test]
+fn an_hour_of_many_slices_is_read_from_a_rollup_among_them() {
+    let place = Place::new();
+    let ledger = place.open();
+    let mut life = Life::begins(key("org", "sb"));
+    let slices: Vec<_> = (0..1_000).map(|_| life.cut(3, Cause::Tick, None)).collect();
+    facts(&ledger, vec![life.seen(), life.record(slices)]).unwrap();
+    let conn = place.raw();
+    let until: Vec<i64> = conn
+        .prepare("SELECT until_unix_ns FROM usage_rollups ORDER BY until_unix_ns")
+        .unwrap()
+        .query_map([], |row| row.get(0))
+        .unwrap()
+        .collect::<Result<_, _>>()
+        .unwrap();
+    let every_sixteenth: Vec<i64> = (1..=62).map(|count| BEGAN + count * 48 * SECOND).collect();
+    assert_eq!(until, every_sixteenth);
+    let mut reader = place.reader();
+    for end_s in (1..3_000).step_by(7) {
+        let window = BEGAN + SECOND / 3..BEGAN + end_s * SECOND;
+        let lasted_ns = i128::from(window.end - window.start);
+        let told = reader.breakdown(&query(window, HOUR_S), &Cancel::default()).unwrap();
+        assert_eq!(told.total.duration_ns, lasted_ns, "to second {end_s}");
+    }
+    assert!(reader.audit().unwrap().is_clean());
+}
+
+#[test]
+fn the_rollups_of_a_ledger_from_before_those_among_slices_are_kept() {
+    let place = rolled_up();
+    let conn = place.raw();
+    let all = |conn: &rusqlite::Connection| -> Vec<(i64, i64, Option<i64>, Vec<u8>)> {
+        let mut rows = conn
+            .prepare("SELECT until_unix_ns, seq, since_unix_ns, totals FROM usage_rollups ORDER BY 1")
+            .unwrap();
+        let row = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?));
+        rows.query_map([], row).unwrap().collect::<Result<_, _>>().unwrap()
+    };
+    let before = all(&conn);
+    assert_eq!(before.len(), 150);
+    conn.execute_batch(
+        "CREATE TABLE usage_hours (sandbox_pk INTEGER NOT NULL, hour_unix_ns INTEGER NOT NULL, seq INTEGER NOT NULL, \
+         since_unix_ns INTEGER, totals BLOB NOT NULL, PRIMARY KEY (sandbox_pk, hour_unix_ns)) STRICT, WITHOUT ROWID; \
+         CREATE TRIGGER usage_hours_remain BEFORE DELETE ON usage_hours BEGIN SELECT RAISE(ABORT, 'no'); END; \
+         INSERT INTO usage_hours SELECT * FROM usage_rollups; DROP TABLE usage_rollups; PRAGMA user_version = 9",
+    )
+    .unwrap();
+    drop(place.open());
+    assert_eq!(all(&place.raw()), before);
+    assert!(place.reader().audit().unwrap().is_clean());
 }
 
 #[test]
@@ -182,7 +237,7 @@ fn a_ledger_from_before_the_rollups_answers_the_same_and_gets_them_as_it_goes_on
     place
         .raw()
         .execute_batch(
-            "ALTER TABLE sandboxes DROP COLUMN open_beneath; DROP TABLE usage_hours; DROP TABLE tokens; \
+            "ALTER TABLE sandboxes DROP COLUMN open_beneath; DROP TABLE usage_rollups; DROP TABLE tokens; \
              DROP TABLE cursor_key; DROP INDEX tags_by_key; DROP TABLE sink_terms; \
              ALTER TABLE attachments DROP COLUMN plugged_by_device; \
              ALTER TABLE outbox_start DROP COLUMN moved_unix_ns; PRAGMA user_version = 4",
@@ -195,7 +250,7 @@ fn a_ledger_from_before_the_rollups_answers_the_same_and_gets_them_as_it_goes_on
     let next = life.cut(HOUR_S, Cause::Tick, None);
     facts(&ledger, vec![life.record(vec![next])]).unwrap();
     let rollups: i64 =
-        place.raw().query_row("SELECT count(*) FROM usage_hours", [], |row| row.get(0)).unwrap();
+        place.raw().query_row("SELECT count(*) FROM usage_rollups", [], |row| row.get(0)).unwrap();
     assert_eq!(rollups, 1);
     let after = place.reader().breakdown(&whole, &Cancel::default()).unwrap();
     assert_eq!(after.total.duration_ns - before.total.duration_ns, i128::from(HOUR_S * SECOND));

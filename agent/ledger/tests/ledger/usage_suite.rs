@@ -104,7 +104,7 @@ const NAMES: [(&str, &str); 5] = [("a", "sb"), ("b", "sb"), ("a", "sc"), ("b", "
 
 pub(crate) fn world(is_fleets: bool) -> impl Strategy<Value = World> {
     let retag = (0..4_usize, BEGAN - HOUR..BEGAN + 20 * HOUR, proptest::option::of(0..3_u8));
-    (vec(vec(cut(), 0..14), 5), any::<u8>(), 1..HOUR, vec(retag, 0..8)).prop_map(
+    (vec(vec(cut(), 0..36), 5), any::<u8>(), 1..HOUR, vec(retag, 0..8)).prop_map(
         move |(lives, ended, pending_after_ns, mut retags)| {
             retags.sort_by_key(|retag| retag.1);
             World { is_fleets, lives, ended, pending_after_ns, retags }

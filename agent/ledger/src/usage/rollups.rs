@@ -1,4 +1,5 @@
-//! Hourly rollups: running totals at full UTC hours, written as slices reach them, and what lies before an instant.
+//! Rollups: running totals of a life until each full UTC hour and until the end of every sixteenth slice, written with the
+//! slice that reaches it; and what lies before an instant.
 
 use std::ops::Range;
 
@@ -13,10 +14,13 @@ use crate::encode::bad;
 /// With more states and sizes of disk than this the totals begin anew, so that no row grows without bound.
 const KEPT_APART_MAX: usize = 64;
 
-const LATEST: &str = "SELECT hour_unix_ns, seq, since_unix_ns, totals FROM usage_hours \
-     WHERE sandbox_pk = ?1 AND hour_unix_ns <= ?2 ORDER BY hour_unix_ns DESC LIMIT 1";
+/// So many slices, or a few more, are read at an end of a window at the most, however many an hour has.
+const SLICES_BETWEEN: i64 = 16;
 
-const ROLL_UP: &str = "INSERT INTO usage_hours (sandbox_pk, hour_unix_ns, seq, since_unix_ns, totals) \
+const LATEST: &str = "SELECT until_unix_ns, seq, since_unix_ns, totals FROM usage_rollups \
+     WHERE sandbox_pk = ?1 AND until_unix_ns <= ?2 ORDER BY until_unix_ns DESC LIMIT 1";
+
+const ROLL_UP: &str = "INSERT INTO usage_rollups (sandbox_pk, until_unix_ns, seq, since_unix_ns, totals) \
      VALUES (?1, ?2, ?3, ?4, ?5)";
 
 const PIECES: &str = concat!(
@@ -25,11 +29,11 @@ const PIECES: &str = concat!(
     " FROM slices x WHERE x.sandbox_pk = ?1 AND x.seq >= ?2 AND x.seq < ?3 ORDER BY x.seq"
 );
 
-/// A row of `usage_hours`.
+/// A row of `usage_rollups`.
 #[derive(Clone, Debug)]
 pub(crate) struct Rollup {
-    pub(crate) hour_unix_ns: i64,
-    /// The first slice that may have a part after the hour.
+    pub(crate) until_unix_ns: i64,
+    /// The first slice that may have a part after that.
     pub(crate) seq: i64,
     /// From where the totals count; `None` from the beginning.
     pub(crate) since_unix_ns: Option<i64>,
@@ -37,11 +41,11 @@ pub(crate) struct Rollup {
 }
 
 impl Rollup {
-    /// Reads hour, seq, since and totals from the columns that begin at `first`.
+    /// Reads until, seq, since and totals from the columns that begin at `first`.
     pub(crate) fn read(row: &Row<'_>, first: usize) -> rusqlite::Result<Self> {
         let totals = row.get_ref(first + 3)?.as_blob().map_err(|_| bad(first + 3, "no totals"))?;
         Ok(Self {
-            hour_unix_ns: row.get(first)?,
+            until_unix_ns: row.get(first)?,
             seq: row.get(first + 1)?,
             since_unix_ns: row.get(first + 2)?,
             totals: Totals::decode(totals).ok_or_else(|| bad(first + 3, "no totals"))?,
@@ -79,45 +83,49 @@ pub(crate) fn first_seq_after(conn: &Connection, pk: i64, unix_ns: i64) -> Resul
     Ok(Rollup::latest(conn, pk, unix_ns)?.map_or(1, |rollup| rollup.seq))
 }
 
-/// The hour that a slice reaches: the last one in `(start, end]`.
-pub(crate) fn reached_by(place: &Range<i64>) -> Option<i64> {
+/// Until when a slice brings a rollup: the last full hour in `(start, end]`, or else its end if its number says so. It is
+/// later than that of every slice before, none of which ends after this one's start.
+fn due(seq: i64, place: &Range<i64>) -> Option<i64> {
     let hour_unix_ns = place.end.checked_sub(place.end.rem_euclid(hour::HOUR_NS))?;
-    (hour_unix_ns > place.start).then_some(hour_unix_ns)
+    if hour_unix_ns > place.start {
+        return Some(hour_unix_ns);
+    }
+    (seq % SLICES_BETWEEN == 0 && place.end > place.start).then_some(place.end)
 }
 
-/// Writes the rollup of the hour that a slice reaches, if it reaches one. The slice is stored already.
+/// Writes the rollup that a slice brings, if it brings one. The slice is stored already.
 ///
 /// Where a sum passes 128 bits there is no row: the slices are read then, and the question fails as it must.
 pub(crate) fn roll_up(conn: &Connection, pk: i64, slice: &Slice) -> Result<(), LedgerError> {
-    let Some(hour_unix_ns) = reached_by(&(slice.start.unix_ns..slice.end.unix_ns)) else { return Ok(()) };
-    let last = Rollup::latest(conn, pk, hour_unix_ns)?;
-    let (from_unix_ns, from_seq) = last.as_ref().map_or((i64::MIN, 1), |last| (last.hour_unix_ns, last.seq));
+    let seq = crate::encode::int("seq", slice.seq)?;
+    let Some(until_unix_ns) = due(seq, &(slice.start.unix_ns..slice.end.unix_ns)) else { return Ok(()) };
+    let last = Rollup::latest(conn, pk, until_unix_ns)?;
+    let (from_unix_ns, from_seq) = last.as_ref().map_or((i64::MIN, 1), |last| (last.until_unix_ns, last.seq));
     let (since_unix_ns, mut totals) = match last {
         None => (None, Totals::default()),
-        Some(last) if last.totals.len() > KEPT_APART_MAX => (Some(last.hour_unix_ns), Totals::default()),
+        Some(last) if last.totals.len() > KEPT_APART_MAX => (Some(last.until_unix_ns), Totals::default()),
         Some(last) => (last.since_unix_ns, last.totals),
     };
-    let seq = crate::encode::int("seq", slice.seq)?;
     let mut fits = true;
     let mut add = |piece: &Piece| {
-        fits &= totals.add(piece, &(from_unix_ns..hour_unix_ns)).is_some();
+        fits &= totals.add(piece, &(from_unix_ns..until_unix_ns)).is_some();
         Ok(())
     };
     // The slices of a sandbox that is let alone go from hour to hour: what is to be added is this one.
     if slice.start.unix_ns == from_unix_ns && seq == from_seq + 1 {
         add(&Piece::of(slice))?;
     } else {
-        each_piece(conn, pk, from_seq..i64::MAX, hour_unix_ns, add)?;
+        each_piece(conn, pk, from_seq..i64::MAX, until_unix_ns, add)?;
     }
     if fits {
         let mut insert = conn.prepare_cached(ROLL_UP)?;
-        insert.execute((pk, hour_unix_ns, seq, since_unix_ns, totals.encode()))?;
+        insert.execute((pk, until_unix_ns, seq, since_unix_ns, totals.encode()))?;
     }
     Ok(())
 }
 
-/// Calls `each` with the totals up to the last full hour at or before an instant, and returns that hour and the number of the
-/// first slice that may have a part after it.
+/// Calls `each` with the totals of the last rollup at or before an instant, and returns until when that is and the number of
+/// the first slice that may have a part after it.
 pub(crate) fn rolled_up(
     conn: &Connection,
     pk: i64,
@@ -125,11 +133,11 @@ pub(crate) fn rolled_up(
     mut each: impl FnMut(&Totals) -> Result<(), LedgerError>,
 ) -> Result<(i64, i64), LedgerError> {
     let mut rollup = Rollup::latest(conn, pk, unix_ns)?;
-    let reached = rollup.as_ref().map_or((i64::MIN, 1), |last| (last.hour_unix_ns, last.seq));
+    let reached = rollup.as_ref().map_or((i64::MIN, 1), |last| (last.until_unix_ns, last.seq));
     while let Some(Rollup { since_unix_ns, totals, .. }) = rollup {
         each(&totals)?;
         rollup = match since_unix_ns {
-            Some(hour_unix_ns) => Rollup::latest(conn, pk, hour_unix_ns)?,
+            Some(until_unix_ns) => Rollup::latest(conn, pk, until_unix_ns)?,
             None => None,
         };
     }
