@@ -11,8 +11,7 @@ use tracing::Instrument;
 use super::actor::Message;
 use super::directory::{Directory, Entry};
 use super::discovery::RejectedFiles;
-use super::handed_back;
-use crate::metering::stored_outcome;
+use crate::metering::{self, Acknowledgement, stored_outcome};
 use crate::sandbox::actor::{Answered, Environment};
 use crate::sandbox::command::{Command, Outcome, Request, SandboxKey};
 use crate::sandbox::machine::admission;
@@ -71,6 +70,19 @@ impl HostHandle {
             let sandbox = self.shown(&command.key)?;
             return Ok(Executed { outcome, sandbox, replayed: true });
         }
+        match self.done(command.clone()).await {
+            Err(refusal)
+                if refusal.reason == Reason::SandboxNotFound
+                    && matches!(command.request, Request::Destroy { .. }) =>
+            {
+                self.destroyed_before(command, refusal).await
+            }
+            done => done,
+        }
+    }
+
+    /// Has the sandbox's actor carry it out.
+    async fn done(&self, command: Command) -> Result<Executed, Refusal> {
         let key = command.key.clone();
         // The view is taken before: a sandbox that is destroyed leaves the directory.
         let before = self.directory.get(&key);
@@ -114,23 +126,6 @@ impl HostHandle {
         self.rejected.clone()
     }
 
-    /// Whether discovery is to leave a sandbox alone, because it was handed back. What the ledger cannot tell is not so.
-    pub(super) async fn is_handed_back(&self, key: &SandboxKey) -> bool {
-        let (reader, key) = (self.reader.clone(), key.clone());
-        let look_up = move || {
-            let reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
-            handed_back::is_handed_back(&reader, &key)
-        };
-        match tokio::task::spawn_blocking(look_up).await {
-            Ok(Ok(handed_back)) => handed_back,
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "whether a sandbox was detached cannot be read");
-                false
-            }
-            Err(_) => false,
-        }
-    }
-
     fn send(&self, command: Command) -> Result<oneshot::Receiver<Answered>, Refusal> {
         let (reply, answer) = oneshot::channel();
         let stopping = || Refusal::new(Reason::AgentStopping, "the agent is stopping");
@@ -167,6 +162,24 @@ impl HostHandle {
         }
     }
 
+    /// Has the metering actor record something, and waits until it is durable.
+    pub(super) async fn record(
+        &self,
+        message: impl FnOnce(metering::Reply) -> metering::Message,
+    ) -> Result<Acknowledgement, Refusal> {
+        let (tell, told) = oneshot::channel();
+        let reply: metering::Reply = Box::new(move |acknowledgement| {
+            // Whoever asked may have gone.
+            let _ = tell.send(acknowledgement);
+        });
+        let stopping = || Refusal::new(Reason::AgentStopping, "the agent is stopping");
+        self.environment.metering.cast(message(reply)).map_err(|_| stopping())?;
+        match told.await.map_err(|_| stopping())? {
+            Acknowledgement::Failed(refusal) => Err(refusal),
+            acknowledgement => Ok(acknowledgement),
+        }
+    }
+
     /// The sandbox after a command that was done earlier: as it is now, or, where it is gone, as gone.
     fn shown(&self, key: &SandboxKey) -> Result<SandboxView, Refusal> {
         self.get(key).or_else(|_| Ok(SandboxView::gone(key.clone())))
@@ -174,7 +187,7 @@ impl HostHandle {
 }
 
 fn is_same(row: &CommandRow, command: &Command) -> bool {
-    row.sandbox == command.key.sandbox && row.payload == crate::metering::payload(command)
+    row.sandbox == command.key.sandbox && row.payload == metering::payload(command)
 }
 
 fn has_ended(entry: &Entry) -> bool {

@@ -12,9 +12,9 @@
 mod actor;
 mod directory;
 pub mod discovery;
-mod handed_back;
 mod handle;
 mod orphans;
+mod past;
 mod recover;
 mod start;
 mod watch;

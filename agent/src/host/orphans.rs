@@ -8,10 +8,9 @@ use std::time::Duration;
 
 use dormouse_ledger::{CommandIntent, CommandOutcome, OutcomeStatus};
 use serde_json::json;
-use tokio::sync::oneshot;
 
 use super::HostHandle;
-use crate::metering::{self, Acknowledgement};
+use crate::metering;
 use crate::process::{Process, Started, started_by};
 use crate::sandbox::refusal::{Reason, Refusal};
 
@@ -93,8 +92,10 @@ impl HostHandle {
             );
             return Err(Refusal::new(Reason::OrphanNotFound, message).with("pid", order.pid));
         };
-        self.record(|reply| metering::Message::IntendApart(Box::new(self.intent(&orphan, &order)), reply))
-            .await?;
+        self.record(|reply| {
+            metering::Message::IntendApart(Box::new(self.intent(&orphan, &order)), None, reply)
+        })
+        .await?;
         let ended = end(&orphan).await;
         let outcome = self.outcome(&orphan, &order, &ended);
         self.record(|reply| metering::Message::ConcludeApart(Box::new(outcome), reply)).await?;
@@ -124,23 +125,6 @@ impl HostHandle {
             reason: refusal.map(|refusal| refusal.reason.as_str().to_owned()),
             detail: json!({"refusal": refusal}),
             at: self.environment.clock.now(),
-        }
-    }
-
-    async fn record(
-        &self,
-        message: impl FnOnce(metering::Reply) -> metering::Message,
-    ) -> Result<(), Refusal> {
-        let (tell, told) = oneshot::channel();
-        let reply: metering::Reply = Box::new(move |acknowledgement| {
-            // Whoever asked may have gone.
-            let _ = tell.send(acknowledgement);
-        });
-        let stopping = || Refusal::new(Reason::AgentStopping, "the agent is stopping");
-        self.environment.metering.cast(message(reply)).map_err(|_| stopping())?;
-        match told.await.map_err(|_| stopping())? {
-            Acknowledgement::Failed(refusal) => Err(refusal),
-            _ => Ok(()),
         }
     }
 }

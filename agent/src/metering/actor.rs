@@ -110,8 +110,8 @@ pub enum Message {
     Before(SandboxKey, Box<Command>, Stamp, BillingState, Reply),
     /// A command has come to its end. Answered when the outcome is durable.
     After(Box<Ending>, Reply),
-    /// Something is about to be done that is of no sandbox's life. Answered when the intent is durable.
-    IntendApart(Box<CommandIntent>, Reply),
+    /// Something is about to be done that is of no life, or has its outcome already. Answered when that is durable.
+    IntendApart(Box<CommandIntent>, Option<Box<CommandOutcome>>, Reply),
     /// It is done. Answered when the outcome is durable.
     ConcludeApart(Box<CommandOutcome>, Reply),
     /// The life that has begun is durable.
@@ -221,7 +221,10 @@ impl Actor for Metering {
                 state.intend(records, reply);
             }
             Message::After(ending, reply) => state.after(*ending, reply),
-            Message::IntendApart(intent, reply) => state.intend(vec![Record::Intent(*intent)], reply),
+            Message::IntendApart(intent, outcome, reply) => {
+                let outcome = outcome.map(|outcome| Record::Outcome(*outcome));
+                state.intend([Record::Intent(*intent)].into_iter().chain(outcome).collect(), reply);
+            }
             Message::ConcludeApart(outcome, reply) => {
                 state.happened(Class::Fact, vec![Record::Outcome(*outcome)], answer_durable(reply));
             }

@@ -8,7 +8,7 @@ use crate::sandbox::command::{Command, CommandResult, Outcome};
 use crate::sandbox::refusal::{Reason, Refusal};
 
 /// A command as the ledger keeps its intent.
-pub(super) fn intent(command: &Command, generation: Option<i64>, at: Stamp) -> CommandIntent {
+pub(crate) fn intent(command: &Command, generation: Option<i64>, at: Stamp) -> CommandIntent {
     let deadline_ns = |ms: u64| at.wall_ns.saturating_add_unsigned(ms.saturating_mul(1_000_000));
     CommandIntent {
         org: command.key.org.clone(),
@@ -30,7 +30,7 @@ pub fn payload(command: &Command) -> Value {
 }
 
 /// A command's outcome as the ledger keeps it.
-pub(super) fn outcome_of(command: &Command, at: Stamp, result: &Result<Outcome, Refusal>) -> CommandOutcome {
+pub(crate) fn outcome_of(command: &Command, at: Stamp, result: &Result<Outcome, Refusal>) -> CommandOutcome {
     let status = match result {
         Ok(Outcome { result: CommandResult::Partial { .. }, .. }) => OutcomeStatus::Partial,
         Ok(_) => OutcomeStatus::Done,

@@ -22,6 +22,7 @@ mod entries;
 pub use actor::{
     Acknowledgement, Beginning, Ending, Message, Metering, MeteringHandle, Reply, Seen, Settings,
 };
+pub(crate) use entries::{intent, outcome_of};
 pub use entries::{payload, stored_outcome};
 
 #[cfg(test)]

@@ -114,7 +114,7 @@ async fn a_second_hibernate_is_refused_and_the_snapshot_wakes() {
 }
 
 #[tokio::test]
-async fn a_sandbox_that_was_destroyed_cannot_be_destroyed_again() {
+async fn to_destroy_twice_is_fine_and_the_second_never_destroys_who_comes_after() {
     let scene = Scene::new().await;
     let qemu = scene.sandbox("s1", &Options::default()).await;
     let destroyed = scene.does(&["destroy", "s1", "--request-id", "d1"]).await;
@@ -122,10 +122,18 @@ async fn a_sandbox_that_was_destroyed_cannot_be_destroyed_again() {
     assert_eq!(qemu.pids(), []);
     let slices = scene.slices("s1").await;
     assert_eq!(slices.last().unwrap()["closed_by"], "destroy");
-    scene.refused(&["destroy", "s1"], "SANDBOX_NOT_FOUND", "NOT_FOUND").await;
+    let again = scene.does(&["destroy", "s1", "--request-id", "d2"]).await;
+    assert_eq!((&again["result"], &again["replayed"]), (&"unchanged".into(), &false.into()), "{again}");
     assert_eq!(scene.slices("s1").await, slices);
-    let replayed = scene.does(&["destroy", "s1", "--request-id", "d1"]).await;
-    assert_eq!((&replayed["result"], &replayed["replayed"]), (&"done".into(), &true.into()));
+    scene.refused(&["destroy", "nobody"], "SANDBOX_NOT_FOUND", "NOT_FOUND").await;
+
+    let qemu = scene.sandbox("s1", &Options::default()).await;
+    for (id, result) in [("d1", "done"), ("d2", "unchanged")] {
+        let replayed = scene.does(&["destroy", "s1", "--request-id", id]).await;
+        assert_eq!((&replayed["result"], &replayed["replayed"]), (&result.into(), &true.into()));
+    }
+    scene.refused(&["pause", "s1", "--request-id", "d2"], "REQUEST_ID_REUSED", "ALREADY_EXISTS").await;
+    assert_eq!((scene.view("s1").await["state"].as_str(), qemu.pids().len()), (Some("running"), 1));
     scene.audits_clean().await;
 }
 

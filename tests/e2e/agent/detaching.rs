@@ -19,6 +19,7 @@ async fn a_detach_leaves_qemu_alone_and_discovery_does_not_take_it_again() {
     assert_eq!(detached["result"], "done");
     assert_eq!(qemu.pids().len(), 1);
     scene.refused(&["show", "s1"], "SANDBOX_NOT_FOUND", "NOT_FOUND").await;
+    scene.refused(&["destroy", "s1"], "SANDBOX_NOT_FOUND", "NOT_FOUND").await;
     let slices = scene.slices("s1").await;
     assert_eq!(slices.last().unwrap()["closed_by"], "detach");
 

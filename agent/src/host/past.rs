@@ -1,0 +1,103 @@
+//! What the ledger says of the last life of a sandbox that is not there any more.
+//!
+//! One that was handed back by a detach is left alone by discovery until its QEMU is another one, or somebody asks for it. One
+//! that has ended otherwise is destroyed as it is: whoever tells it so once more is answered that nothing was to be done.
+
+use std::sync::PoisonError;
+
+use dormouse_ledger::{LedgerError, Reader, SandboxFilter, SandboxRow, SliceCursor, SliceQuery};
+use dormouse_metering::Cause;
+
+use super::HostHandle;
+use super::handle::Executed;
+use crate::metering::{self, Acknowledgement};
+use crate::process::Process;
+use crate::sandbox::actor::Attachment;
+use crate::sandbox::command::{Command, CommandResult, Outcome, SandboxKey};
+use crate::sandbox::refusal::{Reason, Refusal};
+use crate::sandbox::view::SandboxView;
+
+impl HostHandle {
+    /// Whether discovery is to leave a sandbox alone, because it was handed back. What the ledger cannot tell is not so.
+    pub(super) async fn is_handed_back(&self, key: &SandboxKey) -> bool {
+        let past = self.past(key).await.unwrap_or_else(|why| {
+            tracing::warn!(%why, "whether a sandbox was detached cannot be read");
+            None
+        });
+        past.is_some_and(|past| past.is_detached && past.qemu_lives())
+    }
+
+    /// Carries out a destroy of a sandbox that is not there: refused as it was, unless its last life is over. That is
+    /// recorded as any command is, so that the same request never destroys one that is begun later.
+    pub(super) async fn destroyed_before(
+        &self,
+        command: Command,
+        not_found: Refusal,
+    ) -> Result<Executed, Refusal> {
+        let unreadable = |why: String| Refusal::new(Reason::LedgerUnwritable, why);
+        let over = self.past(&command.key).await.map_err(unreadable)?.filter(|past| !past.is_detached);
+        let Some(past) = over else { return Err(not_found) };
+        let outcome = Outcome {
+            result: CommandResult::Unchanged,
+            message: format!("{} has ended already", command.key),
+        };
+        let (sandbox, generation) = (SandboxView::gone(command.key.clone()), past.row.key.generation);
+        let at = self.environment.clock.now();
+        let intent = Box::new(metering::intent(&command, Some(generation), at));
+        let concluded = Box::new(metering::outcome_of(&command, at, &Ok(outcome.clone())));
+        let message = |reply| metering::Message::IntendApart(intent, Some(concluded), reply);
+        match self.record(message).await? {
+            Acknowledgement::Replayed(stored) => Ok(Executed { outcome: stored?, sandbox, replayed: true }),
+            _ => Ok(Executed { outcome, sandbox, replayed: false }),
+        }
+    }
+
+    /// The last life of that name, if it has ended; what went wrong where that cannot be read.
+    async fn past(&self, key: &SandboxKey) -> Result<Option<Past>, String> {
+        let (reader, key) = (self.reader.clone(), key.clone());
+        let look_up = move || Past::of(&reader.lock().unwrap_or_else(PoisonError::into_inner), &key);
+        let found = tokio::task::spawn_blocking(look_up).await.map_err(|error| error.to_string())?;
+        found.map_err(|error| error.to_string())
+    }
+}
+
+/// A life that has ended.
+struct Past {
+    row: SandboxRow,
+    /// It was handed back, and its QEMU was left to itself.
+    is_detached: bool,
+}
+
+impl Past {
+    fn of(reader: &Reader, key: &SandboxKey) -> Result<Option<Self>, LedgerError> {
+        let filter = SandboxFilter {
+            org: Some(key.org.clone()),
+            sandbox: Some(key.sandbox.clone()),
+            ..SandboxFilter::default()
+        };
+        let last = reader.sandboxes(&filter)?.pop().filter(|row| row.ended_unix_ns.is_some());
+        let Some(row) = last else { return Ok(None) };
+        let is_detached = last_cause(reader, &row)?.as_deref() == Some(Cause::Detach.as_str());
+        Ok(Some(Self { row, is_detached }))
+    }
+
+    fn qemu_lives(&self) -> bool {
+        let identity =
+            Attachment::from_json(&self.row.attachment).and_then(|attachment| attachment.process());
+        identity.is_some_and(|identity| matches!(Process::find_by(identity), Ok(Some(_))))
+    }
+}
+
+/// What closed the last slice of a life that has ended.
+fn last_cause(reader: &Reader, row: &SandboxRow) -> Result<Option<String>, LedgerError> {
+    let Some(last) = reader.last_slice(&row.key)? else { return Ok(None) };
+    let sandboxes = SandboxFilter {
+        org: Some(row.key.org.clone()),
+        sandbox: Some(row.key.sandbox.clone()),
+        generation: Some(row.key.generation),
+        live_only: false,
+    };
+    let after = Some(SliceCursor { key: row.key.clone(), seq: last.saturating_sub(1) });
+    let mut page = reader.slices(&SliceQuery { sandboxes, window: None, after, limit: 1, now: None })?;
+    Ok(page.rows.pop().and_then(|slice| slice.closed_by))
+}
