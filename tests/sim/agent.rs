@@ -135,7 +135,7 @@ impl World {
             Action::Wait(token, ms) => self.answer(number, ms * MS + instant, token, Answer::Elapsed),
             Action::PrepareSnapshot(token, _) => self.prepare_snapshot(number, token),
             Action::WriteSnapshot(token, method) => self.write_snapshot(number, token, method),
-            Action::VerifySnapshot(token, manifest) => {
+            Action::VerifySnapshot(token, manifest, _) => {
                 let there = self.guests[number].snapshots.contains_key(&manifest.ordinal);
                 let answer = if there {
                     Answer::SnapshotVerified(manifest, 0)
@@ -144,6 +144,7 @@ impl World {
                 };
                 self.answer(number, 20 * MS, token, answer);
             }
+            Action::AwaitDigest(token) => self.digest(number, token),
             Action::RemoveSnapshot(removal) => self.remove_snapshot(number, &removal),
             Action::Launch(token, launch) => self.launch(number, token, &launch),
             // Nobody creates or power-cycles here, or begins anew.
@@ -401,6 +402,17 @@ impl World {
         };
         self.guests[number].snapshots.insert(ordinal, saved);
         self.answer(number, takes, token, Answer::SnapshotWritten(Box::new(manifest)));
+    }
+
+    /// While QEMU starts; now and then the disk cannot read what it has written.
+    fn digest(&mut self, number: usize, token: Token) {
+        let takes = self.random.range(1_000, 40 * MS);
+        let answer = if self.random.chance(60) {
+            failed(Reason::SnapshotDamaged, "unreadable")
+        } else {
+            Answer::DigestRight
+        };
+        self.answer(number, takes, token, answer);
     }
 
     fn remove_snapshot(&mut self, number: usize, removal: &SnapshotRemoval) {

@@ -42,9 +42,10 @@ impl State {
                 disk::prepare(self, token, method, myself);
             }
             Action::WriteSnapshot(token, method) => disk::write(self, token, method, now, myself),
-            Action::VerifySnapshot(token, manifest) => {
-                disk::verify(*manifest, answer_to(token, myself));
+            Action::VerifySnapshot(token, manifest, check) => {
+                disk::verify(self, *manifest, check, answer_to(token, myself));
             }
+            Action::AwaitDigest(token) => disk::await_digest(self, answer_to(token, myself)),
             Action::GiveUpSnapshot(token, manifest) => disk::give_up(manifest, answer_to(token, myself)),
             Action::RemoveSnapshot(removal) => disk::remove(self, removal),
             Action::PromiseMemory(token, bytes) => self.promise_memory(token, bytes, myself),
@@ -183,6 +184,7 @@ impl State {
     fn reply(&mut self, request_id: &str, result: &Answered) {
         self.promised.take_if(|(of, _)| of == request_id);
         self.turn.take_if(|(of, _)| of == request_id);
+        self.digest.take_if(|(of, _)| of == request_id);
         for caller in self.waiting.remove(request_id).unwrap_or_default() {
             // A caller that has gone away reads the outcome from the ledger when it asks again.
             let _ = caller.send(result.clone());

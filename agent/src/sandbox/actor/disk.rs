@@ -7,13 +7,15 @@ use dormouse_metering::Stamp;
 use dormouse_qmp::{Client, QmpError};
 use ractor::ActorRef;
 use serde_json::{Value, json};
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use super::act::{AnswerTo, answer_to, with_cause};
 use super::{Message, State};
+use crate::failpoint;
 use crate::sandbox::command::Method;
 use crate::sandbox::facts::Survey;
-use crate::sandbox::machine::{Answer, Input, SnapshotRemoval, Token, internal_tag};
+use crate::sandbox::machine::{Answer, Check, Input, SnapshotRemoval, Token, internal_tag};
 use crate::sandbox::refusal::{Reason, Refusal};
 use crate::sandbox::snapshot::{Contents, Damaged, Draft, DraftSpec, Manifest, SnapshotError};
 
@@ -86,15 +88,45 @@ pub(super) fn write(state: &mut State, token: Token, method: Method, now: Stamp,
     });
 }
 
-/// Checks that a snapshot is what was written. Reads all of its state.
-pub(super) fn verify(manifest: Manifest, reply: AnswerTo) {
-    blocking(reply, move || match manifest.verify() {
-        Ok(()) => {
-            let wanted_bytes = manifest.memory_to_take_bytes();
-            Answer::SnapshotVerified(Box::new(manifest), wanted_bytes)
-        }
-        Err(damaged) => Answer::Failed(damage(&damaged)),
+/// A digest that is being taken. Dropping it gives it up: nothing more is read for it.
+pub(super) struct Digest {
+    told: Option<oneshot::Receiver<Answer>>,
+    awaited: JoinSet<()>,
+}
+
+/// Checks that a snapshot is what was written. What is in its state is read after the answer, where that is wanted so.
+pub(super) fn verify(state: &mut State, manifest: Manifest, check: Check, reply: AnswerTo) {
+    let (tell, told) = oneshot::channel();
+    let request_id = state.machine.underway().map(|(command, _)| command.request_id.clone());
+    let digest = Digest { told: Some(told), awaited: JoinSet::new() };
+    state.digest = request_id.map(|request_id| (request_id, digest));
+    tokio::task::spawn_blocking(move || {
+        let verified = manifest.verify_files().and_then(|unread| match check {
+            Check::Whole => unread.verify(&|| true).map(|()| None),
+            Check::ButDigest => Ok(Some(unread)),
+        });
+        let unread = match verified {
+            Ok(unread) => unread,
+            Err(damaged) => return reply(Answer::Failed(damage(&damaged))),
+        };
+        let wanted_bytes = manifest.memory_to_take_bytes();
+        reply(Answer::SnapshotVerified(Box::new(manifest), wanted_bytes));
+        let Some(unread) = unread else { return };
+        failpoint::reach("before a digest is taken");
+        let digest = unread.verify(&|| !tell.is_closed());
+        failpoint::reach("a digest is taken");
+        // A wake that is over needs not be told.
+        let _ = tell
+            .send(digest.map_or_else(|damaged| Answer::Failed(damage(&damaged)), |()| Answer::DigestRight));
     });
+}
+
+/// Answers when the digest that was begun is known.
+pub(super) fn await_digest(state: &mut State, reply: AnswerTo) {
+    let lost = || Answer::Failed(Refusal::new(Reason::Bug, "no digest was taken"));
+    let Some((_, digest)) = state.digest.as_mut() else { return reply(lost()) };
+    let Some(told) = digest.told.take() else { return reply(lost()) };
+    digest.awaited.spawn(async move { reply(told.await.unwrap_or_else(|_| lost())) });
 }
 
 /// Removes the files by which a snapshot is loaded, and answers once that is durable.
@@ -190,7 +222,7 @@ fn not_written(error: &SnapshotError) -> Refusal {
 }
 
 fn damage(damaged: &Damaged) -> Refusal {
-    let message = format!("{damaged}; it was not started and stays as it is");
+    let message = format!("{damaged}; its guest was not started, and it stays as it is");
     Refusal::new(Reason::SnapshotDamaged, message).with("manifest", damaged.path.display())
 }
 

@@ -94,6 +94,8 @@ pub struct State {
     draft: Option<Draft>,
     /// The turn to be saved that a command waits for or has, under its request id. Dropping it gives it back.
     turn: Option<(String, JoinSet<()>)>,
+    /// The digest of a snapshot that a command has begun to take, under its request id.
+    digest: Option<(String, disk::Digest)>,
     /// The host's memory that a command was promised, under its request id.
     promised: Option<(String, Promise)>,
     /// What the metering actor was last told of whether QEMU can be asked.
@@ -141,6 +143,7 @@ impl Actor for SandboxActor {
             waiting: HashMap::new(),
             draft: None,
             turn: None,
+            digest: None,
             promised: None,
             sight: None,
             attempt: None,

@@ -37,8 +37,10 @@ pub enum Action {
     PrepareSnapshot(Token, Method),
     /// Make the draft of the snapshot complete: digest, syncs, manifest, rename.
     WriteSnapshot(Token, Method),
-    /// Check a snapshot against its manifest.
-    VerifySnapshot(Token, Box<Manifest>),
+    /// Check a snapshot against its manifest, as far as that goes before QEMU is started.
+    VerifySnapshot(Token, Box<Manifest>, Check),
+    /// Answer once the digest of the snapshot that was checked last is known.
+    AwaitDigest(Token),
     /// Make a snapshot of which the RAM is about to be overwritten one that nothing can load, durably.
     GiveUpSnapshot(Token, Box<Manifest>),
     /// Remove a draft, or a snapshot that nobody needs any more.
@@ -106,6 +108,15 @@ pub struct QmpCommand {
     pub name: &'static str,
     /// Its arguments.
     pub arguments: Value,
+}
+
+/// How much of a snapshot is checked before QEMU is started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Check {
+    /// All of it.
+    Whole,
+    /// All that is quick. What is in the state file is read from then on, while QEMU starts.
+    ButDigest,
 }
 
 /// How to start QEMU for a wake.

@@ -52,8 +52,10 @@ pub enum Answer {
     SnapshotPrepared(Draft),
     /// The snapshot is complete on disk.
     SnapshotWritten(Box<Manifest>),
-    /// The snapshot is what was written, and to wake it takes so many bytes of the host's memory.
+    /// The snapshot is what was written, as far as that was checked, and to wake it takes so many bytes of the host's memory.
     SnapshotVerified(Box<Manifest>, u64),
+    /// The state file has the digest that it was written with.
+    DigestRight,
     /// The snapshot can be loaded no more.
     SnapshotGivenUp(Box<Manifest>),
     /// The host has the memory.

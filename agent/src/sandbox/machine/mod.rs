@@ -50,7 +50,7 @@ mod sight;
 #[cfg(test)]
 mod tests;
 
-pub use action::{Action, Announcement, Launch, Notice, QmpCommand, SnapshotRemoval, Start, Token};
+pub use action::{Action, Announcement, Check, Launch, Notice, QmpCommand, SnapshotRemoval, Start, Token};
 pub use core::{Core, Link, Phase, Settings};
 pub use input::{Answer, Input, QemuEvent};
 pub(super) use operations::internal_tag;

@@ -13,3 +13,4 @@ mod scaling;
 mod sight;
 mod starting;
 mod table;
+mod waking;

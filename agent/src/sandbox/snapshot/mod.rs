@@ -35,7 +35,7 @@ use std::path::PathBuf;
 pub use draft::{Contents, Draft};
 pub use manifest::{Manifest, RamFile, StateFile};
 pub use store::{DraftSpec, SnapshotStore, StaleDraft};
-pub use verify::{Damage, Damaged, load_and_verify};
+pub use verify::{Damage, Damaged, Unread, load_and_verify};
 
 /// Why a snapshot cannot be written or removed.
 #[derive(Debug, thiserror::Error)]

@@ -1,6 +1,6 @@
 //! Whether a snapshot is still what was written.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
@@ -83,19 +83,43 @@ pub enum Damage {
 pub fn load_and_verify(path: &Path) -> Result<Manifest, Damaged> {
     let damaged = |what| Damaged { path: path.to_owned(), what };
     let manifest = load(path).map_err(damaged)?;
-    check_files(&manifest, path).map_err(damaged)?;
+    check_files(&manifest, path).map_err(damaged)?.verify(&|| true)?;
     Ok(manifest)
 }
 
+/// A state file that has its length, and was not read yet: all else of its snapshot is as it was written.
+#[derive(Debug)]
+pub struct Unread {
+    version: u32,
+    /// Opened, so that what is read is what was there. `None` where there is no state file.
+    state: Option<(StateFile, File, PathBuf)>,
+    manifest_path: PathBuf,
+}
+
 impl Manifest {
-    /// Checks that this manifest, as it was recorded, is the one on disk, and everything that it says.
-    /// Reads the whole state file.
-    pub fn verify(&self) -> Result<(), Damaged> {
+    /// Checks that this manifest, as it was recorded, is the one on disk, and everything that it says but for the digest of
+    /// the state file. Takes no longer for a large one.
+    pub fn verify_files(&self) -> Result<Unread, Damaged> {
         let path = self.path();
         let checked = load(&path).and_then(|found| {
             if found == *self { check_files(self, &path) } else { Err(Damage::NotRecorded) }
         });
         checked.map_err(|what| Damaged { path, what })
+    }
+}
+
+impl Unread {
+    /// Checks the digest. Reads the whole state file, unless nobody wants it any more.
+    pub fn verify(self, wanted: &dyn Fn() -> bool) -> Result<(), Damaged> {
+        self.check(wanted).map_err(|what| Damaged { path: self.manifest_path, what })
+    }
+
+    fn check(&self, wanted: &dyn Fn() -> bool) -> Result<(), Damage> {
+        let Some((written, file, path)) = &self.state else { return Ok(()) };
+        let digest = if self.version == 1 { files::digest_of_all } else { files::digest };
+        let digest =
+            digest(file, wanted).map_err(|source| Damage::Unreadable { path: path.clone(), source })?;
+        if digest == written.blake3 { Ok(()) } else { Err(Damage::StateDigest { path: path.clone() }) }
     }
 }
 
@@ -111,23 +135,22 @@ fn load(path: &Path) -> Result<Manifest, Damage> {
 }
 
 /// The state file lies beside the manifest at `path`, wherever that was moved to.
-fn check_files(manifest: &Manifest, path: &Path) -> Result<(), Damage> {
+fn check_files(manifest: &Manifest, path: &Path) -> Result<Unread, Damage> {
     if path.file_name() != manifest.path().file_name() {
         return Err(Damage::NotRecorded);
     }
     manifest.ram.iter().try_for_each(check_ram)?;
-    manifest.state.as_ref().map_or(Ok(()), |state| {
-        check_state(manifest.version, state, &path.with_file_name(manifest.state_name()))
-    })
+    let state = manifest.state.as_ref();
+    let state =
+        state.map(|state| open_state(state, path.with_file_name(manifest.state_name()))).transpose()?;
+    Ok(Unread { version: manifest.version, state, manifest_path: path.to_owned() })
 }
 
-fn check_state(version: u32, written: &StateFile, path: &Path) -> Result<(), Damage> {
-    let file = opened(files::open(path), path)?;
-    let unreadable = |source| Damage::Unreadable { path: path.to_owned(), source };
-    check_length(path, written.bytes, file.metadata().map_err(unreadable)?.len())?;
-    let digest = if version == 1 { files::digest_of_all } else { files::digest };
-    let digest = digest(&file).map_err(unreadable)?;
-    if digest == written.blake3 { Ok(()) } else { Err(Damage::StateDigest { path: path.to_owned() }) }
+fn open_state(written: &StateFile, path: PathBuf) -> Result<(StateFile, File, PathBuf), Damage> {
+    let file = opened(files::open(&path), &path)?;
+    let meta = file.metadata().map_err(|source| Damage::Unreadable { path: path.clone(), source })?;
+    check_length(&path, written.bytes, meta.len())?;
+    Ok((written.clone(), file, path))
 }
 
 fn check_ram(written: &RamFile) -> Result<(), Damage> {

@@ -2,15 +2,21 @@
 //! `cont`.
 //!
 //! ```text
-//!   Verifying ─▶ Promising ─▶ Launching ─▶ Connecting ─▶ Loading ─▶ AskingMemory ─▶ Limiting ─▶ Continuing ─▶ done
-//!       │            │            │            │            │            │             │            │
-//!       ▼            ▼            ▼            └────────────┴─ GivingUp ◀┴─────────────┴────────────┘
-//!     failed      failed       failed                            │ exit                            │ no answer
-//!                                                                ▼                                 ▼
-//!                                               failed, hibernated as before ◀──────────────── Reclaiming
-//!                                                                                                  ▼ the guest runs
-//!                                                                                                done
+//!                               ┌┄┄ the digest is taken ┄┄┐
+//!   Verifying ─▶ Promising ─▶ Launching ─▶ Connecting ─▶ Digesting ─▶ Loading ─▶ AskingMemory ─▶ Limiting ─▶ Continuing ─▶ done
+//!       │            │            │            │             │           │            │             │            │
+//!       ▼            ▼            ▼            └─────────────┴───────────┴─ GivingUp ◀┴─────────────┴────────────┘
+//!     failed      failed       failed                                         │ exit                            │ no answer
+//!                                                                             ▼                                 ▼
+//!                                                            failed, hibernated as before ◀──────────────── Reclaiming
+//!                                                                                                               ▼ the guest runs
+//!                                                                                                             done
 //! ```
+//!
+//! All that is quick to check is checked while there is no QEMU: manifest, files and their lengths. The digest of a
+//! `mapped-ram` file, which takes as long as the file is large, is taken while QEMU starts, with `-incoming defer`: it has
+//! nothing of the file before the digest was found right, and is ended where it is not. Where the RAM is in files, which
+//! QEMU maps as soon as it is started, the digest comes first: the state beside them is small.
 //!
 //! `Reclaiming` is also where a wake begins that the agent's restart cut short: it looks for the QEMU that may have been
 //! started. Whoever else continues the guest before our own `cont` is taken to have done so as late as can be.
@@ -38,7 +44,7 @@ use crate::sandbox::command::Method;
 use crate::sandbox::facts::Survey;
 use crate::sandbox::machine::core::{Core, Link, Phase};
 use crate::sandbox::machine::sight::reaching_back;
-use crate::sandbox::machine::{Action, Announcement, Launch, QemuEvent};
+use crate::sandbox::machine::{Action, Announcement, Check, Launch, QemuEvent};
 use crate::sandbox::refusal::{Reason, Refusal};
 use crate::sandbox::snapshot::Manifest;
 
@@ -66,6 +72,7 @@ enum Step {
     Promising(Box<Manifest>),
     Launching,
     Connecting,
+    Digesting,
     Loading(Transfer),
     AskingMemory,
     Limiting,
@@ -125,16 +132,28 @@ impl Wake {
         cx.ask(|token| Action::Connect(token, 1))
     }
 
-    fn load(&mut self, cx: &mut Context<'_>, survey: &Survey) -> Flow {
+    /// QEMU answers: it loads, unless it is another one, or what it would load is not known to be right yet.
+    fn connected(&mut self, cx: &mut Context<'_>, survey: &Survey) -> Flow {
         if self.cold {
             return self.loaded(cx, Turn::Complete);
         }
-        let Some(manifest) = cx.core.snapshot.clone() else {
+        let Some(manifest) = &cx.core.snapshot else {
             return self.give_up(cx, Refusal::new(Reason::Bug, "the snapshot is gone from memory"));
         };
-        if let Some(refusal) = mismatch(&manifest, survey) {
+        if let Some(refusal) = mismatch(manifest, survey) {
             return self.give_up(cx, refusal);
         }
+        if check_of(manifest.method) == Check::ButDigest {
+            self.step = Step::Digesting;
+            return cx.ask(Action::AwaitDigest);
+        }
+        self.load(cx)
+    }
+
+    fn load(&mut self, cx: &mut Context<'_>) -> Flow {
+        let (Some(manifest), Some(survey)) = (&cx.core.snapshot, &cx.core.survey) else {
+            return self.give_up(cx, Refusal::new(Reason::Bug, "the snapshot is gone from memory"));
+        };
         let tag = internal_tag(cx.core.generation, manifest.ordinal);
         let mut transfer = Transfer::load(manifest.method, survey, &manifest.state_path(), &tag);
         let turn = transfer.begin(cx);
@@ -260,6 +279,14 @@ fn hibernated_again(cx: &mut Context<'_>, refusal: Refusal) -> Flow {
     failed(refusal)
 }
 
+/// How much is checked before QEMU is started. QEMU maps the RAM of a `shared` one, and `internal` has no state file.
+const fn check_of(method: Method) -> Check {
+    match method {
+        Method::MappedRam => Check::ButDigest,
+        Method::Shared | Method::Internal => Check::Whole,
+    }
+}
+
 fn mismatch(manifest: &Manifest, survey: &Survey) -> Option<Refusal> {
     let saved_by = manifest.qemu_version.as_str();
     let found = survey.version.to_string();
@@ -280,6 +307,7 @@ impl Procedure for Wake {
             Step::Promising(_) => "asking for the host's memory",
             Step::Launching => "starting QEMU",
             Step::Connecting => "connecting",
+            Step::Digesting => "checking the snapshot's state",
             Step::Loading(_) => "loading",
             Step::AskingMemory => "asking for the memory",
             Step::Limiting => "limiting CPU time",
@@ -304,7 +332,8 @@ impl Procedure for Wake {
         if self.cold {
             return self.begin_cold(cx, manifest);
         }
-        cx.ask(|token| Action::VerifySnapshot(token, Box::new(manifest)))
+        let check = check_of(manifest.method);
+        cx.ask(|token| Action::VerifySnapshot(token, Box::new(manifest), check))
     }
 
     fn answer(&mut self, cx: &mut Context<'_>, answer: Answer) -> Flow {
@@ -326,8 +355,9 @@ impl Procedure for Wake {
             (Step::Connecting, Answer::Surveyed(survey, process)) => {
                 found(cx, &survey, process);
                 cx.core.missed = None;
-                self.load(cx, &survey)
+                self.connected(cx, &survey)
             }
+            (Step::Digesting, Answer::DigestRight) => self.load(cx),
             (Step::Connecting, Answer::Failed(refusal)) => {
                 let keeps_trying = cx.now.boottime_ns < self.connect_until_ns;
                 if keeps_trying { self.connect(cx) } else { self.give_up(cx, refusal) }
@@ -406,7 +436,8 @@ impl Procedure for Wake {
 
     fn disconnected(&mut self, cx: &mut Context<'_>) -> Flow {
         // A QEMU that loads and cannot be asked is ended; nothing has run in it.
-        let gone = matches!(self.step, Step::Loading(_) | Step::AskingMemory | Step::Limiting);
+        let gone =
+            matches!(self.step, Step::Digesting | Step::Loading(_) | Step::AskingMemory | Step::Limiting);
         if !gone {
             return Flow::Wait;
         }

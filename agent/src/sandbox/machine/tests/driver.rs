@@ -404,10 +404,11 @@ impl Driver {
             Action::WriteSnapshot(token, method) => {
                 (token, Answer::SnapshotWritten(Box::new(manifest(method))))
             }
-            Action::VerifySnapshot(token, manifest) => {
+            Action::VerifySnapshot(token, manifest, _) => {
                 let wanted_bytes = manifest.shape.memory_base_bytes + manifest.shape.memory_plugged_bytes;
                 (token, Answer::SnapshotVerified(manifest, wanted_bytes))
             }
+            Action::AwaitDigest(token) => (token, Answer::DigestRight),
             Action::GiveUpSnapshot(token, manifest) => (token, Answer::SnapshotGivenUp(manifest)),
             Action::Launch(token, _) | Action::Start(token, _) => {
                 self.qemu = Some(Qemu { status: "paused", ..Qemu::new(200) });
@@ -438,7 +439,8 @@ pub(super) fn token_of(action: &Action) -> Option<Token> {
         | Action::Wait(token, _)
         | Action::PrepareSnapshot(token, _)
         | Action::WriteSnapshot(token, _)
-        | Action::VerifySnapshot(token, _)
+        | Action::VerifySnapshot(token, ..)
+        | Action::AwaitDigest(token)
         | Action::GiveUpSnapshot(token, _)
         | Action::Launch(token, _)
         | Action::PromiseMemory(token, _)
@@ -476,6 +478,7 @@ fn word(action: &Action) -> String {
         Action::PrepareSnapshot(..) => "prepare snapshot".to_owned(),
         Action::WriteSnapshot(..) => "write snapshot".to_owned(),
         Action::VerifySnapshot(..) => "verify snapshot".to_owned(),
+        Action::AwaitDigest(_) => "await digest".to_owned(),
         Action::GiveUpSnapshot(..) => "give up snapshot".to_owned(),
         Action::RemoveSnapshot(SnapshotRemoval::Draft) => "remove snapshot".to_owned(),
         Action::RemoveSnapshot(SnapshotRemoval::Consumed(_)) => "remove consumed snapshot".to_owned(),
