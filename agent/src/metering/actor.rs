@@ -361,6 +361,8 @@ impl State {
             Ok(record) => {
                 failpoint::reach("before an observation");
                 let class = record.as_ref().map_or(Class::Note, observation_class);
+                // Where nobody waits for it, the outcome of a command that has brought it about comes right behind.
+                let class = if class == Class::Note && written.is_none() { Class::Aside } else { class };
                 let done = log_failure("slices");
                 let done: Done = Box::new(move |result| {
                     done(result);

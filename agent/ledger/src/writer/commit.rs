@@ -148,7 +148,7 @@ impl Committer {
     /// One transaction for all the units. Its answers hold only because the commit at its end succeeded.
     fn transaction(&mut self, units: &[Unit]) -> Result<Answers, Failed> {
         let broken = |error| Failed { unit: None, error };
-        self.wait_for_disk(units.iter().any(|unit| unit.class != Class::Note)).map_err(broken)?;
+        self.wait_for_disk(units.iter().any(|unit| !unit.class.is_note())).map_err(broken)?;
         let answers = match self.try_transaction(units, Apart::Hoping)? {
             Some(answers) => Some(answers),
             None => self.try_transaction(units, Apart::Savepoints)?,
@@ -239,7 +239,7 @@ impl Committer {
 impl Unit {
     /// A fact that the ledger refuses is a mistake of this program, or damage to the file: neither may go unseen.
     fn report(&self, result: &Result<Committed, LedgerError>) {
-        if let (Class::Fact | Class::Note, Err(error)) = (self.class, result) {
+        if let (Class::Fact | Class::Note | Class::Aside, Err(error)) = (self.class, result) {
             tracing::error!(%error, reason = error.reason(), records = ?self.records, "the ledger refused a fact");
         }
     }
@@ -283,9 +283,9 @@ mod tests {
 
     #[test]
     fn only_notes_among_themselves_do_not_wait_for_the_disk() {
-        use Class::{Fact, Intent, Note};
-        assert_eq!(synchronous_after(&[Note, Note]), 1);
-        for classes in [&[Fact][..], &[Intent], &[Note, Fact], &[Intent, Note]] {
+        use Class::{Aside, Fact, Intent, Note};
+        assert_eq!(synchronous_after(&[Note, Aside]), 1);
+        for classes in [&[Fact][..], &[Intent], &[Note, Fact], &[Intent, Note], &[Aside, Fact]] {
             assert_eq!(synchronous_after(classes), 2, "{classes:?}");
         }
     }

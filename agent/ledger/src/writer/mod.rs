@@ -13,7 +13,8 @@
 //! refusable: while the ledger cannot be written it fails at once. A *fact* has happened already: it is tried
 //! again, in order, until it is durable. A *note* is a fact that nobody waits for and that no event tells: notes alone
 //! are committed without waiting for the disk. They survive the agent's death at once, and the host's from the next
-//! other unit on, a proof of life at the latest: what happened after that proof is lost with the host anyway.
+//! other unit on, a proof of life at the latest: what happened after that proof is lost with the host anyway. An *aside* is
+//! a note that waits a moment for what comes behind it, and is committed with that.
 
 mod commit;
 mod queue;
@@ -38,6 +39,8 @@ pub enum Class {
     Fact,
     /// Something that did happen, that nobody is told of before something else is durable.
     Note,
+    /// A note that may be lost with the agent for a millisecond, because nobody waits until it is written.
+    Aside,
 }
 
 /// A unit is durable, or was already.
@@ -73,6 +76,13 @@ pub enum Health {
         /// How many units of facts wait.
         facts_waiting: usize,
     },
+}
+
+impl Class {
+    /// Whether nobody is told of it before something else is durable.
+    const fn is_note(self) -> bool {
+        matches!(self, Self::Note | Self::Aside)
+    }
 }
 
 /// One unit on its way to the ledger.

@@ -10,6 +10,9 @@ use crate::LedgerError;
 const INTENTS_MAX: usize = 1024;
 const FACTS_MAX: usize = 65_536;
 
+/// For how long asides alone are kept back. A command's outcome comes right behind what was seen of it.
+const KEPT_BACK: Duration = Duration::from_millis(1);
+
 pub(super) struct Queue {
     inner: Mutex<Inner>,
     /// Signalled when a unit came or the queue was stopped.
@@ -21,6 +24,7 @@ pub(super) struct Queue {
 struct Inner {
     units: VecDeque<Unit>,
     intents: usize,
+    asides: usize,
     stopped: bool,
     health: Health,
 }
@@ -29,14 +33,21 @@ impl Inner {
     fn take(&mut self, units_max: usize) -> Vec<Unit> {
         let count = self.units.len().min(units_max);
         let taken: Vec<Unit> = self.units.drain(..count).collect();
-        self.intents -= taken.iter().filter(|unit| unit.class == Class::Intent).count();
+        let count = |class| taken.iter().filter(|unit| unit.class == class).count();
+        self.intents -= count(Class::Intent);
+        self.asides -= count(Class::Aside);
         taken
+    }
+
+    /// Whether what is there may wait for what comes behind it.
+    fn may_wait(&self, units_max: usize) -> bool {
+        !self.stopped && self.units.len() == self.asides && self.asides < units_max
     }
 
     fn refusal(&self, class: Class) -> Option<LedgerError> {
         let waiting = match class {
             Class::Intent => self.intents,
-            Class::Fact | Class::Note => self.units.len() - self.intents,
+            Class::Fact | Class::Note | Class::Aside => self.units.len() - self.intents,
         };
         let waiting_max = if class == Class::Intent { INTENTS_MAX } else { FACTS_MAX };
         match &self.health {
@@ -52,7 +63,8 @@ impl Inner {
 
 impl Queue {
     pub(super) fn new() -> Self {
-        let inner = Inner { units: VecDeque::new(), intents: 0, stopped: false, health: Health::Writable };
+        let (units, health) = (VecDeque::new(), Health::Writable);
+        let inner = Inner { units, intents: 0, asides: 0, stopped: false, health };
         Self { inner: Mutex::new(inner), changed: Condvar::new(), on_events: OnceLock::new() }
     }
 
@@ -66,16 +78,26 @@ impl Queue {
         if let Some(error) = inner.refusal(unit.class) {
             return Err(Box::new(Refused { error, records: unit.records, done: unit.done }));
         }
+        // Who keeps back an aside has been woken by the first, and has nothing to do about the next.
+        let wakes = unit.class != Class::Aside || inner.units.is_empty();
         inner.intents += usize::from(unit.class == Class::Intent);
+        inner.asides += usize::from(unit.class == Class::Aside);
         inner.units.push_back(unit);
-        self.changed.notify_one();
+        // Who is woken wants the lock at once.
+        drop(inner);
+        if wakes {
+            self.changed.notify_one();
+        }
         Ok(())
     }
 
-    /// Waits for units and takes those that are there. `None` once the queue is stopped and empty.
+    /// Waits for units, where they are asides alone a moment longer for others, and takes those that are there. `None` once
+    /// the queue is stopped and empty.
     pub(super) fn wait(&self, units_max: usize) -> Option<Vec<Unit>> {
         let idle = |inner: &mut Inner| inner.units.is_empty() && !inner.stopped;
-        let mut inner = self.changed.wait_while(self.lock(), idle).unwrap_or_else(PoisonError::into_inner);
+        let inner = self.changed.wait_while(self.lock(), idle).unwrap_or_else(PoisonError::into_inner);
+        let kept = self.changed.wait_timeout_while(inner, KEPT_BACK, |inner| inner.may_wait(units_max));
+        let (mut inner, _) = kept.unwrap_or_else(PoisonError::into_inner);
         let taken = inner.take(units_max);
         (!taken.is_empty()).then_some(taken)
     }
@@ -90,6 +112,7 @@ impl Queue {
     pub(super) fn back_off(&self, facts: Vec<Unit>, why: &str) -> Vec<Unit> {
         let mut inner = self.lock();
         for fact in facts.into_iter().rev() {
+            inner.asides += usize::from(fact.class == Class::Aside);
             inner.units.push_front(fact);
         }
         let (intents, facts): (VecDeque<_>, VecDeque<_>) =
@@ -143,5 +166,47 @@ impl Queue {
                 facts_waiting: inner.units.len() - inner.intents,
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn queue_of(classes: &[Class]) -> Queue {
+        let queue = Queue::new();
+        for class in classes {
+            queue.push(Unit { class: *class, records: Vec::new(), done: Box::new(drop) }).unwrap();
+        }
+        queue
+    }
+
+    #[test]
+    fn asides_alone_wait_for_what_comes_behind_them_and_nothing_else_does() {
+        use Class::{Aside, Fact, Intent, Note};
+        for waiting in [&[Aside][..], &[Aside, Aside]] {
+            let queue = queue_of(waiting);
+            assert!(queue.lock().may_wait(3), "{waiting:?}");
+            assert!(!queue.lock().may_wait(waiting.len()), "as many as are taken at once");
+            queue.stop();
+            assert!(!queue.lock().may_wait(3), "{waiting:?}");
+        }
+        for urgent in [&[Note][..], &[Aside, Fact], &[Fact, Aside], &[Aside, Intent, Aside], &[Aside, Note]] {
+            assert!(!queue_of(urgent).lock().may_wait(9), "{urgent:?}");
+        }
+    }
+
+    #[test]
+    fn an_aside_is_taken_though_nothing_comes_behind_it_and_in_its_order() {
+        use Class::{Aside, Fact};
+        assert_eq!(queue_of(&[Aside]).wait(9).unwrap().len(), 1);
+        let queue = queue_of(&[Aside, Fact, Aside]);
+        let taken: Vec<Class> = queue.wait(2).unwrap().iter().map(|unit| unit.class).collect();
+        assert_eq!(taken, [Aside, Fact]);
+        assert!(queue.lock().may_wait(9));
+        let back = queue.wait(9).unwrap();
+        assert_eq!(queue.lock().asides, 0);
+        assert!(queue.back_off(back, "the disk is full").is_empty());
+        assert_eq!((queue.lock().asides, queue.lock().units.len()), (1, 1));
     }
 }
