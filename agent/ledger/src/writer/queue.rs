@@ -207,6 +207,7 @@ mod tests {
         let back = queue.wait(9).unwrap();
         assert_eq!(queue.lock().asides, 0);
         assert!(queue.back_off(back, "the disk is full").is_empty());
-        assert_eq!((queue.lock().asides, queue.lock().units.len()), (1, 1));
+        let inner = queue.lock();
+        assert_eq!((inner.asides, inner.units.len()), (1, 1));
     }
 }
