@@ -204,8 +204,9 @@ fn serve_metrics(
 
 /// Starts the log, and beside it the traces: each hears what it wants, whatever the other wants.
 pub(crate) fn start_log(log: &Log, traces: Option<&Traces>) {
-    // The filter was checked with the configuration.
-    let filter = EnvFilter::try_new(&log.level).unwrap_or_else(|_| EnvFilter::new("info"));
+    // The level was checked with the configuration. Of each actor ractor would keep a span for as long as the actor lives.
+    let filter =
+        EnvFilter::try_new(format!("ractor=warn,{}", log.level)).unwrap_or_else(|_| EnvFilter::new("info"));
     let spans = tracing_subscriber::registry().with(traces.map(Traces::layer));
     if log.format == LogFormat::Text
         && is_journal(std::env::var("JOURNAL_STREAM").ok().as_deref(), io::stderr())

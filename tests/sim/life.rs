@@ -80,7 +80,7 @@ impl World {
         core.generation = key.generation;
         (core.shape, core.state) = (shape, state);
         let complete = row.snapshots.values().rfind(|(_, complete)| *complete);
-        let manifest = complete.map(|(manifest, _)| manifest.clone());
+        let manifest = complete.map(|(manifest, _)| Box::new(manifest.clone()));
         let open = self.ledger.order.iter().filter_map(|id| self.ledger.commands.get(id));
         let unfinished: Vec<Command> = open
             .filter(|intent| intent.outcome.is_none() && intent.generation == key.generation)

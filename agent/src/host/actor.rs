@@ -1,10 +1,12 @@
 //! The host actor: creates sandbox actors, and starts again the one that panicked.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use dormouse_ledger::Reader;
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
+use tracing::Span;
 
 use super::directory::{Directory, Entry};
 use super::recover;
@@ -13,12 +15,12 @@ use crate::sandbox::actor::{Answered, Arguments as SandboxArguments, Environment
 use crate::sandbox::command::{Command, Request, SandboxKey};
 use crate::sandbox::machine::{Core, Settings};
 use crate::sandbox::refusal::{Reason, Refusal};
-use crate::sandbox::view::SandboxView;
+use crate::sandbox::view::{SandboxView, Shown};
 
 /// What the host actor is told.
 pub(super) enum Message {
     /// Attach or create a sandbox, and answer when that is durable.
-    Attach(Command, oneshot::Sender<Answered>),
+    Attach(Command, oneshot::Sender<Answered>, Span),
     /// Start the actor of a sandbox that the ledger knows.
     Recover(Box<recover::Found>),
     /// Answer once everything before this is done.
@@ -30,10 +32,10 @@ pub(super) struct HostActor;
 
 /// What the host actor starts with, and keeps.
 pub(super) struct State {
-    pub(super) environment: Environment,
+    pub(super) environment: Arc<Environment>,
     pub(super) directory: Directory,
     pub(super) reader: Reader,
-    pub(super) settings: Settings,
+    pub(super) settings: Arc<Settings>,
     pub(super) names: HashMap<ActorId, SandboxKey>,
 }
 
@@ -53,7 +55,7 @@ impl Actor for HostActor {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            Message::Attach(command, reply) => state.attach(command, reply, &myself).await,
+            Message::Attach(command, reply, span) => state.attach(command, reply, span, &myself).await,
             Message::Recover(found) => {
                 state.recover(*found, &myself).await;
                 Ok(())
@@ -96,6 +98,7 @@ impl State {
         &mut self,
         command: Command,
         reply: oneshot::Sender<Answered>,
+        span: Span,
         myself: &ActorRef<Message>,
     ) -> Result<(), ActorProcessingErr> {
         let (qmp_path, plan, tags) = match &command.request {
@@ -105,11 +108,9 @@ impl State {
             }
             _ => return Ok(()),
         };
-        // One whose life has ended and that is about to go is as good as gone.
-        let ended = |entry: &Entry| entry.view.borrow().generation != 0 && !entry.view.borrow().lives();
-        if let Some(entry) = self.directory.get(&command.key).filter(|entry| !ended(entry)) {
-            if let Err(ractor::MessagingErr::SendErr(SandboxMessage::Execute(_, reply))) =
-                entry.actor.cast(SandboxMessage::Execute(command, reply))
+        if let Some(entry) = self.directory.get(&command.key).filter(|entry| !entry.has_ended()) {
+            if let Err(ractor::MessagingErr::SendErr(SandboxMessage::Execute(_, reply, _))) =
+                entry.actor.cast(SandboxMessage::Execute(command, reply, span))
             {
                 let refusal = Refusal::new(Reason::Interrupted, "the sandbox has just ended; ask again");
                 let _ = reply.send(Err(refusal));
@@ -130,7 +131,7 @@ impl State {
         let origin = Origin::New(Box::new(core));
         let actor = self.spawn(command.key.clone(), view, origin, myself).await?;
         // A new actor takes messages until it stops.
-        let _ = actor.cast(SandboxMessage::Execute(command, reply));
+        let _ = actor.cast(SandboxMessage::Execute(command, reply, span));
         Ok(())
     }
 
@@ -164,8 +165,9 @@ impl State {
         origin: Origin,
         myself: &ActorRef<Message>,
     ) -> Result<ActorRef<SandboxMessage>, ActorProcessingErr> {
-        let (shown, view) = watch::channel(view);
-        let arguments = SandboxArguments { environment: self.environment.clone(), origin, view: shown };
+        let view = Shown::new(view);
+        let environment = Arc::clone(&self.environment);
+        let arguments = SandboxArguments { environment, origin, view: view.clone() };
         let (actor, _) = SandboxActor::spawn_linked(None, SandboxActor, arguments, myself.get_cell()).await?;
         self.names.insert(actor.get_id(), key.clone());
         self.directory.insert(key, Entry { actor: actor.clone(), view });

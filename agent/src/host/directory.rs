@@ -4,17 +4,24 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use ractor::ActorRef;
-use tokio::sync::watch;
 
 use crate::sandbox::actor::Message;
 use crate::sandbox::command::SandboxKey;
-use crate::sandbox::view::SandboxView;
+use crate::sandbox::view::{SandboxView, Shown};
 
 /// One sandbox's actor, and what it shows.
 #[derive(Clone)]
 pub(super) struct Entry {
     pub(super) actor: ActorRef<Message>,
-    pub(super) view: watch::Receiver<SandboxView>,
+    pub(super) view: Shown,
+}
+
+impl Entry {
+    /// Whether its life is over: one that is about to go is as good as gone.
+    pub(super) fn has_ended(&self) -> bool {
+        let view = self.view.look();
+        view.generation != 0 && !view.lives()
+    }
 }
 
 /// The sandboxes of the host. The lock is held only to look up or change an entry, never across an await.
@@ -40,6 +47,6 @@ impl Directory {
 
     pub(super) fn views(&self) -> Vec<SandboxView> {
         let entries = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        entries.values().map(|entry| entry.view.borrow().clone()).collect()
+        entries.values().map(|entry| entry.view.get()).collect()
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use dormouse_ledger::{CommandRow, Reader};
 use ractor::ActorRef;
 use tokio::sync::{broadcast, oneshot};
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 
 use super::actor::Message;
 use super::directory::{Directory, Entry};
@@ -36,7 +36,7 @@ pub struct HostHandle {
     pub(super) actor: ActorRef<Message>,
     pub(super) changes: broadcast::Sender<WatchEvent>,
     pub(super) reader: Arc<Mutex<Reader>>,
-    pub(super) environment: Environment,
+    pub(super) environment: Arc<Environment>,
     pub(super) rejected: RejectedFiles,
 }
 
@@ -54,7 +54,7 @@ impl HostHandle {
             Ok(Err(lost)) => Err(Refusal::new(Reason::Bug, format!("the command was lost: {lost}"))),
             Err(_) => {
                 let operation =
-                    self.directory.get(&key).and_then(|entry| entry.view.borrow().operation.clone());
+                    self.directory.get(&key).and_then(|entry| entry.view.look().operation.clone());
                 let step = operation.map_or_else(String::new, |operation| format!(" ({})", operation.step));
                 let message = format!(
                     "the outcome is not known yet{step}; what was begun goes on; ask again with the same request id"
@@ -90,7 +90,7 @@ impl HostHandle {
         let outcome = match answer.await {
             Ok(answered) => answered?,
             // The command came when the sandbox was about to leave the directory.
-            Err(_) if before.as_ref().is_some_and(has_ended) => return Err(not_found(&key)),
+            Err(_) if before.as_ref().is_some_and(Entry::has_ended) => return Err(not_found(&key)),
             Err(_) => {
                 let message = "the sandbox's actor was restarted; ask again with the same request id";
                 return Err(Refusal::new(Reason::Interrupted, message));
@@ -98,7 +98,7 @@ impl HostHandle {
         };
         let entry = self.directory.get(&key).or(before);
         let Some(entry) = entry else { return Err(not_found(&key)) };
-        let sandbox = entry.view.borrow().clone();
+        let sandbox = entry.view.get();
         Ok(Executed { outcome, sandbox, replayed: false })
     }
 
@@ -112,7 +112,7 @@ impl HostHandle {
     /// One sandbox.
     pub fn get(&self, key: &SandboxKey) -> Result<SandboxView, Refusal> {
         let entry = self.directory.get(key).ok_or_else(|| not_found(key))?;
-        let view = entry.view.borrow().clone();
+        let view = entry.view.get();
         if view.lives() { Ok(view) } else { Err(not_found(key)) }
     }
 
@@ -130,11 +130,11 @@ impl HostHandle {
         let (reply, answer) = oneshot::channel();
         let stopping = || Refusal::new(Reason::AgentStopping, "the agent is stopping");
         if let Request::Attach { .. } | Request::Create { .. } = command.request {
-            self.actor.cast(Message::Attach(command, reply)).map_err(|_| stopping())?;
+            self.actor.cast(Message::Attach(command, reply, Span::current())).map_err(|_| stopping())?;
             return Ok(answer);
         }
         let entry = self.directory.get(&command.key).ok_or_else(|| not_found(&command.key))?;
-        let message = crate::sandbox::actor::Message::Execute(command.clone(), reply);
+        let message = crate::sandbox::actor::Message::Execute(command.clone(), reply, Span::current());
         entry.actor.cast(message).map_err(|_| not_found(&command.key))?;
         Ok(answer)
     }
@@ -188,11 +188,6 @@ impl HostHandle {
 
 fn is_same(row: &CommandRow, command: &Command) -> bool {
     row.sandbox == command.key.sandbox && row.payload == metering::payload(command)
-}
-
-fn has_ended(entry: &Entry) -> bool {
-    let view = entry.view.borrow();
-    view.generation != 0 && !view.lives()
 }
 
 /// What is answered of a sandbox that is not there.

@@ -1,5 +1,7 @@
 //! Takes up the sandboxes that the ledger knows, after a restart of the agent or of one actor.
 
+use std::sync::Arc;
+
 use dormouse_ledger::{CommandRow, LedgerError, Reader, Recovery, SandboxRow, Snapshot, SnapshotState};
 use dormouse_metering::{BillingState, Meter, Shape};
 
@@ -20,7 +22,7 @@ pub(super) struct Found {
 
 /// What a sandbox is taken up with, beside the ledger.
 pub(super) struct Means<'a> {
-    pub(super) settings: &'a Settings,
+    pub(super) settings: &'a Arc<Settings>,
     pub(super) launching: &'a Launching,
     /// The processes that this agent has started, now or before, and that live.
     pub(super) started: Vec<Started>,
@@ -84,7 +86,7 @@ fn take_up(
     let attachment = Attachment::from_json(&row.attachment)?;
     let (shape, state) = holding(row)?;
     let key = SandboxKey { org: row.key.org.clone(), sandbox: row.key.sandbox.clone() };
-    let mut core = Core::new(key.clone(), attachment.qmp_path.clone(), means.settings.clone());
+    let mut core = Core::new(key.clone(), attachment.qmp_path.clone(), Arc::clone(means.settings));
     core.generation = row.key.generation;
     core.terms = attachment.terms.clone();
     (core.shape, core.state) = (shape, state);
@@ -140,7 +142,7 @@ fn to_create(row: &CommandRow, known: &[SandboxKey], means: &Means<'_>) -> Optio
     let Request::Create { plan, tags, .. } = &command.request else { return None };
     let mut view = SandboxView::gone(key.clone());
     (view.plan, view.tags) = (plan.clone(), tags.clone());
-    let mut core = Core::new(key.clone(), means.launching.qmp_path(&key).ok()?, means.settings.clone());
+    let mut core = Core::new(key.clone(), means.launching.qmp_path(&key).ok()?, Arc::clone(means.settings));
     let process = means.started_by(&command);
     core.process = process.as_ref().map(Process::identity);
     let (saved, last_sign, plugged_by_device) = (None, None, None);
@@ -154,7 +156,7 @@ fn holding(row: &SandboxRow) -> Option<(Shape, BillingState)> {
     Meter::resume(row.open.clone(), row.pending.iter().cloned()).ok()?.holding()
 }
 
-fn complete(mut snapshots: Vec<Snapshot>) -> Option<Manifest> {
+fn complete(mut snapshots: Vec<Snapshot>) -> Option<Box<Manifest>> {
     snapshots.retain(|snapshot| snapshot.state == SnapshotState::Complete);
     serde_json::from_value(snapshots.pop()?.manifest).ok()
 }

@@ -97,7 +97,7 @@ pub async fn start(config: &Config, ledger: &Ledger) -> Result<Running, StartErr
     };
     let (metering, _) = Actor::spawn(None, Metering, arguments).await.map_err(not_started)?;
     let (answers, ready) = channel::channel(false);
-    let environment = environment(config, launching, clock.clone(), metering.clone(), ready)?;
+    let environment = Arc::new(environment(config, launching, clock.clone(), metering.clone(), ready)?);
     discard_drafts(&environment.snapshots, &found);
     let directory = Directory::default();
     let state = State {
@@ -254,8 +254,8 @@ fn launching(config: &Config) -> Launching {
     }
 }
 
-fn settings(config: &Config) -> Settings {
-    Settings {
+fn settings(config: &Config) -> Arc<Settings> {
+    Arc::new(Settings {
         reconnect_min_ms: config.qmp.reconnect_min_ms,
         reconnect_max_ms: config.qmp.reconnect_max_ms,
         scale_stall_ms: config.scale.stall_ms,
@@ -263,7 +263,7 @@ fn settings(config: &Config) -> Settings {
         disk_bytes_max: config.scale.disk_bytes_max,
         hibernation_order: config.hibernation.order.clone(),
         ..Settings::default()
-    }
+    })
 }
 
 fn make_folder(path: &std::path::Path) -> Result<(), StartError> {

@@ -144,7 +144,10 @@ impl Disk {
                 size_bytes: medium["image"]["virtual-size"].as_u64().unwrap_or(0),
             })
         };
-        returned.as_array().map(Vec::as_slice).unwrap_or_default().iter().filter_map(read).collect()
+        let mut disks: Vec<_> =
+            returned.as_array().map(Vec::as_slice).unwrap_or_default().iter().filter_map(read).collect();
+        disks.shrink_to_fit();
+        disks
     }
 }
 
@@ -153,11 +156,14 @@ impl MemoryDevice {
     /// be named to QEMU and is left out.
     pub fn list(returned: &Value) -> Vec<Self> {
         let devices = returned.as_array().map(Vec::as_slice).unwrap_or_default();
-        devices
+        let mut devices: Vec<_> = devices
             .iter()
             .filter(|device| device["type"] == "virtio-mem")
             .filter_map(|d| Self::read(&d["data"]))
-            .collect()
+            .collect();
+        // They are kept, and four times as much is made room for as most have.
+        devices.shrink_to_fit();
+        devices
     }
 
     fn read(data: &Value) -> Option<Self> {

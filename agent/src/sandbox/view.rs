@@ -1,6 +1,7 @@
 //! What is shown of a sandbox.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use dormouse_metering::{BillingState, Shape};
 use serde::Serialize;
@@ -71,6 +72,33 @@ impl SandboxView {
             hibernation_method: None,
             disks: Vec::new(),
         }
+    }
+}
+
+/// A view as it is published: it is looked at, and nobody waits for it to change. Cheap to clone. Locked only to copy it or to
+/// put another in its place.
+#[derive(Clone, Debug)]
+pub struct Shown(Arc<RwLock<SandboxView>>);
+
+impl Shown {
+    /// Shows this.
+    pub fn new(view: SandboxView) -> Self {
+        Self(Arc::new(RwLock::new(view)))
+    }
+
+    /// What is shown now.
+    pub fn get(&self) -> SandboxView {
+        self.look().clone()
+    }
+
+    /// The same, to be looked at for a moment: it cannot be replaced meanwhile.
+    pub fn look(&self) -> RwLockReadGuard<'_, SandboxView> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Shows another.
+    pub(super) fn show(&self, view: SandboxView) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = view;
     }
 }
 

@@ -214,6 +214,14 @@ impl Session {
         self.outputs.pop_front()
     }
 
+    /// Gives back the memory of queues in which nothing waits.
+    pub fn rest(&mut self) {
+        if self.waiting.is_empty() && self.outputs.is_empty() {
+            self.waiting.shrink_to_fit();
+            self.outputs.shrink_to_fit();
+        }
+    }
+
     /// What went wrong so far, by kind.
     pub fn anomaly_counts(&self) -> AnomalyCounts {
         self.counts

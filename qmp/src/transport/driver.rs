@@ -89,12 +89,13 @@ impl Driver {
         drop(self);
         if missed > 0 {
             // Fails when the consumer has gone away, and then nobody misses anything.
-            let _ = events.send(Box::new(Incoming::Gap { missed })).await;
+            let _ = Box::pin(events.send(Box::new(Incoming::Gap { missed }))).await;
         }
     }
 
     /// Waits for one thing to happen, and acts on it.
     async fn step(&mut self) {
+        self.rest();
         let interest = if self.unwritten.is_empty() {
             Interest::READABLE
         } else {
@@ -113,12 +114,24 @@ impl Driver {
                 None => self.clients_gone = true,
             },
             () = sleep_until(deadline.unwrap_or(self.connected_at)), if deadline.is_some() => self.tick(),
-            _ = async { self.events.reserve().await.map(drop) }, if self.missed > 0 => self.report_gap(),
-            () = self.events.closed(), if self.clients_gone => self.session.close(CloseReason::Released),
+            // Boxed: a connection keeps room for whatever it may ever wait for.
+            _ = async { Box::pin(self.events.reserve()).await.map(drop) }, if self.missed > 0 => self.report_gap(),
+            () = async { Box::pin(self.events.closed()).await }, if self.clients_gone => {
+                self.session.close(CloseReason::Released);
+            }
         }
         self.execute_outputs();
         self.write();
         self.execute_outputs();
+    }
+
+    /// Gives back what the last command needed, once nobody waits for anything: most connections are idle.
+    fn rest(&mut self) {
+        if self.replies.is_empty() && self.unwritten.is_empty() {
+            self.replies.shrink_to_fit();
+            self.unwritten.shrink_to_fit();
+            self.session.rest();
+        }
     }
 
     fn now(&self) -> Duration {

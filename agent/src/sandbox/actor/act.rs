@@ -1,5 +1,6 @@
 //! Carries out the machine's actions, one by one.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use dormouse_metering::{Observation, Stamp};
@@ -116,7 +117,8 @@ impl State {
     fn connect(&mut self, token: Token, after_ms: u64, myself: &ActorRef<Message>) {
         self.disconnect();
         let (path, terms) = (self.machine.core().qmp_path.clone(), self.machine.core().terms.clone());
-        let attempt = link::connect(self.environment.clone(), path, terms, Duration::from_millis(after_ms));
+        let attempt =
+            link::connect(Arc::clone(&self.environment), path, terms, Duration::from_millis(after_ms));
         let myself = myself.clone();
         let attempt = tokio::spawn(async move {
             let contact = attempt.await;
@@ -189,6 +191,7 @@ impl State {
             // A caller that has gone away reads the outcome from the ledger when it asks again.
             let _ = caller.send(result.clone());
         }
+        self.waiting.shrink_to(0);
     }
 
     /// Answers whoever has come last under a request id. Those before wait for what it was given to first.

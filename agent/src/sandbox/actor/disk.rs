@@ -69,7 +69,7 @@ pub(super) fn prepared(
         }
         return;
     }
-    state.draft = prepared.as_ref().ok().cloned();
+    state.draft = prepared.as_ref().ok().cloned().map(Box::new);
     let answer = prepared.map_or_else(Answer::Failed, Answer::SnapshotPrepared);
     state.feed(Input::Answer(token, answer), myself);
 }

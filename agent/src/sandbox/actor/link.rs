@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use dormouse_metering::Stamp;
 use dormouse_qmp::{
-    Anomaly, Client, CloseReason, Connection, Event, EventStream, Incoming, Position, QmpError, Version,
+    Anomaly, Client, CloseReason, Connection, Event, EventStream, Incoming, Position, QmpError,
 };
 use ractor::ActorRef;
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -19,10 +19,9 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use super::Message;
 use super::environment::Environment;
 use super::survey::survey;
-use crate::clock::Clock;
 use crate::failpoint;
-use crate::process::{CommandLine, CpuGroups, Process};
-use crate::sandbox::facts::Survey;
+use crate::process::{CommandLine, Process};
+use crate::sandbox::facts::{QemuVersion, Survey};
 use crate::sandbox::machine::{Answer, Input, QemuEvent, QmpCommand, Token};
 use crate::sandbox::refusal::{Reason, Refusal};
 use crate::sandbox::terms::Terms;
@@ -45,7 +44,6 @@ const EVENTS: [&str; 7] =
 pub struct Contact {
     client: Client,
     events: EventStream,
-    version: Version,
     pub(super) process: Process,
     pub(super) survey: Survey,
 }
@@ -70,14 +68,14 @@ type InFlight = Pin<Box<dyn Future<Output = (Token, Answer, Position)> + Send>>;
 
 /// Connects after a while, once the host answers; takes hold of the process behind the socket, and surveys it.
 pub(super) async fn connect(
-    mut environment: Environment,
+    environment: Arc<Environment>,
     path: PathBuf,
     terms: Terms,
     after: Duration,
 ) -> Result<Contact, Refusal> {
     tokio::time::sleep(after).await;
     // Nobody is left to say it only where the start failed, and then everything ends.
-    let _ = environment.ready.wait_for(|ready| *ready).await;
+    let _ = environment.ready.clone().wait_for(|ready| *ready).await;
     is_socket(&path).await?;
     let at_path = |error: &QmpError| {
         let told = refusal(error);
@@ -93,11 +91,11 @@ pub(super) async fn connect(
     if !process.is_alive() {
         return Err(Refusal::new(Reason::QmpUnreachable, "QEMU ended while it was being connected to"));
     }
-    let survey =
-        survey(&client, &version, peer.pid, command_line, (&environment.schemas, &environment.cpu_groups))
-            .await
-            .map_err(|error| at_path(&error))?;
-    Ok(Contact { client, events, version, process, survey })
+    let version = QemuVersion { major: version.major, minor: version.minor, micro: version.micro };
+    let survey = survey(&client, version, peer.pid, command_line, &environment)
+        .await
+        .map_err(|error| at_path(&error))?;
+    Ok(Contact { client, events, process, survey })
 }
 
 /// What lies at a path and is no socket will not become one by being tried again. Nothing there may.
@@ -115,7 +113,7 @@ impl Link {
     pub(super) fn keep(
         number: u64,
         contact: Contact,
-        environment: &Environment,
+        environment: &Arc<Environment>,
         actor: ActorRef<Message>,
     ) -> Self {
         let (commands, queue) = mpsc::channel(COMMANDS_MAX);
@@ -123,14 +121,10 @@ impl Link {
         let client = contact.client.clone();
         let keeper = Keeper {
             number,
-            asker: Asker {
-                client: contact.client,
-                version: contact.version,
-                process: contact.process,
-                schemas: environment.schemas.clone(),
-                cpu_groups: environment.cpu_groups.clone(),
-            },
-            clock: environment.clock.clone(),
+            client: contact.client,
+            version: contact.survey.version,
+            process: contact.process,
+            environment: Arc::clone(environment),
             since,
             actor,
             permits: Arc::new(Semaphore::new(FROM_QEMU_MAX)),
@@ -151,15 +145,26 @@ impl Link {
     }
 }
 
+/// Kept for as long as the connection, of which there are thousands: what it has to do now and then is boxed.
 struct Keeper {
     number: u64,
-    asker: Asker,
-    clock: Clock,
+    client: Client,
+    version: QemuVersion,
+    process: Process,
+    environment: Arc<Environment>,
     /// Nothing of this connection can have happened before it.
     since: Stamp,
     actor: ActorRef<Message>,
     permits: Arc<Semaphore>,
     troubles: Troubles,
+}
+
+/// What one item that QEMU sent comes to.
+enum Taken {
+    Nothing,
+    HandOn(Box<Input>),
+    /// The connection is gone.
+    Over,
 }
 
 /// What a QEMU has sent that it should not have, or more of than could be taken. It may send any number of them, and the log
@@ -173,15 +178,6 @@ impl Troubles {
         self.0 = self.0.saturating_add(1);
         self.0.is_power_of_two().then_some(self.0)
     }
-}
-
-#[derive(Clone)]
-struct Asker {
-    client: Client,
-    version: Version,
-    process: Process,
-    schemas: super::SchemaCache,
-    cpu_groups: CpuGroups,
 }
 
 impl Keeper {
@@ -200,108 +196,119 @@ impl Keeper {
                 biased;
                 (token, answer, position) = answer => {
                     in_flight = None;
-                    self.take_before(position, &mut events).await;
-                    self.hand_on(Input::Answer(token, answer)).await;
+                    let answer = Box::new(Input::Answer(token, answer));
+                    // What QEMU sent before the reply comes before it.
+                    while let Some(incoming) = events.next_before(position).await {
+                        let taken = self.take(incoming);
+                        self.hand_on(taken).await;
+                    }
+                    self.hand_on(Taken::HandOn(answer)).await;
                 }
                 asked = queue.recv(), if idle => match asked {
-                    Some(asked) => in_flight = Some(self.asker.clone().put(asked.0, asked.1)),
+                    Some(asked) => in_flight = Some(self.put(*asked)),
                     None => return,
                 },
-                incoming = events.next() => {
-                    if !self.take(incoming).await {
-                        break;
-                    }
+                incoming = events.next() => match self.take(incoming) {
+                    Taken::Over => break,
+                    taken => self.hand_on(taken).await,
                 }
             }
         }
         if let Some(answer) = in_flight {
             let (token, answer, _) = answer.await;
-            self.hand_on(Input::Answer(token, answer)).await;
+            self.hand_on(Taken::HandOn(Box::new(Input::Answer(token, answer)))).await;
         }
         queue.close();
         while let Some(asked) = queue.recv().await {
             let refusal = Refusal::new(Reason::QmpUnreachable, "the QMP connection was lost");
-            self.hand_on(Input::Answer(asked.0, Answer::Failed(refusal))).await;
+            let answer = Input::Answer(asked.0, Answer::Failed(refusal));
+            self.hand_on(Taken::HandOn(Box::new(answer))).await;
         }
         // An actor that is gone needs not be told.
         let _ = self.actor.cast(Message::LinkClosed(self.number));
     }
 
-    /// Hands on what QEMU sent before a reply.
-    async fn take_before(&mut self, position: Position, events: &mut EventStream) {
-        while let Some(incoming) = events.next_before(position).await {
-            self.take(incoming).await;
-        }
-    }
-
-    /// Hands on one item. False when the connection is gone.
-    async fn take(&mut self, incoming: Incoming) -> bool {
+    /// What one item comes to.
+    fn take(&mut self, incoming: Incoming) -> Taken {
         match incoming {
-            Incoming::Event(event) => {
-                if EVENTS.contains(&event.name.as_str()) {
-                    self.hand_on(Input::Event(self.stamped(event))).await;
-                }
+            Incoming::Event(event) if EVENTS.contains(&event.name.as_str()) => {
+                Taken::HandOn(Box::new(Input::Event(self.stamped(event))))
             }
+            Incoming::Event(_) => Taken::Nothing,
             Incoming::Anomaly(anomaly) => {
                 if let Some(so_far) = self.troubles.count() {
-                    let pid = self.asker.process.pid();
+                    let pid = self.process.pid();
                     tracing::warn!(pid, so_far, %anomaly, "QMP is not as it should be");
                 }
-                // A bad line may have been an event; a reply that nobody waits for was none.
-                if let Anomaly::BadLine(_) = anomaly {
-                    self.hand_on(Input::Gap).await;
+                match anomaly {
+                    // It may have been an event; a reply that nobody waits for was none.
+                    Anomaly::BadLine(_) => Taken::HandOn(Box::new(Input::Gap)),
+                    _ => Taken::Nothing,
                 }
             }
             Incoming::Gap { missed } => {
                 if let Some(so_far) = self.troubles.count() {
-                    tracing::warn!(pid = self.asker.process.pid(), so_far, missed, "events were missed");
+                    tracing::warn!(pid = self.process.pid(), so_far, missed, "events were missed");
                 }
-                self.hand_on(Input::Gap).await;
+                Taken::HandOn(Box::new(Input::Gap))
             }
-            Incoming::Closed(_) => return false,
+            Incoming::Closed(_) => Taken::Over,
         }
-        true
     }
 
     fn stamped(&self, event: Event) -> QemuEvent {
-        let arrival = self.clock.now();
-        let at = self.clock.from_qemu(event.timestamp_unix_ns, self.since, arrival);
+        let clock = &self.environment.clock;
+        let at = clock.from_qemu(event.timestamp_unix_ns, self.since, clock.now());
         QemuEvent { name: event.name, at, detail: event.data }
     }
 
-    async fn hand_on(&self, input: Input) {
+    async fn hand_on(&self, taken: Taken) {
+        let Taken::HandOn(input) = taken else { return };
         // The semaphore is never closed.
         let Ok(permit) = self.permits.clone().acquire_owned().await else { return };
         // An actor that is gone needs not be told.
         let _ = self.actor.cast(Message::FromQemu(input, permit));
     }
+
+    /// Asks QEMU, in a future of its own.
+    fn put(&self, (token, ask): (Token, Ask)) -> InFlight {
+        let client = self.client.clone();
+        match ask {
+            Ask::Command(command, unwritten) => Box::pin(async move {
+                let (answer, position) = told(&client, command, unwritten).await;
+                (token, answered(answer), position)
+            }),
+            Ask::Survey(command_line) => {
+                let (environment, process, version) =
+                    (Arc::clone(&self.environment), self.process.clone(), self.version);
+                Box::pin(async move {
+                    let pid = process.pid();
+                    let survey = survey(&client, version, pid, command_line, &environment).await;
+                    let answer = survey.map(|survey| Answer::Surveyed(Box::new(survey), process.identity()));
+                    (token, answered(answer), Position::default())
+                })
+            }
+        }
+    }
 }
 
-impl Asker {
-    fn put(self, token: Token, ask: Ask) -> InFlight {
-        Box::pin(async move {
-            let (answer, position) = match ask {
-                Ask::Command(QmpCommand { name, arguments }, unwritten) => {
-                    if let Some(unwritten) = unwritten {
-                        // Whoever is to write it never loses it; and QEMU does not wait for a disk that hangs.
-                        let _ = tokio::time::timeout(WRITTEN_MAX, unwritten).await;
-                    }
-                    failpoint::reach("before QEMU is told");
-                    let (returned, position) = self.client.execute_placed(name, arguments).await;
-                    failpoint::reach("QEMU has answered");
-                    (returned.map(Answer::Returned), position)
-                }
-                Ask::Survey(command_line) => (self.survey(command_line).await, Position::default()),
-            };
-            (token, answer.unwrap_or_else(|error| Answer::Failed(refusal(&error))), position)
-        })
+async fn told(
+    client: &Client,
+    QmpCommand { name, arguments }: QmpCommand,
+    unwritten: Option<oneshot::Receiver<()>>,
+) -> (Result<Answer, QmpError>, Position) {
+    if let Some(unwritten) = unwritten {
+        // Whoever is to write it never loses it; and QEMU does not wait for a disk that hangs.
+        let _ = tokio::time::timeout(WRITTEN_MAX, unwritten).await;
     }
+    failpoint::reach("before QEMU is told");
+    let (returned, position) = client.execute_placed(name, arguments).await;
+    failpoint::reach("QEMU has answered");
+    (returned.map(Answer::Returned), position)
+}
 
-    async fn survey(self, command_line: Result<CommandLine, String>) -> Result<Answer, QmpError> {
-        let Self { client, version, process, schemas, cpu_groups } = self;
-        let survey = survey(&client, &version, process.pid(), command_line, (&schemas, &cpu_groups)).await?;
-        Ok(Answer::Surveyed(Box::new(survey), process.identity()))
-    }
+fn answered(answer: Result<Answer, QmpError>) -> Answer {
+    answer.unwrap_or_else(|error| Answer::Failed(refusal(&error)))
 }
 
 /// What a failure of QMP means to whoever asked for a command.

@@ -17,17 +17,20 @@ mod start;
 mod survey;
 
 use std::collections::HashMap;
+use std::future::{Future, ready};
+use std::sync::Arc;
 
 use dormouse_metering::Stamp;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
+use tracing::Span;
 
 use super::command::{Command, Outcome};
 use super::machine::{Core, Input, Recovered, Sandbox, Token};
 use super::refusal::Refusal;
 use super::snapshot::Draft;
-use super::view::SandboxView;
+use super::view::Shown;
 use crate::host_memory::Promise;
 use crate::process::{Launched, Process, ProcessIdentity};
 pub use environment::{Environment, SchemaCache, WatchList};
@@ -38,12 +41,12 @@ pub type Answered = Result<Outcome, Refusal>;
 
 /// What a sandbox actor is told.
 pub enum Message {
-    /// Carry out a command and answer when its outcome is durable.
-    Execute(Command, oneshot::Sender<Answered>),
+    /// Carry out a command and answer when its outcome is durable. What the first step says is said in the caller's span.
+    Execute(Command, oneshot::Sender<Answered>, Span),
     /// Something happened.
     Input(Input),
     /// QEMU sent something. The permit bounds how much of it may wait.
-    FromQemu(Input, OwnedSemaphorePermit),
+    FromQemu(Box<Input>, OwnedSemaphorePermit),
     /// QEMU was started, or not.
     Launched(Token, Result<Box<Launched>, Refusal>),
     /// It is the sandbox's turn to be saved, and there is a place for it, or not.
@@ -62,11 +65,11 @@ pub struct SandboxActor;
 /// What a sandbox actor starts with.
 pub struct Arguments {
     /// What it shares with the rest of the agent.
-    pub environment: Environment,
+    pub environment: Arc<Environment>,
     /// Where it begins.
     pub origin: Origin,
     /// Where its view is published.
-    pub view: watch::Sender<SandboxView>,
+    pub view: Shown,
 }
 
 /// Where a sandbox actor begins.
@@ -80,8 +83,8 @@ pub enum Origin {
 /// What a sandbox actor keeps beside the machine.
 pub struct State {
     machine: Sandbox,
-    environment: Environment,
-    view: watch::Sender<SandboxView>,
+    environment: Arc<Environment>,
+    view: Shown,
     presented: present::Presented,
     link: Option<link::Link>,
     links_made: u64,
@@ -89,9 +92,9 @@ pub struct State {
     /// A process that has exited, of which the machine has yet to take note.
     gone: Option<ProcessIdentity>,
     /// The QEMU that this actor has started.
-    launched: Option<Launched>,
+    launched: Option<Box<Launched>>,
     waiting: HashMap<String, Vec<oneshot::Sender<Answered>>>,
-    draft: Option<Draft>,
+    draft: Option<Box<Draft>>,
     /// The turn to be saved that a command waits for or has, under its request id. Dropping it gives it back.
     turn: Option<(String, JoinSet<()>)>,
     /// The digest of a snapshot that a command has begun to take, under its request id.
@@ -129,7 +132,7 @@ impl Actor for SandboxActor {
                 (machine, actions, process)
             }
         };
-        let presented = present::Presented::of(&view.borrow());
+        let presented = present::Presented::of(&view.get());
         let mut state = State {
             machine,
             environment,
@@ -157,40 +160,15 @@ impl Actor for SandboxActor {
         Ok(state)
     }
 
-    async fn handle(
+    /// Nothing here waits, so that the future holds no message: an actor keeps room for its largest future all its life.
+    fn handle(
         &self,
         myself: ActorRef<Message>,
         message: Message,
         state: &mut State,
-    ) -> Result<(), ActorProcessingErr> {
-        match message {
-            Message::Execute(command, reply) => {
-                state.waiting.entry(command.request_id.clone()).or_default().push(reply);
-                state.feed(Input::Command(command), &myself);
-            }
-            Message::Input(input) | Message::FromQemu(input, _) => state.feed(input, &myself),
-            Message::Launched(token, launched) => state.launched(token, launched, &myself),
-            Message::Prepared(token, prepared) => disk::prepared(state, token, prepared, &myself),
-            Message::Connected(token, contact) => state.connected(token, *contact, &myself),
-            Message::LinkClosed(number) => {
-                if state.link.as_ref().is_some_and(|link| link.number == number) {
-                    state.link = None;
-                    state.feed(Input::Disconnected, &myself);
-                    state.forget_gone();
-                }
-            }
-            Message::Exited(identity) => {
-                if state.process.take_if(|(process, _)| process.identity() == identity).is_some() {
-                    if let Some(launched) = state.launched.take() {
-                        state.feed(Input::LastWords(launched.log_tail()), &myself);
-                    }
-                    state.gone = Some(identity);
-                    state.feed(Input::Exited, &myself);
-                    state.forget_gone();
-                }
-            }
-        }
-        Ok(())
+    ) -> impl Future<Output = Result<(), ActorProcessingErr>> + Send {
+        state.take(message, &myself);
+        ready(Ok(()))
     }
 
     async fn post_stop(&self, _: ActorRef<Message>, state: &mut State) -> Result<(), ActorProcessingErr> {
@@ -203,6 +181,38 @@ impl Actor for SandboxActor {
 }
 
 impl State {
+    fn take(&mut self, message: Message, myself: &ActorRef<Message>) {
+        match message {
+            Message::Execute(command, reply, span) => {
+                let _entered = span.enter();
+                self.waiting.entry(command.request_id.clone()).or_default().push(reply);
+                self.feed(Input::Command(command), myself);
+            }
+            Message::Input(input) => self.feed(input, myself),
+            Message::FromQemu(input, _) => self.feed(*input, myself),
+            Message::Launched(token, launched) => self.launched(token, launched, myself),
+            Message::Prepared(token, prepared) => disk::prepared(self, token, prepared, myself),
+            Message::Connected(token, contact) => self.connected(token, *contact, myself),
+            Message::LinkClosed(number) => {
+                if self.link.as_ref().is_some_and(|link| link.number == number) {
+                    self.link = None;
+                    self.feed(Input::Disconnected, myself);
+                    self.forget_gone();
+                }
+            }
+            Message::Exited(identity) => {
+                if self.process.take_if(|(process, _)| process.identity() == identity).is_some() {
+                    if let Some(launched) = self.launched.take() {
+                        self.feed(Input::LastWords(launched.log_tail()), myself);
+                    }
+                    self.gone = Some(identity);
+                    self.feed(Input::Exited, myself);
+                    self.forget_gone();
+                }
+            }
+        }
+    }
+
     fn feed(&mut self, input: Input, myself: &ActorRef<Message>) {
         let now = self.environment.clock.now();
         tracing::trace!(sandbox = %self.machine.core().key, ?input, "step");

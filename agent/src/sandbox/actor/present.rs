@@ -24,14 +24,7 @@ impl Presented {
 impl State {
     /// Publishes the view, where it differs from the last.
     pub(super) fn present(&self) {
-        let view = self.view_now();
-        self.view.send_if_modified(|shown| {
-            let differs = *shown != view;
-            if differs {
-                *shown = view;
-            }
-            differs
-        });
+        self.view.show(self.view_now());
     }
 
     /// Tells those who watch.

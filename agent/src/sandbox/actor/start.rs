@@ -50,7 +50,7 @@ impl State {
             Ok(launched) => {
                 let process = launched.process.clone();
                 let identity = process.identity();
-                self.launched = Some(*launched);
+                self.launched = Some(launched);
                 self.hold(process, myself);
                 Answer::Launched(identity)
             }

@@ -2,21 +2,21 @@
 
 use std::path::{Path, PathBuf};
 
-use dormouse_qmp::{Client, QmpError, Schema, Version};
+use dormouse_qmp::{Client, QmpError, Schema};
 use serde_json::{Value, json};
 
 use super::act::with_cause;
-use super::environment::SchemaCache;
-use crate::process::{CommandLine, CpuGroups};
+use super::environment::{Environment, SchemaCache};
+use crate::process::CommandLine;
 use crate::sandbox::facts::{Capabilities, Disk, MemoryBackend, MemoryDevice, QemuVersion, Survey};
 
 /// Asks all that a survey asks. What QEMU answers in another form than expected counts as absent.
 pub(super) async fn survey(
     client: &Client,
-    version: &Version,
+    version: QemuVersion,
     pid: i32,
     command_line: Result<CommandLine, String>,
-    (schemas, cpu_groups): (&SchemaCache, &CpuGroups),
+    environment: &Environment,
 ) -> Result<Survey, QmpError> {
     let status = ask(client, "query-status").await?;
     let vcpus = ask(client, "query-cpus-fast").await?;
@@ -29,11 +29,11 @@ pub(super) async fn survey(
     let binary = (exe, version.to_string());
     let vcpus = u32::try_from(vcpus.as_array().map_or(0, Vec::len)).unwrap_or(u32::MAX);
     Ok(Survey {
-        version: QemuVersion { major: version.major, minor: version.minor, micro: version.micro },
+        version,
         pid,
         run_state: status["status"].as_str().unwrap_or_default().to_owned(),
         vcpus_milli: vcpus.saturating_mul(1000),
-        vcpu_limit_milli: cpu_groups.limit_milli(pid).map_err(|error| {
+        vcpu_limit_milli: environment.cpu_groups.limit_milli(pid).map_err(|error| {
             let error = with_cause(&error);
             tracing::warn!(pid, error, "the limit on CPU time cannot be read, and counts as it was");
             error
@@ -42,7 +42,7 @@ pub(super) async fn survey(
         memory_devices: MemoryDevice::list(&devices),
         backends,
         disks: Disk::list(&block),
-        capabilities: capabilities(client, binary, schemas).await?,
+        capabilities: capabilities(client, binary, &environment.schemas).await?,
         command_line,
     })
 }

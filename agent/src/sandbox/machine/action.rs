@@ -123,7 +123,7 @@ pub enum Check {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Launch {
     /// What was saved, with the argv of the QEMU that saved it.
-    pub manifest: Manifest,
+    pub manifest: Box<Manifest>,
     /// Arguments that the way of loading adds.
     pub arguments: Vec<String>,
 }

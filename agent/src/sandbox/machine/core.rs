@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use dormouse_metering::{BillingState, Cause, Change, CommandId, Observation, Shape, Stamp};
 
@@ -99,7 +100,7 @@ impl Default for Settings {
     }
 }
 
-/// What is known of a sandbox.
+/// What is known of a sandbox. What few have is boxed: there are thousands of idle ones.
 #[derive(Debug)]
 pub struct Core {
     /// Its name.
@@ -129,12 +130,12 @@ pub struct Core {
     /// How it is to be driven, where that is not as QEMU says.
     pub terms: Terms,
     /// Its last snapshot: the one to wake from, where it is hibernated.
-    pub snapshot: Option<Manifest>,
+    pub snapshot: Option<Box<Manifest>>,
     /// What the QEMU that was started last had written when it exited.
     pub(super) last_words: Option<String>,
     /// How far an operation has come: bytes done, bytes in all.
     pub progress: (u64, u64),
-    pub(super) settings: Settings,
+    pub(super) settings: Arc<Settings>,
     /// When an event said last whether it runs.
     pub(super) ran_or_stood: Option<Stamp>,
     /// Since when a guest that is being woken may run already, because somebody else has continued it.
@@ -144,7 +145,7 @@ pub struct Core {
     /// The stamp under which its plugged memory was told last.
     pub(super) memory_stamp: Option<Stamp>,
     /// The snapshot that goes once it is durable that nobody needs it.
-    pub(super) consumed: Option<Manifest>,
+    pub(super) consumed: Option<Box<Manifest>>,
     /// When its memory was last known from QEMU.
     pub(super) memory_known: Option<Stamp>,
     /// When its disks were last known from QEMU.
@@ -191,7 +192,7 @@ pub struct Core {
 
 impl Core {
     /// A sandbox of which only name and socket are known.
-    pub fn new(key: SandboxKey, qmp_path: PathBuf, settings: Settings) -> Self {
+    pub fn new(key: SandboxKey, qmp_path: PathBuf, settings: impl Into<Arc<Settings>>) -> Self {
         Self {
             key,
             generation: 0,
@@ -209,7 +210,7 @@ impl Core {
             snapshot: None,
             last_words: None,
             progress: (0, 0),
-            settings,
+            settings: settings.into(),
             ran_or_stood: None,
             continued: None,
             state_stamp: None,

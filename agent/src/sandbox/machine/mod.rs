@@ -66,15 +66,15 @@ use super::command::{Command, CommandResult, Outcome, Request};
 use super::refusal::{Reason, Refusal};
 use super::snapshot::Manifest;
 
-/// One sandbox.
+/// One sandbox. What it has only now and then is boxed: there are thousands of idle ones.
 #[derive(Debug)]
 pub struct Sandbox {
     core: Core,
-    underway: Option<Underway>,
+    underway: Option<Box<Underway>>,
     /// A destroy that is to take its place.
-    overtaker: Option<Overtaker>,
+    overtaker: Option<Box<Overtaker>>,
     /// After a restart: a snapshot that is complete though the sandbox is not hibernated.
-    saved: Option<Manifest>,
+    saved: Option<Box<Manifest>>,
     /// After a restart: whether the guest ran when the unfinished command began.
     ran: bool,
     /// QEMU's process is gone, and what it sent before has not all arrived.
@@ -191,7 +191,7 @@ impl Sandbox {
         if let Request::Attach { .. } = command.request {
             // Attaching changes nothing in QEMU, and until QEMU has answered there is nothing to record.
             let stage = Stage::Working(operation);
-            self.underway = Some(Underway { command, stage, waiting: None, asked_ahead: None });
+            self.underway = Some(Box::new(Underway { command, stage, waiting: None, asked_ahead: None }));
             return self.work(now, actions, |operation, cx| operation.begin(cx));
         }
         let token = self.intend(now, &command, actions);
@@ -199,7 +199,7 @@ impl Sandbox {
         let waiting = &mut asked_ahead;
         operation.ask_ahead(&mut Context { now, core, command: &command, actions, waiting });
         let stage = Stage::Intending(operation);
-        self.underway = Some(Underway { command, stage, waiting: Some(token), asked_ahead });
+        self.underway = Some(Box::new(Underway { command, stage, waiting: Some(token), asked_ahead }));
     }
 
     /// Announces a command: what it is for is done once that is durable.
@@ -258,7 +258,7 @@ impl Sandbox {
             (Stage::Concluding(result), _) => {
                 let result = result.clone();
                 if let Some(manifest) = self.core.consumed.take() {
-                    let removal = SnapshotRemoval::Consumed(Box::new(manifest));
+                    let removal = SnapshotRemoval::Consumed(manifest);
                     actions.push(Action::RemoveSnapshot(removal));
                 }
                 self.reply(result, actions);
@@ -285,7 +285,7 @@ impl Sandbox {
         actions: &mut Vec<Action>,
     ) -> bool {
         let Some(Underway { command, stage: Stage::Intending(operation), asked_ahead, .. }) =
-            self.underway.as_mut()
+            self.underway.as_deref_mut()
         else {
             return false;
         };

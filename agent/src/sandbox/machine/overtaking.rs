@@ -50,7 +50,7 @@ impl Sandbox {
             return actions.push(Action::Refuse(command.request_id, refusal));
         }
         let intent = Some(self.intend(now, &command, actions));
-        self.overtaker = Some(Overtaker { command, intent });
+        self.overtaker = Some(Box::new(Overtaker { command, intent }));
     }
 
     /// Whether the command under way may be given up now.
@@ -84,8 +84,8 @@ impl Sandbox {
                 return None;
             }
         };
-        if let Some(Overtaker { command, .. }) = self.overtaker.take() {
-            reply_to(command, result, actions);
+        if let Some(overtaker) = self.overtaker.take() {
+            reply_to(overtaker.command, result, actions);
         }
         self.retire(actions);
         None
@@ -96,11 +96,12 @@ impl Sandbox {
         if !self.gives_way() {
             return;
         }
-        let is_due = |overtaker: &mut Overtaker| overtaker.intent.is_none();
-        let Some(Overtaker { command, .. }) = self.overtaker.take_if(is_due) else { return };
+        let is_due = |overtaker: &mut Box<Overtaker>| overtaker.intent.is_none();
+        let Some(overtaker) = self.overtaker.take_if(is_due) else { return };
+        let Overtaker { command, .. } = *overtaker;
         self.overtake(now, actions);
         let stage = Stage::Working(operations::of(&command.request));
-        self.underway = Some(Underway { command, stage, waiting: None, asked_ahead: None });
+        self.underway = Some(Box::new(Underway { command, stage, waiting: None, asked_ahead: None }));
         self.set_out(now, actions);
     }
 

@@ -41,7 +41,7 @@ pub struct Recovered {
     /// The commands that have an intent and no outcome, oldest first: one, or one and the destroy that overtook it.
     pub unfinished: Vec<Command>,
     /// A snapshot that is complete though the sandbox is not hibernated.
-    pub saved: Option<Manifest>,
+    pub saved: Option<Box<Manifest>>,
     /// Whether the guest ran when the last unfinished command began.
     pub ran: bool,
     /// What is durable of its life.
@@ -115,8 +115,8 @@ fn later(last: Stamp, sign: Stamp) -> Stamp {
 }
 
 impl Underway {
-    fn recovering(command: Command) -> Self {
-        Self { command, stage: Stage::Recovering, waiting: None, asked_ahead: None }
+    fn recovering(command: Command) -> Box<Self> {
+        Box::new(Self { command, stage: Stage::Recovering, waiting: None, asked_ahead: None })
     }
 }
 
@@ -152,7 +152,7 @@ impl Sandbox {
         } else {
             // What a wake has started is found before it is destroyed.
             sandbox.underway = unfinished.pop().map(Underway::recovering);
-            sandbox.overtaker = last.map(|command| Overtaker { command, intent: None });
+            sandbox.overtaker = last.map(|command| Box::new(Overtaker { command, intent: None }));
         }
         // What happened shortly before the last proof may not have been told yet.
         sandbox.core.contact = recovered.last_sign.map(|sign| sign.told);
@@ -194,7 +194,7 @@ impl Sandbox {
 
     /// QEMU is found, or there is none to be found: resolves the unfinished command.
     pub(super) fn recover(&mut self, now: Stamp, actions: &mut Vec<Action>) {
-        let Some(Underway { command, stage: Stage::Recovering, .. }) = self.underway.as_ref() else {
+        let Some(Underway { command, stage: Stage::Recovering, .. }) = self.underway.as_deref() else {
             return self.forget_saved(actions);
         };
         let resolution = self.resolve(&command.request);
@@ -212,7 +212,7 @@ impl Sandbox {
 
     /// QEMU is gone: was that the end of an unfinished hibernation or destroy? True when it was.
     pub(super) fn recover_without_process(&mut self, now: Stamp, actions: &mut Vec<Action>) -> bool {
-        let Some(Underway { command, stage: Stage::Recovering, .. }) = self.underway.as_ref() else {
+        let Some(Underway { command, stage: Stage::Recovering, .. }) = self.underway.as_deref() else {
             return false;
         };
         let cause = |cause| (cause, Some(CommandId::new(&command.request_id)));
@@ -249,7 +249,9 @@ impl Sandbox {
     /// to quit before, and hang in that.
     pub(super) fn recover_unreachable(&mut self, now: Stamp, actions: &mut Vec<Action>) {
         let Link::Connecting(_, failed) = self.core.link else { return };
-        let Some(Underway { command, stage: Stage::Recovering, .. }) = self.underway.as_ref() else { return };
+        let Some(Underway { command, stage: Stage::Recovering, .. }) = self.underway.as_deref() else {
+            return;
+        };
         match command.request {
             Request::Destroy { .. } | Request::Detach if failed >= ATTEMPTS_MAX => self.recover(now, actions),
             Request::Hibernate { .. } if failed == ATTEMPTS_MAX && self.saved.is_some() => {
@@ -314,7 +316,7 @@ impl Sandbox {
             if self.underway.is_some() {
                 self.core.consumed = Some(manifest);
             } else {
-                actions.push(Action::RemoveSnapshot(SnapshotRemoval::Consumed(Box::new(manifest))));
+                actions.push(Action::RemoveSnapshot(SnapshotRemoval::Consumed(manifest)));
             }
         }
     }

@@ -117,7 +117,7 @@ impl Hibernate {
     }
 
     /// The snapshot is the sandbox's own now, whatever becomes of its QEMU.
-    fn quit(&mut self, cx: &mut Context<'_>, manifest: Manifest) -> Flow {
+    fn quit(&mut self, cx: &mut Context<'_>, manifest: Box<Manifest>) -> Flow {
         cx.core.snapshot = Some(manifest);
         self.step = Step::Quitting;
         cx.query("quit")
@@ -252,7 +252,7 @@ impl Procedure for Hibernate {
                 self.step = Step::Recording(manifest.clone());
                 cx.announce(Announcement::Saved(manifest))
             }
-            (Step::Recording(manifest), Answer::Durable) => self.quit(cx, *manifest),
+            (Step::Recording(manifest), Answer::Durable) => self.quit(cx, manifest),
             (Step::Quitting, Answer::Returned(_)) => {
                 self.step = Step::Quitting;
                 cx.wait(cx.core.settings.quit_ms)

@@ -96,12 +96,12 @@ impl Wake {
     }
 
     /// The guest is to begin anew.
-    fn begin_cold(&mut self, cx: &mut Context<'_>, manifest: Manifest) -> Flow {
+    fn begin_cold(&mut self, cx: &mut Context<'_>, manifest: Box<Manifest>) -> Flow {
         if manifest.method == Method::Shared {
             self.step = Step::GivingUpSnapshot;
-            return cx.ask(|token| Action::GiveUpSnapshot(token, Box::new(manifest)));
+            return cx.ask(|token| Action::GiveUpSnapshot(token, manifest));
         }
-        self.promise_cold(cx, Box::new(manifest))
+        self.promise_cold(cx, manifest)
     }
 
     fn promise_cold(&mut self, cx: &mut Context<'_>, manifest: Box<Manifest>) -> Flow {
@@ -121,10 +121,10 @@ impl Wake {
             _ => &[],
         };
         let arguments = ["-S"].iter().chain(incoming).map(|word| (*word).to_owned()).collect();
-        cx.core.snapshot = Some(*manifest.clone());
+        cx.core.snapshot = Some(manifest.clone());
         cpu_limit::remember(cx.core);
         self.step = Step::Launching;
-        cx.ask(|token| Action::Launch(token, Box::new(Launch { manifest: *manifest, arguments })))
+        cx.ask(|token| Action::Launch(token, Box::new(Launch { manifest, arguments })))
     }
 
     fn connect(&mut self, cx: &mut Context<'_>) -> Flow {
@@ -333,7 +333,7 @@ impl Procedure for Wake {
             return self.begin_cold(cx, manifest);
         }
         let check = check_of(manifest.method);
-        cx.ask(|token| Action::VerifySnapshot(token, Box::new(manifest), check))
+        cx.ask(|token| Action::VerifySnapshot(token, manifest, check))
     }
 
     fn answer(&mut self, cx: &mut Context<'_>, answer: Answer) -> Flow {

@@ -231,9 +231,9 @@ fn draft() -> Draft {
     })
 }
 
-pub(super) fn manifest(method: Method) -> Manifest {
+pub(super) fn manifest(method: Method) -> Box<Manifest> {
     let survey = Qemu::new(1).survey();
-    Manifest {
+    Box::new(Manifest {
         version: 1,
         key: key(),
         generation: 7,
@@ -248,7 +248,7 @@ pub(super) fn manifest(method: Method) -> Manifest {
         command_line: command_line(),
         memory_devices: survey.memory_devices.clone(),
         shape: survey.shape(),
-    }
+    })
 }
 
 /// The machine, what it has said, and what it waits for.
@@ -401,9 +401,7 @@ impl Driver {
                 (token, Answer::Elapsed)
             }
             Action::PrepareSnapshot(token, _) => (token, Answer::SnapshotPrepared(draft())),
-            Action::WriteSnapshot(token, method) => {
-                (token, Answer::SnapshotWritten(Box::new(manifest(method))))
-            }
+            Action::WriteSnapshot(token, method) => (token, Answer::SnapshotWritten(manifest(method))),
             Action::VerifySnapshot(token, manifest, _) => {
                 let wanted_bytes = manifest.shape.memory_base_bytes + manifest.shape.memory_plugged_bytes;
                 (token, Answer::SnapshotVerified(manifest, wanted_bytes))
