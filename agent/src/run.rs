@@ -6,7 +6,9 @@
 //!     -> publisher saves -> ledger closes
 //! ```
 //!
-//! Guests outlive the agent: nothing here starts or ends a QEMU.
+//! SIGHUP reads certificates again (`reload`). Guests outlive the agent: nothing here starts or ends a QEMU.
+
+mod reload;
 
 use std::fs;
 use std::io::{self, IsTerminal};
@@ -35,6 +37,7 @@ use crate::http::{self, OpenUntil, Site};
 use crate::metrics::{Holding, Metrics, MetricsError, MetricsListener};
 use crate::publish;
 use crate::traces::{Collector, Traces};
+use reload::Reload;
 
 /// How long the answers to commands under way are waited for when the agent ends. A command that takes longer goes
 /// on in QEMU, and its outcome is found out at the next start.
@@ -96,8 +99,10 @@ pub async fn agent(config: Config) -> Result<(), RunError> {
     }
     // The ledger first: whoever holds it may put its socket in place, and takes it away before letting go.
     let ledger = Ledger::open(&config.ledger_path(), &name)?;
+    // From here on it does not end the agent.
+    let hangups = signal(SignalKind::hangup()).map_err(RunError::Signal)?;
     let entrance = Entrance::open(&config).await?;
-    let address = entrance.address();
+    let (address, certificates) = (entrance.address(), entrance.certificates());
     let metrics = Arc::new(Metrics::default());
     let figures = match &config.metrics.listen {
         Some(address) => Some(MetricsListener::open(address, config.socket_mode).await?),
@@ -114,6 +119,7 @@ pub async fn agent(config: Config) -> Result<(), RunError> {
         ledger: ledger.writer(),
         metrics: Arc::clone(&metrics),
     };
+    let reload = Reload { hangups, certificates, clock: host.clock.clone(), metrics: Arc::clone(&metrics) };
     let figures =
         figures.map(|listener| serve_metrics(listener, metrics, host.handle.clone(), ledger.writer()));
     let (stop, stopped) = oneshot::channel::<()>();
@@ -124,6 +130,7 @@ pub async fn agent(config: Config) -> Result<(), RunError> {
     let mut service = tokio::spawn(control::serve(entrance, serving, shutdown));
     let http = http.map(|listener| serve_http(listener, &config, &host.clock));
     let watchdog = tokio::spawn(feed_watchdog(host.handle.clone()));
+    let reload = tokio::spawn(reload.at_every_signal());
     tracing::info!(source = name.source(), socket = %config.socket.display(), ?address, "the agent serves");
     notify(NotifyState::Ready);
     let ended = tokio::select! {
@@ -140,9 +147,8 @@ pub async fn agent(config: Config) -> Result<(), RunError> {
         service.abort();
     }
     watchdog.abort();
-    if let Some(figures) = figures {
-        figures.abort();
-    }
+    reload.abort();
+    figures.inspect(JoinHandle::abort);
     // Questions change nothing, and a change of tags ends by itself.
     http.inspect(JoinHandle::abort);
     host.stop().await;

@@ -20,7 +20,7 @@ section! {
     }
     sections {
         /// The TCP listener. There is none unless all four are set, and none without mutual TLS: a caller shows a
-        /// certificate of `client_ca`, and a grant must name it. PEM files.
+        /// certificate of `client_ca`, and a grant must name it. PEM files, which SIGHUP (`systemctl reload`) has read again.
         tls: Tls = Tls::default(),
         /// Who has which role: the first grant that names the caller counts. Each names one of `user`, `group`,
         /// `uri` and `common_name`.

@@ -13,13 +13,13 @@ use nix::errno::Errno;
 use nix::libc;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio_rustls::TlsAcceptor;
 
 use super::access::{self, Access, AccessError, Credentials};
+use super::certificates::Certificates;
 use super::connection::{Connection, Io};
 use super::denials::Denials;
 use super::socket::{SocketError, bind};
-use super::tls::{self, TlsError};
+use super::tls::{self, Files, TlsError};
 use crate::config::Config;
 use crate::sandbox::refusal::Reason;
 
@@ -57,7 +57,7 @@ pub enum EntranceError {
 /// The listeners of an agent, open.
 pub struct Entrance {
     unix: UnixListener,
-    tls: Option<(TcpListener, TlsAcceptor)>,
+    tls: Option<(TcpListener, Certificates)>,
     access: Arc<Access>,
     connections_max: usize,
 }
@@ -70,9 +70,10 @@ impl Entrance {
         let tls = &config.control.tls;
         let tls = match (tls.listen, &tls.certificate, &tls.key, &tls.client_ca) {
             (Some(address), Some(certificate), Some(key), Some(client_ca)) => {
-                let acceptor = tls::acceptor(certificate, key, client_ca)?;
+                let (certificate, key, client_ca) = (certificate.clone(), key.clone(), client_ca.clone());
+                let certificates = Certificates::read(Files { certificate, key, client_ca })?;
                 let listener = TcpListener::bind(address).await;
-                Some((listener.map_err(|source| EntranceError::Listen { address, source })?, acceptor))
+                Some((listener.map_err(|source| EntranceError::Listen { address, source })?, certificates))
             }
             _ => None,
         };
@@ -86,13 +87,18 @@ impl Entrance {
         self.tls.as_ref().and_then(|(listener, _)| listener.local_addr().ok())
     }
 
+    /// The certificates of TCP, which can be read again at any time.
+    pub fn certificates(&self) -> Option<Certificates> {
+        self.tls.as_ref().map(|(_, certificates)| certificates.clone())
+    }
+
     /// Lets callers in until nobody takes them any more.
     pub(super) fn connections(self, denials: &Denials) -> mpsc::Receiver<io::Result<Connection>> {
         let (enter, entered) = mpsc::channel(1);
         let places = || Arc::new(Semaphore::new(self.connections_max));
         tokio::spawn(accept_unix(self.unix, Arc::clone(&self.access), places(), enter.clone()));
-        if let Some((listener, acceptor)) = self.tls {
-            let hall = Hall { acceptor, access: self.access, denials: denials.clone(), enter };
+        if let Some((listener, certificates)) = self.tls {
+            let hall = Hall { certificates, access: self.access, denials: denials.clone(), enter };
             tokio::spawn(accept_tls(listener, hall, Arc::new(Semaphore::new(self.connections_max))));
         }
         entered
@@ -118,7 +124,7 @@ async fn accept_unix(listener: UnixListener, access: Arc<Access>, places: Arc<Se
 /// What a TCP connection goes through on its way in.
 #[derive(Clone)]
 struct Hall {
-    acceptor: TlsAcceptor,
+    certificates: Certificates,
     access: Arc<Access>,
     denials: Denials,
     enter: Enter,
@@ -153,7 +159,7 @@ impl Hall {
 
     async fn shake_hands(&self, stream: TcpStream, nothing: Credentials) -> io::Result<(Io, Credentials)> {
         stream.set_nodelay(true)?;
-        let shaken = tokio::time::timeout(HANDSHAKE, self.acceptor.accept(stream)).await;
+        let shaken = tokio::time::timeout(HANDSHAKE, self.certificates.in_force().accept(stream)).await;
         let stream = shaken.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
         let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
         let credentials = shown.map_or(Ok(nothing), tls::credentials)?;

@@ -10,6 +10,7 @@
 //! decides anything about a sandbox, and nothing here knows QEMU.
 
 mod access;
+mod certificates;
 mod client;
 mod connection;
 mod convert;
@@ -36,6 +37,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
 
 pub use access::AccessError;
+pub use certificates::Certificates;
 pub use client::{channel, client};
 pub(crate) use convert::{audit, slice_row, tags, usage};
 pub use entrance::{Entrance, EntranceError};

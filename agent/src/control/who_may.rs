@@ -375,7 +375,11 @@ async fn of_10000_requests_at_once_none_is_lost_and_no_more_than_allowed_are_und
 fn what_cannot_be_used_for_tls_is_an_error_that_names_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("agent.pem");
-    let open = |path: &Path| super::tls::acceptor(path, path, path).err().unwrap().to_string();
+    let open = |path: &Path| {
+        let of = || path.to_owned();
+        let files = super::tls::Files { certificate: of(), key: of(), client_ca: of() };
+        files.read().err().unwrap().to_string()
+    };
     assert!(open(&path).contains("agent.pem"), "{}", open(&path));
     std::fs::write(&path, "nothing of the kind").unwrap();
     assert!(open(&path).contains("agent.pem has no certificate in PEM"), "{}", open(&path));

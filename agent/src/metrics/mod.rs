@@ -47,6 +47,11 @@ struct Reason {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct State {
     state: &'static str,
 }
@@ -74,6 +79,7 @@ pub struct Metrics {
     calls: Family<Call, Counter>,
     call_duration: Family<Method, Histogram>,
     denials: Family<Reason, Counter>,
+    certificate_reads: Family<Outcome, Counter>,
     sandboxes: Family<State, Gauge>,
     connections: Family<Connection, Gauge>,
     memory_base: Bytes,
@@ -95,6 +101,7 @@ impl Default for Metrics {
             calls: Family::default(),
             call_duration: Family::new_with_constructor(histogram),
             denials: Family::default(),
+            certificate_reads: Family::default(),
             sandboxes: Family::default(),
             connections: Family::default(),
             memory_base: Bytes::default(),
@@ -127,6 +134,11 @@ impl Metrics {
             self.call_duration.clone(),
         );
         registry.register("denials", "Calls and connections denied", self.denials.clone());
+        registry.register(
+            "certificate_reads",
+            "Times that the certificates of the TCP listener were read again",
+            self.certificate_reads.clone(),
+        );
         registry.register("sandboxes", "Sandboxes by billing state", self.sandboxes.clone());
         registry.register("qmp_connections", "Sandboxes by QMP connection", self.connections.clone());
         registry.register("memory_base_bytes", "Memory that is always there", self.memory_base.clone());
@@ -171,6 +183,12 @@ impl Metrics {
     /// Counts a denial by its reason code.
     pub fn denied(&self, reason: &'static str) {
         self.denials.get_or_create(&Reason { reason }).inc();
+    }
+
+    /// Counts that certificates were read again: taken, or not and left as they were.
+    pub fn certificates_read(&self, taken: bool) {
+        let outcome = if taken { "taken" } else { "refused" };
+        self.certificate_reads.get_or_create(&Outcome { outcome }).inc();
     }
 
     /// All figures in the text format that Prometheus reads.

@@ -27,6 +27,7 @@ fn rendered() -> String {
     let metrics = Metrics::default();
     metrics.called("/dormouse.control.v1.Control/Pause", "OK", 3_000_000);
     metrics.denied("CALLER_UNKNOWN");
+    metrics.certificates_read(false);
     metrics.render(&holding())
 }
 
@@ -80,6 +81,7 @@ fn figures_say_what_the_host_holds_and_name_nobody() {
         "dormouse_ledger_facts_waiting 5",
         "dormouse_calls_total{method=\"/dormouse.control.v1.Control/Pause\",code=\"OK\"} 1",
         "dormouse_denials_total{reason=\"CALLER_UNKNOWN\"} 1",
+        "dormouse_certificate_reads_total{outcome=\"refused\"} 1",
     ] {
         assert!(text.lines().any(|found| found == line), "{line} is missing in:\n{text}");
     }

@@ -6,6 +6,7 @@
 )]
 
 mod bad_input;
+mod certificates;
 mod detaching;
 mod for_people;
 mod full_disk;
