@@ -1,12 +1,12 @@
 //! Puts the host together from its configuration and its ledger, and takes it apart again.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use dormouse_ledger::{Class, Ledger, LedgerError, Record};
+use dormouse_ledger::{Class, Ledger, LedgerError, Record, Recovery};
 use ractor::{Actor, ActorRef};
 use tokio::sync::{Semaphore, broadcast, oneshot, watch as channel};
 use tokio::task::JoinHandle;
@@ -22,6 +22,7 @@ use crate::host_memory::{HostMemoryGate, Reserve};
 use crate::metering::{self, Metering, MeteringHandle};
 use crate::process::{CpuGroups, Instance};
 use crate::sandbox::actor::{Environment, SchemaCache, WatchList};
+use crate::sandbox::command::SandboxKey;
 use crate::sandbox::launching::{self, Launching};
 use crate::sandbox::machine::Settings;
 use crate::sandbox::snapshot::{SnapshotStore, StaleDraft};
@@ -84,6 +85,7 @@ pub async fn start(config: &Config, ledger: &Ledger) -> Result<Running, StartErr
             &recover::Means { settings: &settings, launching: &launching, started },
         )
     })?;
+    let left_out = left_out(&recovery, &found);
     let arguments = metering::actor::Arguments {
         writer: ledger.writer(),
         reader: ledger.reader()?,
@@ -98,7 +100,7 @@ pub async fn start(config: &Config, ledger: &Ledger) -> Result<Running, StartErr
     let (metering, _) = Actor::spawn(None, Metering, arguments).await.map_err(not_started)?;
     let (answers, ready) = channel::channel(false);
     let environment = Arc::new(environment(config, launching, clock.clone(), metering.clone(), ready)?);
-    discard_drafts(&environment.snapshots, &found);
+    discard_drafts(&environment.snapshots, &found, &left_out);
     let directory = Directory::default();
     let state = State {
         environment: environment.clone(),
@@ -214,17 +216,29 @@ fn environment(
     })
 }
 
+/// The sandboxes that live by the ledger, and that could not be taken up.
+fn left_out(recovery: &Recovery, found: &[recover::Found]) -> Vec<SandboxKey> {
+    let found: HashSet<&SandboxKey> = found.iter().map(|found| &found.view.key).collect();
+    let living = recovery.sandboxes.iter().map(|row| &row.key);
+    living
+        .map(|key| SandboxKey { org: key.org.clone(), sandbox: key.sandbox.clone() })
+        .filter(|key| !found.contains(key))
+        .collect()
+}
+
 /// Removes what saves have left that an agent before this one, or its QEMU, did not live to complete. Nothing loads it, and
 /// nothing is being saved yet: a QEMU that still writes to such a file is told to stop, and the file is gone with it. What
-/// the ledger knows as complete stays, though its manifest is away: that may be put back.
-fn discard_drafts(snapshots: &SnapshotStore, found: &[recover::Found]) {
+/// the ledger knows as complete stays, though its manifest is away: that may be put back. So does all of a sandbox that lives and
+/// was not taken up: nobody knows what of it is complete.
+fn discard_drafts(snapshots: &SnapshotStore, found: &[recover::Found], left_out: &[SandboxKey]) {
     let complete = |draft: &&StaleDraft| {
         let ours = found.iter().map(|found| &found.recovered).filter(|ours| ours.core.key == draft.key);
         let mut manifests = ours.flat_map(|ours| ours.core.snapshot.iter().chain(&ours.saved));
         manifests.any(|known| (known.generation, known.ordinal) == (draft.generation, draft.ordinal))
     };
     let discarded = snapshots.stale_drafts().and_then(|drafts| {
-        drafts.iter().filter(|draft| !complete(draft)).try_for_each(|draft| {
+        let waste = |draft: &&StaleDraft| !complete(draft) && !left_out.contains(&draft.key);
+        drafts.iter().filter(waste).try_for_each(|draft| {
             tracing::info!(sandbox = %draft.key, bytes = draft.bytes, "removing a save that was never completed");
             draft.remove()
         })
@@ -281,4 +295,26 @@ fn from_row(row: &dormouse_ledger::Anchor) -> clock::Anchor {
 
 fn not_started(error: impl std::fmt::Display) -> StartError {
     StartError::Actor(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_files_of_a_sandbox_that_lives_and_was_not_taken_up_are_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let leaves = |sandbox: &str| {
+            let path = folder.path().join("acme").join(sandbox);
+            std::fs::create_dir_all(&path).unwrap();
+            let files = ["5-1.state", "5-2.state.tmp", "5-2.json.tmp"].map(|name| path.join(name));
+            files.iter().for_each(|file| std::fs::write(file, "of a save").unwrap());
+            files
+        };
+        let (kept, removed) = (leaves("sb-1"), leaves("sb-2"));
+        let left_out = [SandboxKey { org: "acme".to_owned(), sandbox: "sb-1".to_owned() }];
+        discard_drafts(&SnapshotStore::new(folder.path()), &[], &left_out);
+        assert!(kept.iter().all(|file| file.exists()));
+        assert!(!removed.iter().any(|file| file.exists()));
+    }
 }
