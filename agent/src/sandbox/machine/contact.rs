@@ -186,7 +186,6 @@ impl Core {
         self.disks_known = self.memory_known;
         // Whether QEMU held an event back before it was asked is not known.
         self.memory_told = self.memory_known;
-        self.heard_since = Some(now);
         self.heard(self.answered.unwrap_or(now));
         self.shutdown = None;
     }

@@ -156,8 +156,6 @@ pub struct Core {
     pub(super) memory_told: Option<Stamp>,
     /// The wait after which nothing can be held back any more.
     pub(super) settling: Option<Token>,
-    /// Since when nothing that QEMU told was missed.
-    pub(super) heard_since: Option<Stamp>,
     /// When it was noticed that the host had slept, and for how long.
     pub(super) slept: Option<(Stamp, u64)>,
     /// When QEMU said something last.
@@ -220,7 +218,6 @@ impl Core {
             disks_known: None,
             memory_told: None,
             settling: None,
-            heard_since: None,
             slept: None,
             spoke: None,
             memory_asked: None,

@@ -9,7 +9,7 @@ use dormouse_metering::{Cause, Change, CommandId, Observation, Stamp};
 use serde_json::{Value, json};
 
 use super::core::{Core, Link};
-use super::sight::{HELD_BACK_NS, reaching_back};
+use super::sight::{HELD_BACK_NS, TOLD_LATE_NS, reaching_back};
 use super::{Action, Notice, QemuEvent, QmpCommand};
 use crate::sandbox::facts::{MemoryDevice, Survey};
 
@@ -285,8 +285,7 @@ impl Core {
             return;
         };
         let token = self.token();
-        let left_ns =
-            self.may_hold_back_ns(told).saturating_sub(now.boottime_ns.saturating_sub(told.boottime_ns));
+        let left_ns = TOLD_LATE_NS.saturating_sub(now.boottime_ns.saturating_sub(told.boottime_ns));
         if left_ns > 0 {
             self.settling = Some(token);
             actions.push(Action::Wait(token, left_ns.div_ceil(1_000_000)));

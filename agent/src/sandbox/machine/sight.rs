@@ -20,12 +20,10 @@ use crate::metering::accounts::Sight;
 /// what was held back is told up to a second after its stamp.
 pub(super) const HELD_BACK_NS: u64 = 2_200_000_000;
 
-/// For how long QEMU holds a size event back, and its way. Where nothing was missed, that is also for how long after one has
-/// arrived the next may be held back.
-const TOLD_LATE_NS: u64 = 1_100_000_000;
-
-/// After so long without a miss all that QEMU held back of what was missed has come or been dropped, and the next as well.
-const HEARD_NS: u64 = 2 * HELD_BACK_NS;
+/// For how long QEMU holds a size event back, and its way. That is also for how long after one has arrived the next may be
+/// held back, or after something was missed: its timer runs a second from whatever it told last, seen or not, and what it
+/// tells as that ends would be seen.
+pub(super) const TOLD_LATE_NS: u64 = 1_100_000_000;
 
 /// How long after a connection's end it may be seen.
 const END_SEEN_NS: u64 = 50_000_000;
@@ -81,13 +79,11 @@ impl Core {
     pub(super) fn slept(&mut self, now: Stamp, ns: u64) {
         self.slept = Some((now, ns));
         self.memory_told = self.memory_told.map(|told| told.later_by(ns));
-        self.heard_since = self.heard_since.map(|since| since.later_by(ns));
         self.sizes.slept(ns);
     }
 
     /// From here on QEMU may have told something that never arrives.
     pub(super) fn miss(&mut self, now: Stamp) {
-        self.heard_since = Some(now);
         let known = self.known(now);
         if self.missed.replace(known).is_none()
             && let Some(survey) = &self.survey
@@ -112,13 +108,6 @@ impl Core {
         let missed = self.missed.map(|known| known.all).filter(|all| all.boot == now.boot);
         let oldest_ns = since.into_iter().chain(missed).map(|stamp| stamp.boottime_ns).min();
         now.uncertain_by(oldest_ns.map_or(0, |oldest_ns| now.boottime_ns.saturating_sub(oldest_ns)))
-    }
-
-    /// For how long after `told`, the last that it told of a size, QEMU may hold the next one back.
-    pub(super) fn may_hold_back_ns(&self, told: Stamp) -> u64 {
-        let heard_since = self.heard_since.filter(|since| since.boot == told.boot);
-        let heard_ns = heard_since.map_or(0, |since| told.boottime_ns.saturating_sub(since.boottime_ns));
-        if heard_ns < HEARD_NS { HELD_BACK_NS } else { TOLD_LATE_NS }
     }
 
     /// Whether QEMU may hold a size back: one that hangs does so for as long.
@@ -177,11 +166,7 @@ impl Core {
         let spoke = self.spoke.filter(of_boot);
         let spoke_ns = spoke.map_or(at.boottime_ns, |spoke| spoke.boottime_ns.min(at.boottime_ns));
         let since_ns = spoke_ns.saturating_sub(told.boottime_ns);
-        if since_ns < self.may_hold_back_ns(told) {
-            at.boottime_ns - spoke_ns + since_ns.min(TOLD_LATE_NS)
-        } else {
-            0
-        }
+        if since_ns < TOLD_LATE_NS { at.boottime_ns - spoke_ns + since_ns } else { 0 }
     }
 }
 
