@@ -1,18 +1,20 @@
 //! Storing slices in the fleet's ledger, beside a bare COPY of the very same rows into the very same table.
 //!
-//! One instance, and then two who take batches in turn, as they come from hosts that all talk at once. The comparison
-//! has as many connections, batches as large, and a database of its own with the same schema: all indexes and
+//! One instance, and then two who take batches in turn, as they come from hosts that all talk at once: of `dormouse ledger
+//! ingest` all but the queue, which is in memory. The comparison has as many connections, batches as large, and a database of its own with the same schema: all indexes and
 //! constraints of `slices`, but nothing that would notice a repetition. The two write in turn, a round each.
 
 use std::ops::Range;
 use std::pin::pin;
-use std::sync::Arc;
 
 use bytes::Bytes;
-use dormouse_ledger::fleet::{Batch, FleetLedger, VERSION, migrate};
+use dormouse::database::Database;
+use dormouse::ingest::{self, Options, Queue, QueueError, Received};
+use dormouse_ledger::fleet::{Resend, VERSION, migrate};
 use dormouse_tests::events::{BEGAN_NS, Host, Life, SECOND_NS};
 use dormouse_tests::servers::postgres::{Durability, Postgres};
 use futures_util::{SinkExt, TryStreamExt};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 
@@ -62,13 +64,13 @@ async fn measure(instances: usize, amount: &Amount) -> Result<Vec<Row>, Error> {
     let Amount { lives, per_life, batch, rounds } = *amount;
     // Not beside the workspace, which the user that PostgreSQL runs as may not be able to enter.
     let server = Postgres::start(Durability::Durable).await?;
-    let (mut ledgers, mut copiers) = (Vec::new(), Vec::new());
+    let mut copiers = Vec::new();
     for database in ["ledger", "plain"] {
         server.create(database).await?;
         migrate(&mut connect(&server, database).await?, VERSION).await?;
     }
+    let mut ingest = Ingest::start(instances, &server, batch);
     for _ in 0..instances {
-        ledgers.push(FleetLedger::open(connect(&server, "ledger").await?).await?);
         copiers.push(connect(&server, "plain").await?);
     }
     let mut hosts: Vec<(Host, Vec<Life>)> = (0..HOSTS)
@@ -80,13 +82,14 @@ async fn measure(instances: usize, amount: &Amount) -> Result<Vec<Row>, Error> {
     let (mut by_ledger, mut by_copy, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     // The first round makes partitions and learns names, and is not counted.
     for round in 0..=rounds {
-        let messages: Vec<Arc<[Vec<u8>]>> = told(&mut hosts, per_life).chunks(batch).map(Arc::from).collect();
-        let slices = messages.iter().map(|batch| batch.len()).sum::<usize>();
+        let messages = told(&mut hosts, per_life);
+        let slices = messages.len();
         let rate = |watch: &Stopwatch| {
             f64::from(u32::try_from(slices).unwrap_or(u32::MAX)) / watch.wall().as_secs_f64()
         };
+        let batches: Vec<Vec<Vec<u8>>> = messages.chunks(batch).map(<[_]>::to_vec).collect();
         let watch = Stopwatch::start();
-        ledgers = ingest(ledgers, &messages).await?;
+        ingest.stores(batches).await?;
         let ledger = rate(&watch);
         if round == 0 {
             prepare(&server).await?;
@@ -103,6 +106,7 @@ async fn measure(instances: usize, amount: &Amount) -> Result<Vec<Row>, Error> {
             ratios.push(100.0 * ledger / plain);
         }
     }
+    ingest.end().await?;
     Ok(vec![
         Row::spread(
             format!("fleet: ingest by {instances}"),
@@ -121,19 +125,78 @@ async fn connect(server: &Postgres, database: &str) -> Result<Client, Error> {
     Ok(client)
 }
 
-/// Each instance takes every second batch.
-async fn ingest(ledgers: Vec<FleetLedger>, messages: &[Arc<[Vec<u8>]>]) -> Result<Vec<FleetLedger>, Error> {
-    let instances = ledgers.len();
-    let tasks = ledgers.into_iter().enumerate().map(|(instance, mut ledger)| {
-        let own: Vec<_> = messages.iter().skip(instance).step_by(instances).cloned().collect();
-        tokio::spawn(async move {
-            for batch in own {
-                ledger.ingest(&Batch::decode(&batch)).await?;
-            }
-            Ok(ledger)
-        })
-    });
-    all(tasks.collect()).await
+/// Instances, each with a queue of its own.
+struct Ingest {
+    queues: Vec<UnboundedSender<Vec<Vec<u8>>>>,
+    acknowledged: UnboundedReceiver<()>,
+    instances: Vec<JoinHandle<Result<(), Error>>>,
+}
+
+impl Ingest {
+    fn start(instances: usize, server: &Postgres, batch_max: usize) -> Self {
+        let (tells, acknowledged) = unbounded_channel();
+        let (mut queues, mut running) = (Vec::new(), Vec::new());
+        for _ in 0..instances {
+            let (queue, batches) = unbounded_channel();
+            let database = Database { url: server.url("ledger"), ..Database::default() };
+            let options = Options { database, batch_max, drain: true };
+            let in_memory = InMemory { batches, tells: tells.clone() };
+            queues.push(queue);
+            running.push(tokio::spawn(async move {
+                ingest::run(in_memory, &options, std::future::pending()).await?;
+                Ok(())
+            }));
+        }
+        Self { queues, acknowledged, instances: running }
+    }
+
+    /// Each instance takes its share of the batches in turn. Returns once all of them are acknowledged.
+    async fn stores(&mut self, batches: Vec<Vec<Vec<u8>>>) -> Result<(), Error> {
+        let count = batches.len();
+        for (queue, batch) in self.queues.iter().cycle().zip(batches) {
+            queue.send(batch)?;
+        }
+        for _ in 0..count {
+            self.acknowledged.recv().await.ok_or("the instances have ended")?;
+        }
+        Ok(())
+    }
+
+    async fn end(self) -> Result<(), Error> {
+        drop(self.queues);
+        all(self.instances).await.map(drop)
+    }
+}
+
+/// A queue that costs next to nothing.
+struct InMemory {
+    batches: UnboundedReceiver<Vec<Vec<u8>>>,
+    /// Of each batch that is acknowledged.
+    tells: UnboundedSender<()>,
+}
+
+impl Queue for InMemory {
+    type Receipt = ();
+
+    async fn receive(&mut self, _: usize) -> Received<()> {
+        let batch = self.batches.recv().await.unwrap_or_default();
+        Ok(batch.into_iter().map(|message| (message, ())).collect())
+    }
+
+    async fn receive_more(&mut self, _: usize) -> Received<()> {
+        let batch = self.batches.try_recv().unwrap_or_default();
+        Ok(batch.into_iter().map(|message| (message, ())).collect())
+    }
+
+    async fn acknowledge(&mut self, _: Vec<()>) -> Result<(), QueueError> {
+        // Nobody waits for it any more once the bench has failed.
+        let _ = self.tells.send(());
+        Ok(())
+    }
+
+    async fn ask_again(&mut self, _: &Resend) -> Result<(), QueueError> {
+        Ok(())
+    }
 }
 
 async fn copy(copiers: Vec<Client>, rows: &[Bytes]) -> Result<Vec<Client>, Error> {

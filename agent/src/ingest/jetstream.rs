@@ -91,23 +91,34 @@ impl JetStream {
     /// What is there; where there is nothing, the first message that comes, and what is there behind it. More is not
     /// waited for: it would hold up the first, by as much as it takes to come.
     async fn batch(&mut self, messages_max: usize) -> Received<Acker> {
-        let consumer = self.consumer().await?;
-        let there = async |messages_max| {
-            taken(consumer.fetch().max_messages(messages_max).messages().await.map_err(failed)?).await
-        };
-        let received = there(messages_max).await?;
+        let received = self.there(messages_max).await?;
         if !received.is_empty() {
             return Ok(received);
         }
+        let consumer = self.consumer().await?;
         let first = consumer.batch().max_messages(1).expires(WAIT).messages().await.map_err(failed)?;
         let mut received = taken(first).await?;
         if !received.is_empty() && messages_max > 1 {
-            match there(messages_max - 1).await {
+            match self.there(messages_max - 1).await {
                 Ok(more) => received.extend(more),
                 Err(error) => tracing::debug!(%error, "a batch has its first message only"),
             }
         }
         Ok(received)
+    }
+
+    /// What is there.
+    async fn there(&mut self, messages_max: usize) -> Received<Acker> {
+        let consumer = self.consumer().await?;
+        taken(consumer.fetch().max_messages(messages_max).messages().await.map_err(failed)?).await
+    }
+
+    /// What was received. After an error the consumer is looked up anew: the server may have come back without it.
+    fn received(&mut self, batch: Received<Acker>) -> Received<Acker> {
+        if batch.is_err() {
+            self.consumer = None;
+        }
+        batch
     }
 }
 
@@ -136,11 +147,12 @@ impl Queue for JetStream {
 
     async fn receive(&mut self, messages_max: usize) -> Received<Acker> {
         let batch = self.batch(messages_max).await;
-        if batch.is_err() {
-            // The server may have come back without it.
-            self.consumer = None;
-        }
-        batch
+        self.received(batch)
+    }
+
+    async fn receive_more(&mut self, messages_max: usize) -> Received<Acker> {
+        let batch = self.there(messages_max).await;
+        self.received(batch)
     }
 
     async fn acknowledge(&mut self, receipts: Vec<Acker>) -> Result<(), QueueError> {

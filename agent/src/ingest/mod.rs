@@ -6,6 +6,9 @@
 //!            └──────────── whatever was not acknowledged comes again, to this one or another ◀────┘
 //! ```
 //!
+//! A batch that is full has more behind it: that is received and read while PostgreSQL stores the batch. One batch ahead and no
+//! more; they are stored in the order in which they came.
+//!
 //! A crash between commit and acknowledgement is harmless: what comes again is stored already. So is a queue or a
 //! database that is away: nothing is acknowledged meanwhile, and both are tried again until they are back.
 //!
@@ -46,6 +49,9 @@ pub trait Queue {
     /// After an error it may be called again.
     fn receive(&mut self, messages_max: usize) -> impl Future<Output = Received<Self::Receipt>> + Send;
 
+    /// The same of what is there already: nothing is waited for.
+    fn receive_more(&mut self, messages_max: usize) -> impl Future<Output = Received<Self::Receipt>> + Send;
+
     /// Says that messages are stored. Lost acknowledgements are harmless.
     fn acknowledge(
         &mut self,
@@ -80,35 +86,79 @@ pub async fn run<Q: Queue>(
     // The first comes at once.
     remind.tick().await;
     remind_hosts(&mut ledger, &mut queue).await;
+    let mut stopped = false;
+    let mut ahead: Option<Read<Q::Receipt>> = None;
     loop {
         // Only between batches: messages that are dropped halfway come again a minute later.
         tokio::select! {
             biased;
-            () = &mut stop => return Ok(sums),
+            () = &mut stop, if !stopped => stopped = true,
             _ = remind.tick() => remind_hosts(&mut ledger, &mut queue).await,
             () = std::future::ready(()) => {}
         }
-        let messages = match queue.receive(options.batch_max).await {
-            Ok(messages) => messages,
-            Err(error) => {
-                tracing::warn!(%error, "nothing can be received; it is tried again");
-                backoff.wait().await;
-                continue;
-            }
+        let read = match ahead.take() {
+            Some(read) => read,
+            None if stopped => return Ok(sums),
+            None => match queue.receive(options.batch_max).await {
+                Ok(messages) => Read::of(messages).await,
+                Err(error) => {
+                    tracing::warn!(%error, "nothing can be received; it is tried again");
+                    backoff.wait().await;
+                    continue;
+                }
+            },
         };
         backoff = Backoff::default();
-        if messages.is_empty() && options.drain {
+        let count = read.batch.messages_count();
+        if count == 0 && options.drain {
             return Ok(sums);
         }
-        if messages.is_empty() {
+        if count == 0 {
             continue;
         }
-        let (payloads, receipts): (Vec<_>, Vec<_>) = messages.into_iter().unzip();
-        let ingested = store(&mut ledger, &options.database, &Batch::decode(&payloads)).await?;
+        // Boxed: together they are larger than what a caller should have to move.
+        let stored = Box::pin(store(&mut ledger, &options.database, &read.batch));
+        let ingested = if count < options.batch_max || stopped {
+            stored.await?
+        } else {
+            let (ingested, next) = tokio::join!(stored, Box::pin(read_ahead(&mut queue, options.batch_max)));
+            ahead = next;
+            ingested?
+        };
         sums = sums.plus(ingested);
         tracing::info!(?ingested, "stored");
-        if let Err(error) = queue.acknowledge(receipts).await {
+        if let Err(error) = queue.acknowledge(read.receipts).await {
             tracing::warn!(%error, "what is stored could not be acknowledged, and will come again");
+        }
+    }
+}
+
+/// Messages that were read, with what they are acknowledged by.
+struct Read<R> {
+    batch: Batch<'static>,
+    receipts: Vec<R>,
+}
+
+impl<R> Read<R> {
+    /// Read in a thread of its own, beside what waits for PostgreSQL.
+    async fn of(messages: Vec<(Vec<u8>, R)>) -> Self {
+        let (payloads, receipts): (Vec<_>, Vec<_>) = messages.into_iter().unzip();
+        let batch = match tokio::task::spawn_blocking(|| Batch::from(payloads)).await {
+            Ok(batch) => batch,
+            Err(ended) => std::panic::resume_unwind(ended.into_panic()),
+        };
+        Self { batch, receipts }
+    }
+}
+
+/// What is there behind a batch, if anything is. What fails here is tried again, and said, in its own turn.
+async fn read_ahead<Q: Queue>(queue: &mut Q, messages_max: usize) -> Option<Read<Q::Receipt>> {
+    match queue.receive_more(messages_max).await {
+        Ok(messages) if messages.is_empty() => None,
+        Ok(messages) => Some(Read::of(messages).await),
+        Err(error) => {
+            tracing::debug!(%error, "nothing can be received ahead");
+            None
         }
     }
 }

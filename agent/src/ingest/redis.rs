@@ -89,15 +89,32 @@ impl RedisStream {
         if !left.claimed.is_empty() {
             return Ok(left.claimed);
         }
-        let new: Option<StreamReadReply> = cmd("XREADGROUP")
-            .arg(&["GROUP", &self.group, &self.consumer, "COUNT"])
-            .arg(messages_max)
-            .arg("BLOCK")
-            .arg(WAIT.as_millis().to_string())
-            .arg(&["STREAMS", STREAM, ">"])
-            .query_async(&mut connection)
-            .await?;
+        self.new_entries(messages_max, Some(WAIT)).await
+    }
+
+    /// What is new, or comes while it is waited for.
+    async fn new_entries(
+        &mut self,
+        messages_max: usize,
+        wait: Option<Duration>,
+    ) -> Result<Vec<StreamId>, QueueError> {
+        let mut connection = self.connection().await?;
+        let mut read = cmd("XREADGROUP");
+        read.arg(&["GROUP", &self.group, &self.consumer, "COUNT"]).arg(messages_max);
+        if let Some(wait) = wait {
+            read.arg("BLOCK").arg(wait.as_millis().to_string());
+        }
+        read.arg(&["STREAMS", STREAM, ">"]);
+        let new: Option<StreamReadReply> = read.query_async(&mut connection).await?;
         Ok(new.into_iter().flat_map(|reply| reply.keys).flat_map(|stream| stream.ids).collect())
+    }
+
+    /// The events of what was received. After an error it is connected anew.
+    fn received(&mut self, batch: Result<Vec<StreamId>, QueueError>) -> Received<String> {
+        if batch.is_err() {
+            self.connection = None;
+        }
+        Ok(batch?.into_iter().map(|entry| (event(&entry.map), entry.id)).collect())
     }
 }
 
@@ -112,10 +129,12 @@ impl Queue for RedisStream {
 
     async fn receive(&mut self, messages_max: usize) -> Received<String> {
         let batch = self.batch(messages_max).await;
-        if batch.is_err() {
-            self.connection = None;
-        }
-        Ok(batch?.into_iter().map(|entry| (event(&entry.map), entry.id)).collect())
+        self.received(batch)
+    }
+
+    async fn receive_more(&mut self, messages_max: usize) -> Received<String> {
+        let batch = self.new_entries(messages_max, None).await;
+        self.received(batch)
     }
 
     async fn acknowledge(&mut self, receipts: Vec<String>) -> Result<(), QueueError> {

@@ -1,5 +1,7 @@
 //! From JetStream and Redis into the ledger, through crashes between any two steps.
 
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_nats::jetstream::stream::Config;
@@ -13,6 +15,7 @@ use dormouse_tests::{paths, wait};
 use futures_util::StreamExt;
 use serde_json::Value;
 use tokio::process::Command;
+use tokio::sync::oneshot;
 
 use crate::scene::{Scene, stored};
 
@@ -89,6 +92,10 @@ where
         self.0.receive(messages_max).await
     }
 
+    async fn receive_more(&mut self, messages_max: usize) -> Result<Vec<(Vec<u8>, Q::Receipt)>, QueueError> {
+        self.0.receive_more(messages_max).await
+    }
+
     async fn acknowledge(&mut self, _: Vec<Q::Receipt>) -> Result<(), QueueError> {
         Ok(())
     }
@@ -96,6 +103,96 @@ where
     async fn ask_again(&mut self, request: &Resend) -> Result<(), QueueError> {
         self.0.ask_again(request).await
     }
+}
+
+/// A queue of batches that are there already, which keeps a record of what was asked of it. Who acknowledges says how many
+/// events are in the ledger by then.
+struct Recorded<'a> {
+    scene: &'a Scene,
+    batches: VecDeque<Vec<Vec<u8>>>,
+    given: usize,
+    record: Arc<Mutex<Vec<String>>>,
+    first_acknowledged: Option<oneshot::Sender<()>>,
+}
+
+impl<'a> Recorded<'a> {
+    fn new(scene: &'a Scene, messages: &[Vec<u8>], batch: usize) -> Self {
+        let batches = messages.chunks(batch).map(<[_]>::to_vec).collect();
+        Self { scene, batches, given: 0, record: Arc::default(), first_acknowledged: None }
+    }
+
+    fn note(&self, what: String) {
+        self.record.lock().unwrap().push(what);
+    }
+}
+
+impl Queue for Recorded<'_> {
+    type Receipt = usize;
+
+    async fn receive(&mut self, messages_max: usize) -> Result<Vec<(Vec<u8>, usize)>, QueueError> {
+        self.receive_more(messages_max).await
+    }
+
+    async fn receive_more(&mut self, _: usize) -> Result<Vec<(Vec<u8>, usize)>, QueueError> {
+        let Some(batch) = self.batches.pop_front() else { return Ok(Vec::new()) };
+        self.given += 1;
+        self.note(format!("{} given", self.given));
+        Ok(batch.into_iter().map(|message| (message, self.given)).collect())
+    }
+
+    async fn acknowledge(&mut self, receipts: Vec<usize>) -> Result<(), QueueError> {
+        let events = self.scene.says("SELECT count(*) FROM events").await;
+        self.note(format!("{} acknowledged with {events} stored", receipts[0]));
+        if let Some(first) = self.first_acknowledged.take() {
+            first.send(()).unwrap();
+        }
+        Ok(())
+    }
+
+    async fn ask_again(&mut self, _: &Resend) -> Result<(), QueueError> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn behind_a_full_batch_one_is_read_ahead_and_each_is_acknowledged_once_it_and_no_later_one_is_stored() {
+    let scene = Scene::new().await;
+    let queue = Recorded::new(&scene, &hour("h1", 50), 17);
+    let record = Arc::clone(&queue.record);
+    assert_eq!(drain(queue, &options(&scene, 17)).await, stored(51, 50, 0, 0));
+    let expected = [
+        "1 given",
+        "2 given",
+        "1 acknowledged with 17 stored",
+        "3 given",
+        "2 acknowledged with 34 stored",
+        "3 acknowledged with 51 stored",
+    ];
+    assert_eq!(*record.lock().unwrap(), expected);
+}
+
+#[tokio::test]
+async fn behind_a_batch_that_is_not_full_nothing_is_read_before_it_is_acknowledged() {
+    let scene = Scene::new().await;
+    let queue = Recorded::new(&scene, &hour("h1", 19), 10);
+    let record = Arc::clone(&queue.record);
+    drain(queue, &options(&scene, 11)).await;
+    let expected = ["1 given", "1 acknowledged with 10 stored", "2 given", "2 acknowledged with 20 stored"];
+    assert_eq!(*record.lock().unwrap(), expected);
+}
+
+#[tokio::test]
+async fn who_is_told_to_stop_stores_what_was_read_ahead_and_asks_for_no_more() {
+    let scene = Scene::new().await;
+    let mut queue = Recorded::new(&scene, &hour("h1", 39), 10);
+    let record = Arc::clone(&queue.record);
+    let (first, acknowledged) = oneshot::channel();
+    queue.first_acknowledged = Some(first);
+    let told = async { acknowledged.await.unwrap() };
+    let ingested = run(queue, &options(&scene, 10), told).await.unwrap();
+    assert_eq!(ingested, stored(20, 20, 0, 0));
+    let expected = ["1 given", "2 given", "1 acknowledged with 10 stored", "2 acknowledged with 20 stored"];
+    assert_eq!(*record.lock().unwrap(), expected);
 }
 
 #[tokio::test]

@@ -158,7 +158,6 @@ async fn what_a_host_no_longer_keeps_is_named_as_lost_at_its_source_until_somebo
         lose(&server, kind, if kind == Kind::Nats { 6 } else { 5 }).await;
         stage.let_go(LET_GO_NS);
         // The word of it is lost as well, and the agent starts anew.
-        ask(&server, kind, 1, 4).await;
         wait::until("the host to answer", DEADLINE, async || {
             ask(&server, kind, 1, 4).await;
             wait::unless(stage.standing().last_seq == 12, || format!("{:?}", stage.standing()))

@@ -88,7 +88,7 @@ async fn nats_is_published_to_and_read_from_by_tls_with_credentials() {
     let url = format!("tls://{USER}:{PASSWORD}@localhost:{port}");
     let queue = JetStream::connect(&url, &files(&authority), "fleet").await.unwrap();
     let sink = credentials(SinkKind::Nats, format!("tls://localhost:{port}"));
-    through(sink, &authority, &stranger, queue).await;
+    Box::pin(through(sink, &authority, &stranger, queue)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -115,5 +115,5 @@ async fn redis_is_published_to_and_read_from_by_tls_with_credentials() {
     assert!(refused.receive(1).await.is_err(), "its authority is not ours");
     let queue = RedisStream::new(&url, &files(&authority), "fleet", "one").unwrap();
     let sink = credentials(SinkKind::Redis, format!("rediss://localhost:{port}"));
-    through(sink, &authority, &stranger, queue).await;
+    Box::pin(through(sink, &authority, &stranger, queue)).await;
 }

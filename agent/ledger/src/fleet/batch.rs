@@ -1,5 +1,6 @@
 //! What a batch of messages holds, before any database is asked: pure.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
@@ -9,7 +10,7 @@ use super::{Event, Rejection, WhyNot};
 #[derive(Debug, Default)]
 pub struct Batch<'a> {
     /// The messages, as they came.
-    pub(super) messages: Vec<&'a [u8]>,
+    pub(super) messages: Vec<Cow<'a, [u8]>>,
     /// The events, each with the place of its message.
     pub(super) events: Vec<(usize, Event)>,
     /// What is not to be stored, with the place of its message and what could be read of it.
@@ -21,7 +22,10 @@ pub struct Batch<'a> {
 impl<'a> Batch<'a> {
     /// Reads messages, and judges what can be judged by looking at them alone.
     pub fn decode(messages: &'a [impl AsRef<[u8]>]) -> Self {
-        let messages: Vec<&[u8]> = messages.iter().map(AsRef::as_ref).collect();
+        Self::of(messages.iter().map(|message| Cow::Borrowed(message.as_ref())).collect())
+    }
+
+    fn of(messages: Vec<Cow<'a, [u8]>>) -> Self {
         let (mut decoded, mut rejected) = (Vec::with_capacity(messages.len()), Vec::new());
         for (place, message) in messages.iter().enumerate() {
             match Event::decode(message) {
@@ -41,6 +45,11 @@ impl<'a> Batch<'a> {
         batch
     }
 
+    /// How many messages it was read from.
+    pub fn messages_count(&self) -> usize {
+        self.messages.len()
+    }
+
     /// The events that are to be stored.
     pub fn events(&self) -> impl Iterator<Item = &Event> {
         self.events.iter().map(|(_, event)| event)
@@ -49,6 +58,13 @@ impl<'a> Batch<'a> {
     /// What is not to be stored.
     pub fn rejections(&self) -> impl Iterator<Item = &Rejection> {
         self.rejected.iter().map(|(_, _, rejection)| rejection)
+    }
+}
+
+impl From<Vec<Vec<u8>>> for Batch<'static> {
+    /// The same of messages that the batch keeps: it may be read in one place and stored in another.
+    fn from(messages: Vec<Vec<u8>>) -> Self {
+        Self::of(messages.into_iter().map(Cow::Owned).collect())
     }
 }
 

@@ -180,14 +180,14 @@ impl<'a> Failure<'a> {
 
 async fn copy(tx: &Transaction<'_>, staged: &Staged<'_>) -> Result<(), FleetError> {
     let mut sink = pin!(tx.copy_in(staging::COPY).await?);
-    let mut rows = staging::Rows::default();
+    let mut rows = staging::Rows::begin();
     for (place, source_id, sandbox_id, event) in &staged.rows {
-        rows.write(*place, *source_id, *sandbox_id, event);
+        rows.write(*place, *source_id, *sandbox_id, event)?;
         if let Some(chunk) = rows.chunk() {
             sink.feed(chunk).await?;
         }
     }
-    sink.feed(rows.rest()).await?;
+    sink.feed(rows.end()).await?;
     sink.finish().await?;
     Ok(())
 }

@@ -33,7 +33,7 @@ impl ToSql for Integer {
 }
 
 /// As [`read`] reads it.
-fn write(number: i128, out: &mut BytesMut) {
+pub(super) fn write(number: i128, out: &mut BytesMut) {
     // The last digits first; no number of 128 bits has more than ten to this base.
     let (mut digits, mut left) = ([0_u16; 10], number.unsigned_abs());
     let (mut written, mut length, mut power) = (0_u16, 0, 0_u16);

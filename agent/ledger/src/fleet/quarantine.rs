@@ -23,7 +23,7 @@ pub(super) async fn keep(
     });
     let unread = batch.rejected.iter().map(|(place, event, rejection)| (*place, event.as_ref(), rejection));
     // In the order of their hashes: another may keep the same at the same time.
-    let hash = |place: usize| *blake3::hash(batch.messages[place]).as_bytes();
+    let hash = |place: usize| *blake3::hash(&batch.messages[place]).as_bytes();
     let hashed =
         read.chain(unread).map(|(place, event, rejection)| ((hash(place), place), (event, rejection)));
     let sorted: BTreeMap<_, _> = hashed.collect();
@@ -32,7 +32,7 @@ pub(super) async fn keep(
         let reason = rejection.why.as_str();
         tracing::error!(reason, source, id, detail = rejection.detail, "an event went to the quarantine");
         let values: [&(dyn tokio_postgres::types::ToSql + Sync); 6] =
-            [&reason, &rejection.detail, &source, &id, &batch.messages[*place], &hash.as_slice()];
+            [&reason, &rejection.detail, &source, &id, &&*batch.messages[*place], &hash.as_slice()];
         tx.execute(KEEP, &values).await?;
     }
     Ok(sorted.len() as u64)

@@ -102,7 +102,18 @@ impl Sources {
                 .map_err(|_| FleetError::Corrupt { what: "a batch is too large".to_owned() })?;
             rows.push((place, self.source_id(&event.source)?, sandbox_id, event));
         }
+        // As they are stored: neighbours in the indexes come together, and whoever else stores the same is met in one order.
+        rows.sort_unstable_by_key(|(place, _, sandbox_id, event)| {
+            (*sandbox_id, start_unix_ns(event), *place)
+        });
         Ok(Staged { rows, ids: &self.ids })
+    }
+}
+
+fn start_unix_ns(event: &Event) -> Option<i64> {
+    match &event.told {
+        Told::Slice(row) => Some(row.start_unix_ns),
+        _ => None,
     }
 }
 

@@ -50,7 +50,7 @@ const LOCK_ACCOUNTS: &str = "SELECT 1 FROM credit_accounts WHERE org = ANY($1) O
 const STORE_EVENTS: &str = "INSERT INTO events (source_id, event_id, host_seq, payload_hash) \
      SELECT source_id, event_id, host_seq, payload_hash FROM staged ORDER BY source_id, event_id";
 
-/// `$1` the sources' ids, `$2` their hosts' ids or NULL. Sorted, so that neighbours in the indexes come together.
+/// `$1` the sources' ids, `$2` their hosts' ids or NULL. In the order in which they were staged: sorted already.
 macro_rules! store_slices {
     () => {
         "INSERT INTO slices (sandbox_id, generation, seq, org, host_id, api_key_id, state, reason, \
@@ -63,7 +63,7 @@ macro_rules! store_slices {
          s.opened_by_command_id, s.uncertainty_ns \
          FROM staged s LEFT JOIN unnest($1::integer[], $2::bigint[]) AS h (source_id, host_id) \
          ON h.source_id = s.source_id \
-         WHERE s.sandbox_id IS NOT NULL ORDER BY s.sandbox_id, s.start_unix_ns"
+         WHERE s.sandbox_id IS NOT NULL"
     };
 }
 

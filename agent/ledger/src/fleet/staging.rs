@@ -1,10 +1,10 @@
-//! The staging table, and how events are written into it: COPY's text format.
+//! The staging table, and how events are written into it: COPY's binary format, which PostgreSQL need not parse.
 
-use std::fmt::{Display, Write};
+use std::fmt::Display;
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 
-use super::{Event, Told};
+use super::{Event, FleetError, Told, numeric};
 use crate::SliceRow;
 
 /// Made once for each connection; every commit empties it. Temporary: it is nobody else's, and leaves no trace in
@@ -18,98 +18,127 @@ pub(super) const CREATE: &str = "CREATE TEMPORARY TABLE staged (
     opened_by text, closed_by text, command_id text, opened_by_command_id text, uncertainty_ns numeric(20)
 ) ON COMMIT DELETE ROWS";
 
-pub(super) const COPY: &str = "COPY staged FROM STDIN";
+pub(super) const COPY: &str = "COPY staged FROM STDIN (FORMAT binary)";
 
-/// How many columns only slices have.
+/// How many columns there are, and how many of them only slices have.
+const COLUMNS: i16 = 25;
 const SLICE_COLUMNS: usize = 19;
+
+/// What begins a COPY in the binary format: its signature, no flags and nothing that extends it.
+const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
+/// What ends it, in the place of a number of columns.
+const TRAILER: i16 = -1;
+/// The length of a NULL.
+const NULL: i32 = -1;
 
 /// When what was written is handed on.
 const CHUNK_BYTES: usize = 64 << 10;
 
-/// Rows of the staging table, in the text format of COPY.
-#[derive(Default)]
+/// Rows of the staging table, in the binary format of COPY: each column is its length and its bytes.
 pub(super) struct Rows {
-    text: String,
+    bytes: BytesMut,
 }
 
 impl Rows {
-    /// Writes an event. `sandbox_id` is that of a slice.
-    pub(super) fn write(&mut self, place: i32, source_id: i32, sandbox_id: Option<i64>, event: &Event) {
-        self.number(place);
-        self.number(source_id);
-        self.escaped(&event.id);
-        self.number(event.host_seq);
-        // In COPY a backslash is written twice; in bytea's own form, once.
-        self.text.push_str(r"\\x");
-        for byte in event.payload_hash {
-            for digit in [byte >> 4, byte & 15] {
-                self.text.push(char::from(b"0123456789abcdef"[usize::from(digit)]));
-            }
-        }
-        self.text.push('\t');
-        self.optional(event.api_key.as_deref());
-        match (&event.told, sandbox_id) {
-            (Told::Slice(row), Some(sandbox_id)) => self.slice(sandbox_id, row),
-            _ => self.text.extend(std::iter::repeat_n("\\N\t", SLICE_COLUMNS)),
-        }
-        self.text.pop();
-        self.text.push('\n');
+    /// Before the first row.
+    pub(super) fn begin() -> Self {
+        Self { bytes: BytesMut::from(HEADER) }
     }
 
-    fn slice(&mut self, sandbox_id: i64, row: &SliceRow) {
-        self.number(sandbox_id);
-        self.number(row.generation);
-        self.number(row.seq);
-        self.escaped(&row.org);
-        self.escaped(&row.state);
-        self.optional(row.reason.as_deref());
-        self.number(row.start_unix_ns);
-        self.number(row.end_unix_ns.unwrap_or(row.start_unix_ns));
-        self.number(row.duration_ns);
-        self.number(row.memory_base_bytes);
-        self.number(row.memory_plugged_bytes);
-        self.number(row.memory_requested_bytes);
-        self.number(row.vcpus_milli);
-        self.number(row.disk_bytes);
-        self.escaped(&row.opened_by);
-        self.optional(row.closed_by.as_deref());
-        self.optional(row.command_id.as_deref());
-        self.optional(row.opened_by_command_id.as_deref());
-        self.number(row.uncertainty_ns);
+    /// Writes an event. `sandbox_id` is that of a slice.
+    pub(super) fn write(
+        &mut self,
+        place: i32,
+        source_id: i32,
+        sandbox_id: Option<i64>,
+        event: &Event,
+    ) -> Result<(), FleetError> {
+        self.bytes.put_i16(COLUMNS);
+        self.integer(place);
+        self.integer(source_id);
+        self.column(event.id.as_bytes())?;
+        self.bigint(event.host_seq);
+        self.column(&event.payload_hash)?;
+        self.optional(event.api_key.as_deref())?;
+        match (&event.told, sandbox_id) {
+            (Told::Slice(row), Some(sandbox_id)) => self.slice(sandbox_id, row)?,
+            _ => (0..SLICE_COLUMNS).for_each(|_| self.bytes.put_i32(NULL)),
+        }
+        Ok(())
+    }
+
+    fn slice(&mut self, sandbox_id: i64, row: &SliceRow) -> Result<(), FleetError> {
+        self.bigint(sandbox_id);
+        self.bigint(row.generation);
+        self.quantity(row.seq)?;
+        self.column(row.org.as_bytes())?;
+        self.column(row.state.as_bytes())?;
+        self.optional(row.reason.as_deref())?;
+        self.bigint(row.start_unix_ns);
+        self.bigint(row.end_unix_ns.unwrap_or(row.start_unix_ns));
+        self.quantity(row.duration_ns)?;
+        self.quantity(row.memory_base_bytes)?;
+        self.quantity(row.memory_plugged_bytes)?;
+        self.quantity(row.memory_requested_bytes)?;
+        self.bigint(row.vcpus_milli.into());
+        self.quantity(row.disk_bytes)?;
+        self.column(row.opened_by.as_bytes())?;
+        self.optional(row.closed_by.as_deref())?;
+        self.optional(row.command_id.as_deref())?;
+        self.optional(row.opened_by_command_id.as_deref())?;
+        self.numeric(row.uncertainty_ns.into())
     }
 
     /// What was written, once there is enough of it to be handed on.
     pub(super) fn chunk(&mut self) -> Option<Bytes> {
-        (self.text.len() >= CHUNK_BYTES).then(|| self.rest())
+        (self.bytes.len() >= CHUNK_BYTES).then(|| self.bytes.split().freeze())
     }
 
-    /// All that was written.
-    pub(super) fn rest(&mut self) -> Bytes {
-        Bytes::from(std::mem::take(&mut self.text))
+    /// All that was not handed on yet, and the end.
+    pub(super) fn end(mut self) -> Bytes {
+        self.bytes.put_i16(TRAILER);
+        self.bytes.freeze()
     }
 
-    fn number(&mut self, number: impl Display) {
-        // Writing into a String cannot fail.
-        let _ = write!(self.text, "{number}\t");
+    fn integer(&mut self, number: i32) {
+        self.bytes.put_i32(4);
+        self.bytes.put_i32(number);
     }
 
-    fn optional(&mut self, text: Option<&str>) {
-        match text {
-            Some(text) => self.escaped(text),
-            None => self.text.push_str("\\N\t"),
+    fn bigint(&mut self, number: i64) {
+        self.bytes.put_i32(8);
+        self.bytes.put_i64(number);
+    }
+
+    /// One that was found to be storable when its event was read.
+    fn quantity(&mut self, number: u64) -> Result<(), FleetError> {
+        let number = i64::try_from(number).map_err(|_| too_large(&number))?;
+        self.bigint(number);
+        Ok(())
+    }
+
+    fn numeric(&mut self, number: i128) -> Result<(), FleetError> {
+        let mut written = BytesMut::new();
+        numeric::write(number, &mut written);
+        self.column(&written)
+    }
+
+    fn optional(&mut self, text: Option<&str>) -> Result<(), FleetError> {
+        if let Some(text) = text {
+            return self.column(text.as_bytes());
         }
+        self.bytes.put_i32(NULL);
+        Ok(())
     }
 
-    fn escaped(&mut self, text: &str) {
-        for c in text.chars() {
-            match c {
-                '\\' => self.text.push_str("\\\\"),
-                '\n' => self.text.push_str("\\n"),
-                '\r' => self.text.push_str("\\r"),
-                '\t' => self.text.push_str("\\t"),
-                c => self.text.push(c),
-            }
-        }
-        self.text.push('\t');
+    fn column(&mut self, bytes: &[u8]) -> Result<(), FleetError> {
+        let length = i32::try_from(bytes.len()).map_err(|_| too_large(&bytes.len()))?;
+        self.bytes.put_i32(length);
+        self.bytes.extend_from_slice(bytes);
+        Ok(())
     }
+}
+
+fn too_large(what: &impl Display) -> FleetError {
+    FleetError::Corrupt { what: format!("{what} is too large for a column of the staging table") }
 }
