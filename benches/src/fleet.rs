@@ -46,8 +46,17 @@ struct Amount {
     rounds: usize,
 }
 
+/// Hosts, each with so many sandboxes.
+pub(crate) fn hosts(lives: usize) -> Vec<(Host, Vec<Life>)> {
+    let host = |host| {
+        let lives = (0..lives).map(|life| Life::new("org", &format!("sandbox-{host}-{life}")));
+        (Host::new(&format!("host-{host}")), lives.collect())
+    };
+    (0..HOSTS).map(host).collect()
+}
+
 /// What the hosts tell in one round, host by host in turn, as messages.
-fn told(hosts: &mut [(Host, Vec<Life>)], per_life: usize) -> Vec<Vec<u8>> {
+pub(crate) fn told(hosts: &mut [(Host, Vec<Life>)], per_life: usize) -> Vec<Vec<u8>> {
     let mut messages = Vec::new();
     for _ in 0..per_life {
         let lives = hosts.first().map_or(0, |(_, lives)| lives.len());
@@ -73,12 +82,7 @@ async fn measure(instances: usize, amount: &Amount) -> Result<Vec<Row>, Error> {
     for _ in 0..instances {
         copiers.push(connect(&server, "plain").await?);
     }
-    let mut hosts: Vec<(Host, Vec<Life>)> = (0..HOSTS)
-        .map(|host| {
-            let lives = (0..lives).map(|life| Life::new("org", &format!("sandbox-{host}-{life}")));
-            (Host::new(&format!("host-{host}")), lives.collect())
-        })
-        .collect();
+    let mut hosts = hosts(lives);
     let (mut by_ledger, mut by_copy, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     // The first round makes partitions and learns names, and is not counted.
     for round in 0..=rounds {
@@ -119,21 +123,21 @@ async fn measure(instances: usize, amount: &Amount) -> Result<Vec<Row>, Error> {
     ])
 }
 
-async fn connect(server: &Postgres, database: &str) -> Result<Client, Error> {
+pub(crate) async fn connect(server: &Postgres, database: &str) -> Result<Client, Error> {
     let client = server.connect(database).await?;
     client.batch_execute("SET search_path TO dormouse, public").await?;
     Ok(client)
 }
 
 /// Instances, each with a queue of its own.
-struct Ingest {
+pub(crate) struct Ingest {
     queues: Vec<UnboundedSender<Vec<Vec<u8>>>>,
     acknowledged: UnboundedReceiver<()>,
     instances: Vec<JoinHandle<Result<(), Error>>>,
 }
 
 impl Ingest {
-    fn start(instances: usize, server: &Postgres, batch_max: usize) -> Self {
+    pub(crate) fn start(instances: usize, server: &Postgres, batch_max: usize) -> Self {
         let (tells, acknowledged) = unbounded_channel();
         let (mut queues, mut running) = (Vec::new(), Vec::new());
         for _ in 0..instances {
@@ -151,7 +155,7 @@ impl Ingest {
     }
 
     /// Each instance takes its share of the batches in turn. Returns once all of them are acknowledged.
-    async fn stores(&mut self, batches: Vec<Vec<Vec<u8>>>) -> Result<(), Error> {
+    pub(crate) async fn stores(&mut self, batches: Vec<Vec<Vec<u8>>>) -> Result<(), Error> {
         let count = batches.len();
         for (queue, batch) in self.queues.iter().cycle().zip(batches) {
             queue.send(batch)?;
@@ -162,7 +166,7 @@ impl Ingest {
         Ok(())
     }
 
-    async fn end(self) -> Result<(), Error> {
+    pub(crate) async fn end(self) -> Result<(), Error> {
         drop(self.queues);
         all(self.instances).await.map(drop)
     }

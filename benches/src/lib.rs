@@ -13,6 +13,7 @@ pub mod command;
 pub mod crowd;
 pub mod death;
 pub mod fleet;
+pub mod fleet_growth;
 pub mod fleet_usage;
 mod hand;
 pub mod hibernate;
@@ -60,7 +61,7 @@ impl Size {
 pub type Bench = (&'static str, fn(Size) -> Result<Vec<Row>, Error>);
 
 /// Every bench, in the order of the table.
-pub const BENCHES: [Bench; 15] = [
+pub const BENCHES: [Bench; 16] = [
     ("meter", meter::run),
     ("ledger", ledger::run),
     ("qmp", qmp::run),
@@ -74,6 +75,7 @@ pub const BENCHES: [Bench; 15] = [
     ("http", http::run),
     ("publish", publish::run),
     ("fleet", fleet::run),
+    ("fleet_growth", fleet_growth::run),
     ("fleet_usage", fleet_usage::run),
     ("queryable", queryable::run),
 ];
