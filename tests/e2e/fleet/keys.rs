@@ -92,7 +92,9 @@ async fn only_a_hosts_own_word_calls_an_event_lost() {
     // A message behind it is missing, too, and that can be had.
     let own = host.retention(2, BEGAN_NS + SECOND_NS);
     let (late, last) = (host.slice(&life.lasts(SECOND_NS)), host.slice(&life.lasts(SECOND_NS)));
-    assert_eq!(store(&mut ledger, &[own, last]).await, stored(2, 1, 0, 0));
+    // A later word of more: what is lost was gone by the first.
+    let more = host.retention(3, BEGAN_NS + 2 * SECOND_NS);
+    assert_eq!(store(&mut ledger, &[own, last, more]).await, stored(3, 1, 0, 0));
     let let_go = Lost {
         source: host.source().to_owned(),
         first_seq: 2,
