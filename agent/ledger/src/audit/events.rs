@@ -1,10 +1,13 @@
 //! L1: the outbox is one unbroken chain.
 
+use std::ops::Range;
+
 use blake3::Hash;
 use rusqlite::{Connection, Row};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::hashes::{INPUTS_AT_ONCE, hash_all};
 use super::told::Sum;
 use super::{Contents, Found};
 use crate::LedgerError;
@@ -27,6 +30,8 @@ const INDEX: &str =
 /// At most so many parts of the chain are walked side by side, none shorter than so many events.
 const PARTS_MAX: i64 = 64;
 const PART_EVENTS_MIN: i64 = 4096;
+
+const HASH_DIGITS: usize = 64;
 
 /// The data of an event, as it is written.
 #[derive(Deserialize)]
@@ -61,8 +66,21 @@ pub(super) fn parts(conn: &Connection) -> Result<Vec<(i64, i64)>, LedgerError> {
 pub(super) fn check(
     conn: &Connection,
     contents: &Contents,
+    part: (i64, i64),
+    found: &mut Found,
+) -> Result<(), LedgerError> {
+    let mut unhashed = Unhashed::default();
+    let walked = walk(conn, contents, part, found, &mut unhashed);
+    unhashed.hash(contents, found);
+    walked
+}
+
+fn walk(
+    conn: &Connection,
+    contents: &Contents,
     (first, last): (i64, i64),
     found: &mut Found,
+    unhashed: &mut Unhashed,
 ) -> Result<(), LedgerError> {
     let mut head = before(conn, first)?.unwrap_or(contents.retained);
     let mut statement = conn.prepare_cached(EVENTS)?;
@@ -78,7 +96,10 @@ pub(super) fn check(
         }
         // Behind a gap the chain goes on from what the event says came before it: one hole is one violation.
         let prev = if follows { head.hash } else { event.prev_hash };
-        event.check(prev, contents, found);
+        unhashed.push(&event, prev, &contents.source);
+        if unhashed.events.len() >= INPUTS_AT_ONCE {
+            unhashed.hash(contents, found);
+        }
         head = Head { host_seq: event.host_seq, hash: event.payload_hash };
     }
     Ok(())
@@ -99,7 +120,7 @@ pub(super) fn check_index(
             let message = format!("the id of event {host_seq} does not follow that of the event before it");
             found.report.of_ledger("AUDIT_INTEGRITY", Some(host_seq), message);
         }
-        found.index.add(&contents.keys, host_seq, [event_id.as_bytes(), &[], &[]]);
+        found.index.add(&contents.keys, host_seq, [event_id.as_bytes(), &[]]);
         last.clear();
         last.push_str(event_id);
     }
@@ -143,49 +164,9 @@ impl<'a> Event<'a> {
         })
     }
 
-    /// Checks the event behind one of this hash, and adds up what it tells.
-    fn check(&self, prev: Hash, contents: &Contents, found: &mut Found) {
-        let is_slice = self.kind == SLICE_EVENT;
-        let mut fault = self.unchained(prev);
-        let mut told = None;
-        if fault.is_none() {
-            told = self.as_written(&contents.source);
-            // That a slice event's data have the hash that it says is proven by the sums, or looked at by `told`.
-            if told.is_none_or(|told| !is_slice && !told.has_its_hash()) {
-                fault = self.misread(&contents.source);
-            }
-        }
-        if let Some(fault) = fault {
-            let message = format!("event {}: {fault}", self.host_seq);
-            found.report.of_ledger("AUDIT_OUTBOX_HASH", Some(self.host_seq), message);
-        }
-        let id = self.id.as_bytes();
-        found.ids.add(&contents.keys, self.host_seq, [id, &[], &[]]);
-        if is_slice {
-            let (hash, data) = told.map_or((&[][..], self.payload), |told| (told.hash, told.data));
-            found.events.add(&contents.keys, self.host_seq, [id, hash, data]);
-        }
-    }
-
-    /// What is wrong with the hashes that bind the event to its bytes and to the event before it.
-    fn unchained(&self, prev: Hash) -> Option<&'static str> {
-        if !self.has_its_bytes() {
-            Some("its bytes do not have its hash")
-        } else if self.prev_hash != prev {
-            Some("it does not carry the hash of the event before it")
-        } else {
-            None
-        }
-    }
-
-    pub(super) fn has_its_bytes(&self) -> bool {
-        self.payload_hash == blake3::hash(self.payload)
-    }
-
     /// What the event tells, where everything around that is, byte for byte, what this version writes there. It is
     /// a short cut: `None` says only that the event must be read.
-    pub(super) fn as_written(&self, source: &str) -> Option<Told<'a>> {
-        const HASH: usize = 64;
+    fn as_written(&self, source: &str) -> Option<Told<'a>> {
         let (org, sandbox) = (self.org?, self.sandbox?);
         if [org, sandbox, self.id, self.kind, source].into_iter().any(is_escaped) {
             return None;
@@ -209,7 +190,7 @@ impl<'a> Event<'a> {
         let rest = without_plan(head.into_iter().try_fold(self.payload, skip)?)?;
         let number = ["\",\"hostseq\":\"", &self.host_seq.to_string(), "\",\"payloadhash\":\""];
         let rest = number.into_iter().try_fold(rest, skip)?;
-        let (hash, rest) = rest.split_at_checked(HASH)?;
+        let (hash, rest) = rest.split_first_chunk()?;
         let rest = ["\",\"prevhash\":\"", &prev_hash, "\",\"data\":"].into_iter().try_fold(rest, skip)?;
         Some(Told { hash, data: rest.strip_suffix(b"}")? })
     }
@@ -233,7 +214,7 @@ impl<'a> Event<'a> {
             Some("it says another id or type")
         } else if !says_its_sandbox {
             Some("it says another org, sandbox or time")
-        } else if !(Told { hash: envelope.payloadhash.as_bytes(), data }).has_its_hash() {
+        } else if blake3::hash(data).to_hex().as_bytes() != envelope.payloadhash.as_bytes() {
             Some("its data do not have the hash that it says")
         } else {
             None
@@ -243,15 +224,102 @@ impl<'a> Event<'a> {
 
 /// The data of an event, and the hash that the event says they have, in hexadecimal digits.
 #[derive(Clone, Copy)]
-pub(super) struct Told<'a> {
-    hash: &'a [u8],
+struct Told<'a> {
+    hash: &'a [u8; HASH_DIGITS],
     data: &'a [u8],
 }
 
-impl Told<'_> {
-    pub(super) fn has_its_hash(self) -> bool {
-        blake3::hash(self.data).to_hex().as_bytes() == self.hash
+/// Events that are looked at but for their hashes.
+#[derive(Default)]
+struct Unhashed {
+    /// Their ids and bytes.
+    bytes: Vec<u8>,
+    events: Vec<Looked>,
+}
+
+/// Where in `bytes` an event is, and what was seen of it.
+struct Looked {
+    host_seq: u64,
+    is_slice: bool,
+    id: Range<usize>,
+    payload: Range<usize>,
+    payload_hash: Hash,
+    /// The data, and the hash that they are said to have; `None` if the event had to be read to the end.
+    told: Option<(Range<usize>, [u8; HASH_DIGITS])>,
+    /// What is wrong with it if its bytes are those that were hashed.
+    fault: Option<&'static str>,
+}
+
+impl Unhashed {
+    /// Looks at the event behind one of this hash.
+    fn push(&mut self, event: &Event<'_>, prev: Hash, source: &str) {
+        let (id, payload) = (self.put(event.id.as_bytes()), self.put(event.payload));
+        let told = event.as_written(source);
+        let fault = if event.prev_hash != prev {
+            Some("it does not carry the hash of the event before it")
+        } else if told.is_none() {
+            event.misread(source)
+        } else {
+            None
+        };
+        // An event ends behind its data, with a bracket.
+        let data = |told: Told<'_>| (payload.end - 1 - told.data.len()..payload.end - 1, *told.hash);
+        self.events.push(Looked {
+            host_seq: event.host_seq,
+            is_slice: event.kind == SLICE_EVENT,
+            id,
+            told: told.map(data),
+            payload,
+            payload_hash: event.payload_hash,
+            fault,
+        });
     }
+
+    fn put(&mut self, bytes: &[u8]) -> Range<usize> {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(bytes);
+        start..self.bytes.len()
+    }
+
+    /// Hashes what there is, tells what is wrong, and adds up what the events tell.
+    fn hash(&mut self, contents: &Contents, found: &mut Found) {
+        let part = |range: &Range<usize>| &self.bytes[range.clone()];
+        let payloads = self.events.iter().map(|event| part(&event.payload));
+        let told = self.events.iter().filter_map(|event| event.told.as_ref()).map(|(data, _)| part(data));
+        let hashes = hash_all(&payloads.chain(told).collect::<Vec<_>>());
+        let (of_payloads, of_data) = hashes.split_at(self.events.len());
+        let mut of_data = of_data.iter();
+        for (event, of_payload) in self.events.iter().zip(of_payloads) {
+            let of_data = event.told.as_ref().and_then(|_| of_data.next());
+            let is_true = of_data.zip(event.told.as_ref()).is_none_or(|(hash, (_, said))| is_hex(hash, said));
+            let mut tell = |fault: &str| {
+                let message = format!("event {}: {fault}", event.host_seq);
+                found.report.of_ledger("AUDIT_OUTBOX_HASH", Some(event.host_seq), message);
+            };
+            if *of_payload == event.payload_hash {
+                event.fault.into_iter().for_each(&mut tell);
+                if !is_true {
+                    tell("its data do not have the hash that it says");
+                }
+            } else {
+                tell("its bytes do not have its hash");
+            }
+            let id = part(&event.id);
+            found.ids.add(&contents.keys, event.host_seq, [id, &[]]);
+            if event.is_slice {
+                // Of an event that says another hash of its data, or had to be read, none: it is looked at one by one.
+                let hash = of_data.filter(|_| is_true).map_or(&[][..], |hash| &hash.as_bytes()[..]);
+                found.events.add(&contents.keys, event.host_seq, [id, hash]);
+            }
+        }
+        self.bytes.clear();
+        self.events.clear();
+    }
+}
+
+/// Whether these digits are a hash, as it is written in events.
+fn is_hex(hash: &Hash, digits: &[u8; HASH_DIGITS]) -> bool {
+    hash.to_hex().as_bytes() == digits
 }
 
 /// What follows a plan, where one is told: events from before plans were told have none. `None` where it is escaped.

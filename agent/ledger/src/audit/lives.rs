@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::hash::RandomState;
 use std::io::Write;
+use std::ops::Range;
 
 use dormouse_metering::audit::{Audit, Violation};
 use dormouse_metering::{Boundary, Meter, Slice};
 use rusqlite::{Connection, OptionalExtension};
 
+use super::hashes::{INPUTS_AT_ONCE, hash_all};
 use super::rollups::Rollups;
 use super::told::Sum;
 use super::{AuditReport, Contents, Found};
@@ -31,12 +33,13 @@ pub(super) fn check(
     lives: &[(i64, SandboxRow)],
     found: &mut Found,
 ) -> Result<(), LedgerError> {
+    let mut unhashed = Unhashed::default();
     for (pk, sandbox) in lives {
         found.report.sandboxes += 1;
         let Found { report, slices, sums, .. } = &mut *found;
-        let (keys, written) = (&contents.keys, Vec::new());
+        let (keys, unhashed) = (&contents.keys, &mut unhashed);
         let retained_seq = contents.retained.host_seq;
-        let mut walk = Walk { conn, sandbox, report, keys, slices, retained_seq, duration_ns: 0, written };
+        let mut walk = Walk { conn, sandbox, report, keys, slices, retained_seq, duration_ns: 0, unhashed };
         match walk.life(*pk) {
             Err(LedgerError::Corrupt { what, .. }) => {
                 report.of_sandbox("AUDIT_UNREADABLE", &sandbox.key, None, what);
@@ -47,7 +50,38 @@ pub(super) fn check(
             }
         }
     }
+    unhashed.hash(&contents.keys, &mut found.slices);
     Ok(())
+}
+
+/// What the events of slices must be called and say, before it is hashed.
+#[derive(Default)]
+struct Unhashed {
+    bytes: Vec<u8>,
+    /// The number of each event, and where in `bytes` its id and its data are.
+    events: Vec<(u64, Range<usize>, Range<usize>)>,
+}
+
+impl Unhashed {
+    fn push(&mut self, host_seq: u64, row: &SliceRow) {
+        let start = self.bytes.len();
+        // Writing to memory does not fail; if it did, the sums would differ.
+        let _ = write!(self.bytes, "{}:{}:{}", row.sandbox, row.generation, row.seq);
+        let id_end = self.bytes.len();
+        let _ = serde_json::to_writer(&mut self.bytes, row);
+        self.events.push((host_seq, start..id_end, id_end..self.bytes.len()));
+    }
+
+    /// Adds up what there is.
+    fn hash(&mut self, keys: &RandomState, slices: &mut Sum) {
+        let data = self.events.iter().map(|(_, _, data)| &self.bytes[data.clone()]);
+        let hashes = hash_all(&data.collect::<Vec<_>>());
+        for ((host_seq, id, _), hash) in self.events.iter().zip(hashes) {
+            slices.add(keys, *host_seq, [&self.bytes[id.clone()], hash.as_bytes()]);
+        }
+        self.bytes.clear();
+        self.events.clear();
+    }
 }
 
 struct Walk<'a> {
@@ -59,8 +93,7 @@ struct Walk<'a> {
     /// The number of the last event that is no longer kept.
     retained_seq: u64,
     duration_ns: u128,
-    /// What an event must say, written here again and again.
-    written: Vec<u8>,
+    unhashed: &'a mut Unhashed,
 }
 
 impl Walk<'_> {
@@ -139,13 +172,10 @@ impl Walk<'_> {
         if host_seq <= self.retained_seq {
             return;
         }
-        self.written.clear();
-        // Writing to memory does not fail; if it did, the sums would differ.
-        let _ = write!(self.written, "{}:{}:{}", row.sandbox, row.generation, row.seq);
-        let id_bytes = self.written.len();
-        let _ = serde_json::to_writer(&mut self.written, row);
-        let (id, data) = self.written.split_at(id_bytes);
-        self.slices.add(self.keys, host_seq, [id, blake3::hash(data).to_hex().as_bytes(), data]);
+        self.unhashed.push(host_seq, row);
+        if self.unhashed.events.len() >= INPUTS_AT_ONCE {
+            self.unhashed.hash(self.keys, self.slices);
+        }
     }
 
     fn command(&mut self, seq: u64, boundary: &Boundary) -> Result<(), LedgerError> {

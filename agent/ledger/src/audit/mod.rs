@@ -24,6 +24,7 @@
 
 mod events;
 mod file;
+mod hashes;
 mod lives;
 mod moment;
 mod rollups;
@@ -31,6 +32,7 @@ mod sums;
 mod told;
 
 use std::hash::RandomState;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use rusqlite::Connection;
@@ -156,7 +158,7 @@ impl Reader {
         self.answer(|conn| {
             let helpers = moment::helpers(conn, self.path())?;
             let mut whole = Found::default();
-            let contents = Contents::read(conn, &mut whole)?;
+            let contents = Contents::read(conn, self.path(), &mut whole)?;
             let results = Mutex::new(Ok(whole));
             moment::share(&contents.jobs(), conn, helpers, |job, conn| {
                 let found = contents.work(job, conn);
@@ -186,11 +188,15 @@ enum Job {
     Lives(usize, usize),
 }
 
-/// Lives that one job walks. A host's lives are of very different lengths.
-const LIVES_OF_A_JOB: usize = 64;
+/// Into how many jobs lives are cut, where there are as many: they are of very different lengths.
+const JOBS_OF_LIVES: usize = 64;
+
+/// Lives that one job walks at the most.
+const LIVES_OF_A_JOB_MAX: usize = 64;
 
 /// What the jobs need to know. Of the two long tables nothing is kept.
 struct Contents {
+    path: PathBuf,
     source: String,
     /// The last event that is no longer kept.
     retained: Head,
@@ -242,8 +248,9 @@ impl Found {
 
 impl Contents {
     /// What cannot be read does not keep the rest from being looked at.
-    fn read(conn: &Connection, found: &mut Found) -> Result<Self, LedgerError> {
+    fn read(conn: &Connection, path: &Path, found: &mut Found) -> Result<Self, LedgerError> {
         Ok(Self {
+            path: path.to_owned(),
             source: found.or_default(schema::owner(conn).map(|host| host.source()))?,
             retained: found.or_default(Head::retained_after(conn))?,
             lives: {
@@ -259,18 +266,19 @@ impl Contents {
         })
     }
 
-    /// The longest first.
+    /// The longest first, and last the parts of the chain, which are all of one length.
     fn jobs(&self) -> Vec<Job> {
-        let lives = (0..self.lives.len()).step_by(LIVES_OF_A_JOB);
-        let lives = lives.map(|from| Job::Lives(from, (from + LIVES_OF_A_JOB).min(self.lives.len())));
+        let each = (self.lives.len() / JOBS_OF_LIVES).clamp(1, LIVES_OF_A_JOB_MAX);
+        let lives = (0..self.lives.len()).step_by(each);
+        let lives = lives.map(|from| Job::Lives(from, (from + each).min(self.lives.len())));
         let events = self.parts.iter().copied().map(Job::Events);
-        [Job::File, Job::Index, Job::Sums].into_iter().chain(events).chain(lives).collect()
+        [Job::File, Job::Index, Job::Sums].into_iter().chain(lives).chain(events).collect()
     }
 
     fn work(&self, job: &Job, conn: &Connection) -> Result<Found, LedgerError> {
         let mut found = Found::default();
         let result = match *job {
-            Job::File => file::check(conn, &mut found.report),
+            Job::File => file::check(conn, &self.path, &mut found.report),
             Job::Index => events::check_index(conn, self, &mut found),
             Job::Sums => sums::by_org(conn, self, &mut found),
             Job::Events(part) => events::check(conn, self, part, &mut found),
