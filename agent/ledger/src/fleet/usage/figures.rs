@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
 use dormouse_metering::{Stamp, hour};
+use tokio_postgres::Row;
 
 use super::rows::{self, piece_columns, slice_columns, unsigned};
-use super::session::Session;
+use super::session::{Question, Session, Values};
 use crate::usage::figures::{Asked, Figures, Life};
 use crate::usage::tagged::{Span, Spans};
 use crate::usage::totals::{Held, Piece, number_of};
@@ -16,12 +17,25 @@ use crate::{LedgerError, SliceRow};
 /// How many slices are fetched at once where there is no end of them.
 const SLICES_AT_ONCE: i32 = 1_000;
 
-/// Those with a rollup after `$3`: without one there is no slice of them. Each is all of a sandbox's life on one host.
-const LIVES: &str = "SELECT b.id, b.sandbox FROM sandboxes b \
-     WHERE b.org = $1 AND ($2::text IS NULL OR b.sandbox = $2) AND EXISTS ( \
-         SELECT FROM usage_kinds k JOIN LATERAL (SELECT FROM usage_hours h \
-             WHERE h.kind_id = k.id AND h.hour_unix_ns > $3 LIMIT 1) h ON true WHERE k.sandbox_id = b.id) \
-     ORDER BY b.sandbox, b.id";
+/// Those with a rollup after `$2`: without one there is no slice of them. Each is all of a sandbox's life on one host. One
+/// that is running has a rollup at `$3`, the hour after, which is found at once; of those after `$2` PostgreSQL looks at
+/// all that are on a page.
+macro_rules! lives {
+    ($which:literal) => {
+        concat!(
+            "SELECT b.id, b.sandbox FROM sandboxes b WHERE b.org = $1 ",
+            $which,
+            " AND EXISTS (SELECT FROM usage_kinds k CROSS JOIN LATERAL ( \
+                 SELECT FROM usage_hours h WHERE h.kind_id = k.id AND h.hour_unix_ns = $3 \
+                 UNION ALL (SELECT FROM usage_hours h WHERE h.kind_id = k.id AND h.hour_unix_ns > $2 LIMIT 1) \
+                 LIMIT 1) h WHERE k.sandbox_id = b.id) \
+             ORDER BY b.sandbox, b.id"
+        )
+    };
+}
+
+const OF_ORG: &str = lives!("");
+const OF_SANDBOX: &str = lives!("AND b.sandbox = $4");
 
 /// The last row of each kind at an instant or before it.
 const ROLLUPS: &str = "SELECT a.ordinal, k.state, k.disk_bytes, h.duration_ns, h.vcpu_milli_ns, h.base_byte_ns, \
@@ -81,65 +95,91 @@ pub(super) fn hour_at(unix_ns: i64) -> i64 {
 }
 
 /// Which of so many things a row is about: what WITH ORDINALITY counts.
-fn ordinal(row: &tokio_postgres::Row) -> Result<usize, LedgerError> {
+fn ordinal(row: &Row) -> Result<usize, LedgerError> {
     let ordinal = usize::try_from(row.get::<_, i64>(0)).ok().and_then(|ordinal| ordinal.checked_sub(1));
     ordinal.ok_or_else(|| LedgerError::corrupt("an ordinal is no number from 1"))
 }
 
-impl FleetFigures<'_> {
-    /// What the rollups have at instants of sandboxes.
-    fn rollups(&self, instants: &[(i64, i64)], rules: &Rules) -> Result<Vec<Amount>, LedgerError> {
-        let (ids, at): (Vec<i64>, Vec<i64>) = instants.iter().copied().unzip();
-        let mut amounts = vec![Amount::default(); instants.len()];
-        for row in self.session.query(ROLLUPS, &[&ids, &at])? {
-            let held = Held {
-                state: number_of(row.get(1)).ok_or_else(|| LedgerError::corrupt("no billing state"))?,
-                disk_bytes: row.get::<_, i64>(2).unsigned_abs(),
-                duration_ns: unsigned(&row, 3)?,
-                vcpu_milli_ns: unsigned(&row, 4)?,
-                base_byte_ns: unsigned(&row, 5)?,
-                plugged_byte_ns: unsigned(&row, 6)?,
-                requested_byte_ns: unsigned(&row, 7)?,
-                greater_byte_ns: unsigned(&row, 8)?,
-            };
-            amounts[ordinal(&row)?].add(held.amount(rules).ok_or_else(Amount::overflow)?)?;
+/// What a row of [`ROLLUPS`] amounts to.
+fn rolled_up(row: &Row, rules: &Rules) -> Result<Amount, LedgerError> {
+    let held = Held {
+        state: number_of(row.get(1)).ok_or_else(|| LedgerError::corrupt("no billing state"))?,
+        disk_bytes: row.get::<_, i64>(2).unsigned_abs(),
+        duration_ns: unsigned(row, 3)?,
+        vcpu_milli_ns: unsigned(row, 4)?,
+        base_byte_ns: unsigned(row, 5)?,
+        plugged_byte_ns: unsigned(row, 6)?,
+        requested_byte_ns: unsigned(row, 7)?,
+        greater_byte_ns: unsigned(row, 8)?,
+    };
+    held.amount(rules).ok_or_else(Amount::overflow)
+}
+
+/// What lies between the full hours and the instants, as [`EDGES`] asks for it.
+#[derive(Default)]
+struct Edges {
+    sandboxes: Vec<i64>,
+    hours: Vec<i64>,
+    ends: Vec<i64>,
+    first: Vec<i64>,
+    last: Vec<i64>,
+    /// Of each end whose amount each sandbox's is.
+    indexes: Vec<BTreeMap<i64, usize>>,
+}
+
+impl Edges {
+    /// Those of sandboxes' instants, of which none is asked for twice.
+    fn of(instants: &[(i64, i64)]) -> Self {
+        let mut by_end = BTreeMap::<i64, BTreeMap<i64, usize>>::new();
+        for (index, (id, at)) in instants.iter().enumerate().filter(|(_, (_, at))| hour_at(*at) < *at) {
+            by_end.entry(*at).or_default().insert(*id, index);
         }
-        Ok(amounts)
+        let mut edges = Self::default();
+        let place = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        for (end, indexes) in by_end {
+            edges.first.push(place(edges.sandboxes.len() + 1));
+            edges.sandboxes.extend(indexes.keys().copied());
+            edges.last.push(place(edges.sandboxes.len()));
+            edges.hours.push(hour_at(end));
+            edges.ends.push(end);
+            edges.indexes.push(indexes);
+        }
+        edges
     }
 
-    /// Adds what lies between the full hours and the instants.
-    fn add_edges(
-        &self,
-        instants: &[(i64, i64)],
-        rules: &Rules,
-        amounts: &mut [Amount],
-    ) -> Result<(), LedgerError> {
-        // By instant: at which sandboxes it is asked, and whose amount that is.
-        let mut edges = BTreeMap::<i64, BTreeMap<i64, usize>>::new();
-        for (index, (id, at)) in instants.iter().enumerate().filter(|(_, (_, at))| hour_at(*at) < *at) {
-            edges.entry(*at).or_default().insert(*id, index);
+    /// Whose amount a row of [`EDGES`] belongs to, and what it is.
+    fn amount(&self, row: &Row, rules: &Rules) -> Result<(usize, Amount), LedgerError> {
+        let end = ordinal(row)?;
+        let index = self.indexes.get(end).and_then(|indexes| indexes.get(&row.get(1)));
+        let index = index.ok_or_else(|| LedgerError::corrupt("a slice that was not asked for"))?;
+        Ok((*index, rows::piece(row, 2)?.amount(&(self.hours[end]..self.ends[end]), rules)?))
+    }
+}
+
+impl FleetFigures<'_> {
+    /// What sandboxes have before their instants.
+    fn amounts(&self, instants: &[(i64, i64)], rules: &Rules) -> Result<Vec<Amount>, LedgerError> {
+        let (ids, at): (Vec<i64>, Vec<i64>) = instants.iter().copied().unzip();
+        let edges = Edges::of(instants);
+        let mut amounts = vec![Amount::default(); instants.len()];
+        let mut at_edges = Vec::new();
+        let of_instants: Values<'_> = &[&ids, &at];
+        let mut each_rollup = |row: &Row| amounts[ordinal(row)?].add(rolled_up(row, rules)?);
+        let Edges { sandboxes, hours, ends, first, last, .. } = &edges;
+        let of_edges: Values<'_> = &[sandboxes, hours, ends, first, last];
+        let mut each_at_edge = |row: &Row| {
+            at_edges.push(edges.amount(row, rules)?);
+            Ok(())
+        };
+        let mut questions = vec![Question { sql: ROLLUPS, values: of_instants, each: &mut each_rollup }];
+        if !ends.is_empty() {
+            questions.push(Question { sql: EDGES, values: of_edges, each: &mut each_at_edge });
         }
-        if edges.is_empty() {
-            return Ok(());
+        self.session.ask(questions)?;
+        for (index, amount) in at_edges {
+            amounts[index].add(amount)?;
         }
-        let (mut ids, mut first, mut last) = (Vec::new(), Vec::new(), Vec::new());
-        let place = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-        for sandboxes in edges.values() {
-            first.push(place(ids.len() + 1));
-            ids.extend(sandboxes.keys().copied());
-            last.push(place(ids.len()));
-        }
-        let edges: Vec<_> = edges.into_iter().collect();
-        let ends: Vec<i64> = edges.iter().map(|(at, _)| *at).collect();
-        let hours: Vec<i64> = ends.iter().map(|at| hour_at(*at)).collect();
-        for row in self.session.query(EDGES, &[&ids, &hours, &ends, &first, &last])? {
-            let (at, indexes) = &edges[ordinal(&row)?];
-            let index = indexes
-                .get(&row.get(1))
-                .ok_or_else(|| LedgerError::corrupt("a slice that was not asked for"))?;
-            amounts[*index].add(rows::piece(&row, 2)?.amount(&(hour_at(*at)..*at), rules)?)?;
-        }
-        Ok(())
+        Ok(amounts)
     }
 }
 
@@ -149,8 +189,12 @@ impl Figures for FleetFigures<'_> {
         if sandbox.is_some_and(|sandbox| sandbox.contains('\0')) {
             return Ok(Vec::new());
         }
-        let rows = self.session.query(LIVES, &[&org, &sandbox, &from_unix_ns])?;
-        let life = |row: &tokio_postgres::Row| Life {
+        let next_hour = hour_at(from_unix_ns).saturating_add(hour::HOUR_NS);
+        let rows = match sandbox {
+            None => self.session.query(OF_ORG, &[&org, &from_unix_ns, &next_hour])?,
+            Some(sandbox) => self.session.query(OF_SANDBOX, &[&org, &from_unix_ns, &next_hour, &sandbox])?,
+        };
+        let life = |row: &Row| Life {
             pk: row.get(0),
             sandbox: row.get(1),
             generation: 0,
@@ -163,9 +207,7 @@ impl Figures for FleetFigures<'_> {
     fn before(&self, asked: &[Asked<'_>], rules: &Rules) -> Result<Vec<Vec<Amount>>, LedgerError> {
         let instants: Vec<(i64, i64)> =
             asked.iter().flat_map(|(life, at)| at.iter().map(|at| (life.pk, *at))).collect();
-        let mut amounts = self.rollups(&instants, rules)?;
-        self.add_edges(&instants, rules, &mut amounts)?;
-        let mut amounts = amounts.into_iter();
+        let mut amounts = self.amounts(&instants, rules)?.into_iter();
         Ok(asked.iter().map(|(_, at)| amounts.by_ref().take(at.len()).collect()).collect())
     }
 

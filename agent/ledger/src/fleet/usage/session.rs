@@ -1,9 +1,12 @@
 //! A transaction, asked from a thread that may block.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::{Mutex, PoisonError};
 
 use futures_executor::block_on;
+use futures_util::TryStreamExt;
+use futures_util::future::try_join_all;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, IsolationLevel, Row, Statement, Transaction};
@@ -17,6 +20,13 @@ pub(super) struct Statements(Mutex<HashMap<&'static str, Statement>>);
 
 /// The values of a statement's parameters.
 pub(super) type Values<'a> = &'a [&'a (dyn ToSql + Sync)];
+
+/// A statement, its values, and whom each row of its answer is given to.
+pub(super) struct Question<'a> {
+    pub(super) sql: &'static str,
+    pub(super) values: Values<'a>,
+    pub(super) each: &'a mut dyn FnMut(&Row) -> Result<(), LedgerError>,
+}
 
 /// A transaction. Dropping it without `commit` rolls it back.
 pub(super) struct Session<'a> {
@@ -61,6 +71,21 @@ impl<'a> Session<'a> {
     pub(super) fn query(&self, sql: &'static str, values: Values<'_>) -> Result<Vec<Row>, LedgerError> {
         let statement = self.prepared(sql)?;
         block_on(self.tx.query(&statement, values)).map_err(failed)
+    }
+
+    /// Asks several things at once: PostgreSQL works on while the rows that have come are read.
+    pub(super) fn ask(&self, questions: Vec<Question<'_>>) -> Result<(), LedgerError> {
+        let statements = questions.iter().map(|question| self.prepared(question.sql));
+        let statements = statements.collect::<Result<Vec<_>, _>>()?;
+        let answers = statements.iter().zip(questions).map(|(statement, question)| async move {
+            let values = question.values.iter().copied();
+            let mut rows = pin!(self.tx.query_raw(statement, values).await.map_err(failed)?);
+            while let Some(row) = rows.try_next().await.map_err(failed)? {
+                (question.each)(&row)?;
+            }
+            Ok(())
+        });
+        block_on(try_join_all(answers)).map(drop)
     }
 
     pub(super) fn execute(&self, sql: &'static str, values: Values<'_>) -> Result<u64, LedgerError> {
