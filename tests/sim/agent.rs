@@ -147,8 +147,10 @@ impl World {
             Action::AwaitDigest(token) => self.digest(number, token),
             Action::RemoveSnapshot(removal) => self.remove_snapshot(number, &removal),
             Action::Launch(token, launch) => self.launch(number, token, &launch),
-            // Nobody creates or power-cycles here, or begins anew.
-            Action::Start(token, _) | Action::GiveUpSnapshot(token, _) => {
+            Action::Start(token, _) => self.start(number, token, None, "prelaunch"),
+            Action::LimitVcpus(token, limit_milli) => self.limit_vcpus(number, token, limit_milli),
+            // Nobody begins anew here.
+            Action::GiveUpSnapshot(token, _) => {
                 self.answer(number, MS, token, failed(Reason::LaunchFailed, "cannot start"));
             }
             Action::Kill(process) => {
@@ -158,12 +160,8 @@ impl World {
             Action::Disconnect => self.drop_link(number),
             Action::Reply(id, result) => self.replied(number, &id, &result),
             Action::Refuse(id, refusal) => self.replied(number, &id, &Err(refusal)),
-            // A promise is answered above, and nobody asks for limits and advice here.
-            Action::Publish(_)
-            | Action::PromiseMemory(..)
-            | Action::KeepMemory(_)
-            | Action::LimitVcpus(..)
-            | Action::Advise(..) => {}
+            // A promise is answered above, and nobody asks for advice here.
+            Action::Publish(_) | Action::PromiseMemory(..) | Action::KeepMemory(_) | Action::Advise(..) => {}
             Action::Retire => {
                 self.drop_link(number);
                 if let Some(agent) = self.agent.as_mut() {
@@ -247,17 +245,20 @@ impl World {
     fn observe(&mut self, number: usize, observation: &Observation) {
         let key = self.ledger_key(number);
         let now = self.clock.now();
-        let Some(agent) = self.agent.as_mut() else { return };
         let at = observation.at;
-        self.windows.push((number, at.boottime_ns.saturating_sub(at.uncertainty_ns), at.boottime_ns));
+        let since = self.world_ns(at.boot, at.boottime_ns.saturating_sub(at.uncertainty_ns));
+        self.windows.push((number, since, self.world_ns(at.boot, at.boottime_ns)));
+        let Some(agent) = self.agent.as_mut() else { return };
         match agent.accounts.observe(&key, false, observation.clone(), now) {
             Ok(record) => {
                 let devices = self
                     .seat(number)
                     .and_then(|seat| seat.machine.core().plugged_by_device(&observation.change));
-                let devices = devices.map(|bytes| Entry::PluggedByDevice(key, bytes));
-                let entries: Vec<Entry> = record.and_then(slices).into_iter().chain(devices).collect();
-                self.submit(true, entries, Waiter::Nobody);
+                let devices = devices.map(|bytes| Entry::PluggedByDevice(key.clone(), bytes));
+                let ended = (observation.change == Change::Ended).then_some(Entry::Ended(key, at));
+                let slices = record.and_then(slices);
+                let entries: Vec<Entry> = ended.into_iter().chain(slices).chain(devices).collect();
+                self.submit(true, entries, Waiter::Observation);
                 self.note_unit(number, &observation.change);
             }
             Err(refused) => self.violation(format!("{refused}: {observation:?}")),
@@ -273,7 +274,7 @@ impl World {
 
     pub(crate) fn submit(&mut self, is_fact: bool, entries: Vec<Entry>, waiter: Waiter) {
         self.units += 1;
-        let unit = Unit { is_fact, entries, waiter, number: self.units };
+        let unit = Unit { is_fact, entries, waiter, number: self.units, at: self.now };
         if !is_fact && self.now < self.disk_fails_until {
             return self.refuse(unit);
         }
@@ -300,7 +301,7 @@ impl World {
                 self.forget(&key);
                 self.answer_to(seat, 1_000, token, answer());
             }
-            Waiter::Nobody | Waiter::Proof => {}
+            Waiter::Nobody | Waiter::Observation | Waiter::Proof => {}
         }
     }
 
@@ -323,9 +324,15 @@ impl World {
             }
             return self.plan_commit();
         }
+        let synced = self.ledger.waiting.iter().any(|unit| !unit.is_note());
         while let Some(unit) = self.ledger.waiting.pop_front() {
             let became = self.ledger.apply(&unit);
-            self.committed(unit.waiter, &became);
+            let waiter = unit.waiter.clone();
+            self.ledger.write_down(unit);
+            self.committed(waiter, &became);
+        }
+        if synced {
+            self.ledger.synced();
         }
         for violation in std::mem::take(&mut self.ledger.violations) {
             self.violation(violation);
@@ -340,7 +347,7 @@ impl World {
             Became::Reused => failed(Reason::RequestIdReused, "used before"),
         };
         match waiter {
-            Waiter::Nobody => {}
+            Waiter::Nobody | Waiter::Observation => {}
             Waiter::Proof => {
                 if let Some(agent) = self.agent.as_mut() {
                     agent.proof_under_way = false;
@@ -427,15 +434,24 @@ impl World {
     }
 
     fn launch(&mut self, number: usize, token: Token, launch: &Launch) {
+        let status = if launch.arguments.len() > 1 { "inmigrate" } else { "prelaunch" };
+        self.start(number, token, Some(launch.manifest.ordinal), status);
+    }
+
+    fn start(&mut self, number: usize, token: Token, snapshot: Option<u64>, status: &'static str) {
         let occupied = self.guests[number].qemu.is_some();
         if occupied || self.random.chance(30) {
             return self.answer(number, MS, token, failed(Reason::LaunchFailed, "cannot start"));
         }
-        let incoming = self.guests[number].snapshots.get(&launch.manifest.ordinal).cloned();
-        let status = if launch.arguments.len() > 1 { "inmigrate" } else { "prelaunch" };
+        let incoming = snapshot.and_then(|ordinal| self.guests[number].snapshots.get(&ordinal).cloned());
+        if snapshot.is_none() {
+            self.keep_disks(number);
+        }
         let process = self.start_qemu(number, status);
+        let underway = self.seat(number).and_then(|seat| seat.machine.underway());
+        let started_for = underway.map(|(command, _)| command.request_id.clone());
         if let Some(qemu) = self.guests[number].qemu.as_mut() {
-            qemu.incoming = incoming;
+            (qemu.incoming, qemu.started_for) = (incoming, started_for);
         }
         if let Some(seat) = self.seat(number) {
             seat.held = Some(process);

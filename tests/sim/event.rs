@@ -80,6 +80,24 @@ pub(crate) enum Event {
         seat: usize,
         link: u64,
     },
+    /// The kernel takes a limit on CPU time of a process, and what is answered of it, after how long.
+    Limits {
+        epoch: u64,
+        seat: usize,
+        of: u64,
+        token: Token,
+        process: ProcessIdentity,
+        limit_milli: Option<u32>,
+    },
+    /// What the kernel made of it is read.
+    Limited {
+        epoch: u64,
+        seat: usize,
+        of: u64,
+        token: Token,
+        answer: Answer,
+        at: u64,
+    },
     /// The process's end is seen.
     Exited {
         epoch: u64,
@@ -114,7 +132,16 @@ pub(crate) enum Event {
     Ask,
     /// Something goes wrong.
     Trouble,
-    Restart,
+    /// The agent starts, in this boot.
+    Restart {
+        boot: usize,
+    },
+    /// The host is there again.
+    Boot,
+    /// Somebody starts a QEMU of a guest's name after a boot.
+    CreatedAgain {
+        guest: usize,
+    },
 }
 
 /// What is asked of QEMU.

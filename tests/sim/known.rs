@@ -11,6 +11,7 @@ use crate::world::{Guest, Truth, World};
 pub(crate) enum Of {
     State,
     Size(usize),
+    Vcpus,
 }
 
 /// A moment of which the agent was told what was so.
@@ -29,13 +30,22 @@ pub(crate) struct Bounds {
     pub(crate) runs_least: bool,
     pub(crate) plugged_most: u64,
     pub(crate) plugged_least: u64,
+    vcpus_most: u32,
+    vcpus_least: u32,
 }
 
 impl Bounds {
     /// What is so, and nothing else.
     pub(crate) fn exactly(truth: &Truth) -> Self {
-        let (runs, plugged) = (truth.runs, truth.plugged());
-        Self { runs_most: runs, runs_least: runs, plugged_most: plugged, plugged_least: plugged }
+        let (runs, plugged, vcpus) = (truth.runs, truth.plugged(), truth.vcpus_milli);
+        Self {
+            runs_most: runs,
+            runs_least: runs,
+            plugged_most: plugged,
+            plugged_least: plugged,
+            vcpus_most: vcpus,
+            vcpus_least: vcpus,
+        }
     }
 
     pub(crate) fn memory_most(&self) -> u64 {
@@ -45,14 +55,26 @@ impl Bounds {
     pub(crate) fn memory_least(&self) -> u64 {
         if self.runs_least { BASE + self.plugged_least } else { 0 }
     }
+
+    pub(crate) fn vcpus_most(&self) -> u32 {
+        if self.runs_most { self.vcpus_most } else { 0 }
+    }
+
+    pub(crate) fn vcpus_least(&self) -> u32 {
+        if self.runs_least { self.vcpus_least } else { 0 }
+    }
 }
 
 impl World {
     /// The agent was told what was so at some moments, and has made of it what it could.
     pub(crate) fn learn(&mut self, guest: usize, moments: &[(Of, u64)]) {
-        let Guest { known, of_state, of_memory, .. } = &mut self.guests[guest];
+        let Guest { known, of_state, of_memory, of_vcpus, .. } = &mut self.guests[guest];
         known.extend(moments.iter().map(|(of, at)| {
-            let units = if *of == Of::State { *of_state } else { *of_memory };
+            let units = match of {
+                Of::State => *of_state,
+                Of::Size(_) => *of_memory,
+                Of::Vcpus => *of_vcpus,
+            };
             Known { of: *of, at: *at, units }
         }));
     }
@@ -62,7 +84,10 @@ impl World {
         let units = self.units;
         let guest = &mut self.guests[guest];
         match change {
-            Change::Began(..) | Change::Holds(..) => (guest.of_state, guest.of_memory) = (units, units),
+            Change::Began(..) | Change::Holds(..) => {
+                (guest.of_state, guest.of_memory, guest.of_vcpus) = (units, units, units);
+            }
+            Change::Vcpus(_) => guest.of_vcpus = units,
             Change::State(_) => guest.of_state = units,
             Change::Plugged(_) => guest.of_memory = units,
             _ => {}
@@ -86,6 +111,10 @@ impl World {
             runs_least: truth.runs && (ran || will_run),
             ..Bounds::default()
         };
+        let now = truth.vcpus_milli;
+        let (had, has) = ends(Of::Vcpus).map_or((now, now), |(a, b)| (a.vcpus_milli, b.vcpus_milli));
+        bounds.vcpus_most = now.max(had.min(has));
+        bounds.vcpus_least = now.min(had.max(has));
         for device in 0..DEVICES_MAX {
             let now = truth.sizes[device];
             let (had, has) =
@@ -102,7 +131,7 @@ impl World {
         let moments = || guest.known.iter().filter(|known| known.of == of).map(|known| known.at);
         let before = truth_at(&guest.truth, moments().filter(|at| *at <= from).max()?)?;
         let after = truth_at(&guest.truth, moments().filter(|at| *at >= until).min()?)?;
-        (before.pid == truth.pid && after.pid == truth.pid).then_some((before, after))
+        (before.process == truth.process && after.process == truth.process).then_some((before, after))
     }
 }
 

@@ -9,7 +9,7 @@ use dormouse::sandbox::machine::Token;
 use dormouse::sandbox::refusal::Refusal;
 use dormouse::sandbox::snapshot::Manifest;
 use dormouse_ledger::{SandboxKey, SliceBatch};
-use dormouse_metering::{BillingState, Observation, OpenSlice, Slice, Stamp};
+use dormouse_metering::{BillingState, BootId, Meter, Observation, OpenSlice, Slice, Stamp};
 
 /// One thing to make durable.
 #[derive(Clone, Debug)]
@@ -27,12 +27,16 @@ pub(crate) enum Entry {
     Consumed(SandboxKey, u64),
     Proof(Stamp),
     Anchor(dormouse::clock::Anchor),
+    /// The stamp of the end that is told with it, as it was observed.
+    Ended(SandboxKey, Stamp),
 }
 
 /// Who is told what became of a unit.
 #[derive(Clone, Debug)]
 pub(crate) enum Waiter {
     Nobody,
+    /// Nobody: it is what was seen.
+    Observation,
     Proof,
     Durable((usize, u64), Token),
     Recorded((usize, u64), Token, SandboxKey),
@@ -44,6 +48,23 @@ pub(crate) struct Unit {
     pub(crate) entries: Vec<Entry>,
     pub(crate) waiter: Waiter,
     pub(crate) number: u64,
+    /// When it was handed in.
+    pub(crate) at: u64,
+}
+
+impl Unit {
+    /// Whether it is committed without waiting for the disk.
+    pub(crate) fn is_note(&self) -> bool {
+        self.is_fact
+            && self.entries.iter().all(|entry| match entry {
+                Entry::Slices(batch) => batch.slices.is_empty() && matches!(self.waiter, Waiter::Observation),
+                Entry::Unheard(..)
+                | Entry::NobodyHeard(_)
+                | Entry::PluggedByDevice(..)
+                | Entry::Ended(..) => true,
+                _ => false,
+            })
+    }
 }
 
 /// What became of a unit.
@@ -63,12 +84,16 @@ pub(crate) struct Row {
     pub(crate) unheard: Option<Stamp>,
     /// What each of several memory devices had.
     pub(crate) plugged_by_device: Option<Vec<u64>>,
-    /// When the life began, in boottime.
-    pub(crate) began_ns: Option<u64>,
+    /// When the slices began that were open once, by their numbers: the boot, and boottime.
+    pub(crate) starts: BTreeMap<u64, (BootId, u64)>,
+    /// The same, of those that were to be, before what was pending became final at once.
+    pub(crate) told: Vec<(u64, (BootId, u64))>,
     pub(crate) slices: Vec<Slice>,
     pub(crate) open: Option<OpenSlice>,
     pub(crate) pending: Vec<Observation>,
     pub(crate) ended: bool,
+    /// The end as it was observed last.
+    pub(crate) end: Option<Stamp>,
     /// Snapshots, and whether they can be woken from.
     pub(crate) snapshots: BTreeMap<u64, (Manifest, bool)>,
 }
@@ -90,9 +115,48 @@ pub(crate) struct Ledger {
     pub(crate) anchor: Option<dormouse::clock::Anchor>,
     pub(crate) waiting: VecDeque<Unit>,
     pub(crate) violations: Vec<String>,
+    /// All that was committed, where the host may lose what was not synced; and how much of it was.
+    log: Option<(Vec<Unit>, usize)>,
 }
 
 impl Ledger {
+    pub(crate) fn new(logs: bool) -> Self {
+        Self { log: logs.then(Default::default), ..Self::default() }
+    }
+
+    /// It is in the file.
+    pub(crate) fn write_down(&mut self, unit: Unit) {
+        if let Some((units, _)) = &mut self.log {
+            units.push(unit);
+        }
+    }
+
+    /// What is in the file is on the disk.
+    pub(crate) fn synced(&mut self) {
+        if let Some((units, synced)) = &mut self.log {
+            *synced = units.len();
+        }
+    }
+
+    /// How many units the file holds that the disk does not.
+    pub(crate) fn unsynced(&self) -> usize {
+        self.log.as_ref().map_or(0, |(units, synced)| units.len() - synced)
+    }
+
+    /// The host is gone, and with it the last so many units of the file. Returns them.
+    pub(crate) fn lose(&mut self, count: usize) -> Vec<Unit> {
+        let Some((mut units, _)) = self.log.take() else { return Vec::new() };
+        let lost = units.split_off(units.len() - count);
+        let violations = std::mem::take(&mut self.violations);
+        *self = Self { violations, ..Self::new(true) };
+        for unit in &units {
+            self.apply(unit);
+        }
+        let synced = units.len();
+        self.log = Some((units, synced));
+        lost
+    }
+
     pub(crate) fn next_generation(&self, sandbox: &str, wall_ns: i64) -> i64 {
         let of_it = self.rows.keys().filter(|key| key.sandbox == sandbox);
         let latest = of_it.map(|key| key.generation).max();
@@ -139,11 +203,13 @@ impl Ledger {
                     lifecycle: *lifecycle,
                     unheard: None,
                     plugged_by_device: None,
-                    began_ns: None,
+                    starts: BTreeMap::new(),
+                    told: Vec::new(),
                     slices: Vec::new(),
                     open: None,
                     pending: Vec::new(),
                     ended: false,
+                    end: None,
                     snapshots: BTreeMap::new(),
                 };
                 self.rows.insert(key.clone(), row);
@@ -192,6 +258,11 @@ impl Ledger {
                 }
             }
             Entry::Anchor(anchor) => self.anchor = Some(*anchor),
+            Entry::Ended(key, stamp) => {
+                if let Some(row) = self.row(key) {
+                    row.end = Some(*stamp);
+                }
+            }
         }
     }
 
@@ -209,6 +280,7 @@ impl Ledger {
     }
 
     fn slices(&mut self, batch: &SliceBatch) {
+        let logs = self.log.is_some();
         let Some(row) = self.row(&batch.key) else { return };
         let mut wrong = Vec::new();
         for slice in &batch.slices {
@@ -225,9 +297,25 @@ impl Ledger {
         if row.ended && !batch.slices.is_empty() {
             wrong.push(format!("{} is billed after its end", batch.key));
         }
+        if logs {
+            let told = told(row);
+            row.told.extend(told);
+        }
         (row.open, row.pending) = (batch.open.clone(), batch.pending.clone());
-        row.began_ns = row.began_ns.or(row.open.as_ref().map(|open| open.start_boottime_ns));
+        row.starts.extend(row.open.as_ref().map(|open| (open.seq, (open.boot, open.start_boottime_ns))));
         row.ended |= batch.ended;
         self.violations.extend(wrong);
     }
+}
+
+/// When slices are to begin by what is pending of several boots, one observation after the other.
+pub(crate) fn told(row: &Row) -> Vec<(u64, (BootId, u64))> {
+    let Some(open) = row.open.as_ref() else { return Vec::new() };
+    let first = row.pending.iter().position(|item| item.at.boot != open.boot).unwrap_or(row.pending.len());
+    let opens = (first + 1..=row.pending.len()).filter_map(|count| {
+        let meter = Meter::resume(Some(open.clone()), row.pending[..count].iter().cloned()).ok()?;
+        let open = meter.provisional(&mut |_| {})?;
+        Some((open.seq, (open.boot, open.start_boottime_ns)))
+    });
+    opens.collect()
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use dormouse::clock::Clock;
+use dormouse::clock::{Beginning, Clock, Step};
 use dormouse::metering::accounts::Accounts;
 use dormouse::sandbox::command::{Command, CommandResult, Outcome, Request, Scaling};
 use dormouse::sandbox::machine::{Core, Input, LastSign, Phase, Recovered, Sandbox, Settings};
@@ -13,7 +13,7 @@ use dormouse_metering::{BillingState, Meter};
 use crate::agent::{Agent, Seat};
 use crate::ledger::{Entry, Row, Unit, Waiter};
 use crate::qemu::{BASE, MS, Qemu};
-use crate::world::{BOOT, Event, SECOND, Truth, World};
+use crate::world::{Event, SECOND, Truth, World};
 
 const LATENESS_NS: u64 = 1_500 * MS;
 pub(crate) const PROOF_NS: u64 = SECOND;
@@ -32,13 +32,14 @@ impl World {
     /// The agent starts, from what is durable alone.
     pub(crate) fn restart(&mut self) {
         self.epoch += 1;
-        self.restarted = self.now;
+        (self.restarted, self.untold) = (self.now, None);
         let epoch = self.epoch;
-        let (clock, beginning) = Clock::simulated_restart(BOOT, &self.time, self.ledger.anchor);
+        let (clock, beginning) = Clock::simulated_restart(self.boot().id, &self.time, self.ledger.anchor);
         self.clock = clock;
-        if beginning != dormouse::clock::Beginning::Kept {
-            self.ledger.anchor = Some(self.clock.anchor());
+        if beginning == Beginning::NewBoot {
+            self.keep_anchor();
         }
+        self.note_anchor();
         self.trace(|| format!("the agent starts, life {epoch}, {beginning:?}"));
         let now = self.clock.now();
         let mut accounts = Accounts::new(LATENESS_NS, now, self.ledger.proof);
@@ -58,6 +59,9 @@ impl World {
         if let Some(proof) = self.ledger.proof {
             self.submit(true, vec![Entry::NobodyHeard(proof)], Waiter::Nobody);
         }
+        if let Beginning::Stepped(step) = beginning {
+            self.clock_stepped(&step);
+        }
         self.after(250 * MS, Event::Seal { epoch });
         self.after(self.knobs.tick, Event::Tick { epoch });
         self.after(MS, Event::Prove { epoch });
@@ -69,6 +73,7 @@ impl World {
 
     /// As `host::recover` does it.
     fn take_up(&mut self, key: &SandboxKey, row: &Row) {
+        self.proven_through(key, row);
         let Some(number) = self.guests.iter().position(|guest| guest.key.sandbox == key.sandbox) else {
             return;
         };
@@ -98,6 +103,10 @@ impl World {
         let there = !hibernated || unfinished.iter().any(may_wake);
         let lives = there && self.guests[number].qemu.as_ref().is_some_and(alive);
         core.process = Some(row.process).filter(|_| lives || !hibernated);
+        let started = self.started_by(number, &unfinished);
+        core.started = started.is_some();
+        core.process = started.or(core.process);
+        let lives = lives || started.is_some();
         let saved = if hibernated {
             core.snapshot = manifest;
             None
@@ -111,7 +120,7 @@ impl World {
         let (machine, actions) = Sandbox::recover_from(recovered, self.clock.now(), lives);
         self.trace(|| format!("taken up: {:?} {:?}", machine.core().phase, machine.underway()));
         let mut seat = Seat::new(machine, self.scheduled << 20, self.clock.slept_ns());
-        seat.held = lives.then_some(row.process);
+        seat.held = seat.machine.core().process.filter(|_| lives);
         if let Some(agent) = self.agent.as_mut() {
             agent.seats[number] = Some(seat);
         }
@@ -127,6 +136,15 @@ impl World {
 
     pub(crate) fn kill_agent(&mut self) {
         self.trace(|| "the agent is killed".to_owned());
+        self.end_agent();
+        let away = if self.random.chance(700) { 500 * MS } else { 20 * SECOND };
+        let away = self.random.range(MS, away);
+        self.after(away, Event::Restart { boot: self.boots.len() });
+    }
+
+    /// The agent is gone, and with it what the ledger had not written.
+    pub(crate) fn end_agent(&mut self) {
+        self.before_the_end();
         // A commit may have been through without the agent having been told.
         let through = if self.now < self.disk_fails_until {
             0
@@ -140,6 +158,7 @@ impl World {
         }
         for unit in waiting.into_iter().take(through) {
             self.ledger.apply(&unit);
+            self.ledger.write_down(unit);
         }
         self.agent = None;
         self.epoch += 1;
@@ -150,9 +169,6 @@ impl World {
                 qemu.client = None;
             }
         }
-        let away = if self.random.chance(700) { 500 * MS } else { 20 * SECOND };
-        let away = self.random.range(MS, away);
-        self.after(away, Event::Restart);
     }
 
     pub(crate) fn agent_event(&mut self, event: Event) {
@@ -167,6 +183,8 @@ impl World {
             | Event::Surveys { epoch, .. }
             | Event::Closed { epoch, .. }
             | Event::Exited { epoch, .. }
+            | Event::Limits { epoch, .. }
+            | Event::Limited { epoch, .. }
             | Event::Commit { epoch }
             | Event::Seal { epoch }
             | Event::Tick { epoch }
@@ -204,6 +222,12 @@ impl World {
                 self.surveys(seat, attempt, token, status, link);
             }
             Event::Closed { seat, link, .. } => self.closed(seat, link),
+            Event::Limits { seat, of, token, process, limit_milli, .. } => {
+                self.limits((seat, of), token, process, limit_milli);
+            }
+            Event::Limited { seat, of, token, answer, at, .. } => {
+                self.limited((seat, of), (token, answer), at);
+            }
             Event::Exited { seat, process, .. } => {
                 if let Some(held) = self.seat(seat).filter(|seat| seat.held == Some(process)) {
                     held.held = None;
@@ -243,11 +267,18 @@ impl World {
     }
 
     fn notice_step(&mut self) {
-        let Some(step) = self.clock.notice_step() else { return };
-        let records =
-            self.agent.as_mut().map(|agent| agent.accounts.clock_stepped(step.at)).unwrap_or_default();
+        if let Some(step) = self.clock.notice_step() {
+            self.clock_stepped(&step);
+        }
+    }
+
+    /// As the host tells the metering actor of it.
+    fn clock_stepped(&mut self, step: &Step) {
+        let at = step.anchor.stamp(step.at.boottime_ns);
+        let records = self.agent.as_mut().map(|agent| agent.accounts.clock_stepped(at)).unwrap_or_default();
         self.facts(records);
         self.submit(true, vec![Entry::Anchor(step.anchor)], Waiter::Nobody);
+        self.note_anchor();
     }
 
     fn prove(&mut self, now: dormouse_metering::Stamp) {
@@ -272,7 +303,7 @@ impl World {
         for number in 0..self.guests.len() {
             let nobody = self.agent.as_ref().is_some_and(|agent| agent.seats[number].is_none());
             let lives = self.guests[number].qemu.as_ref().is_some_and(|qemu| !qemu.leaving);
-            if nobody && lives {
+            if nobody && (lives || self.guests[number].socket_left) {
                 let machine = Sandbox::new(self.core(number));
                 self.scheduled += 1;
                 let (unlike, slept_ns) = (self.scheduled << 20, self.clock.slept_ns());
@@ -344,6 +375,9 @@ impl World {
             }
         }
         self.told_of_suppression(number, id, result);
+        if self.ledger.commands.get(id).is_some_and(|intent| intent.command.request == Request::PowerCycle) {
+            self.keep_disks(number);
+        }
         let now = self.now;
         let Some(seat) = self.seat(number) else { return };
         let Some(index) = seat.taken.iter().rposition(|(taken, _)| taken == id) else { return };
@@ -352,7 +386,15 @@ impl World {
             return;
         };
         // What is so already is what QEMU has told, and a size is told up to a second late.
-        let unchanged = result.as_ref().is_ok_and(|outcome| outcome.result == CommandResult::Unchanged);
+        let as_told = |outcome: &Outcome| match outcome.result {
+            CommandResult::Unchanged => true,
+            // Its memory may not have been looked at: another dimension was reached before it.
+            CommandResult::Partial { .. } => {
+                matches!(&request, Request::Scale(Scaling { vcpus_milli: Some(_), .. }))
+            }
+            CommandResult::Done => false,
+        };
+        let unchanged = result.as_ref().is_ok_and(as_told);
         let told = self.guests[number].known.iter().map(|known| known.at).max().unwrap_or(0);
         let from = if unchanged {
             told.min(since).saturating_sub(1_100 * MS)

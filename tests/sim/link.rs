@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use dormouse::sandbox::machine::{Answer, Input, QemuEvent, Token};
+use dormouse::sandbox::machine::{Answer, Input, Phase, QemuEvent, Token};
 use dormouse::sandbox::refusal::Reason;
 use dormouse_metering::Stamp;
 use serde_json::Value;
@@ -159,12 +159,21 @@ impl World {
             }
             return;
         };
-        let answer = Answer::Surveyed(Box::new(qemu.survey(status)), qemu.identity);
+        // What was not read before in a life cannot count as it was.
+        let is_news = qemu.limit_is_news
+            || self.seat(number).is_none_or(|seat| seat.machine.core().phase == Phase::New);
+        let may_fail = self.knobs.boots && !is_news;
+        let is_read = !(may_fail && self.random.chance(100));
+        let Some(qemu) = self.guests[number].qemu.as_mut() else { return };
+        let limit = if is_read { Ok(qemu.limit_milli) } else { Err("cannot be read".to_owned()) };
+        qemu.limit_is_news &= !is_read;
+        let answer = Answer::Surveyed(Box::new(qemu.survey(status, limit)), qemu.identity);
         let qemu_devices = qemu.memory.len();
         let takes = self.random.range(MS / 10, MS);
         let at = self.arrives(number, epoch, attempt, takes);
         let sizes = (0..qemu_devices).map(|device| (Of::Size(device), now));
-        let known = sizes.chain([(Of::State, asked)]).collect();
+        let limit = is_read.then_some((Of::Vcpus, now));
+        let known = sizes.chain([(Of::State, asked)]).chain(limit).collect();
         self.at(at.max(now), Event::Reply { epoch, seat: number, link: attempt, token, answer, known });
     }
 

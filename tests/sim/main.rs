@@ -9,13 +9,17 @@
 //! ```
 //!
 //! What a seed draws depends on its range, so that those that found something replay what they found: from 100,000,000 on
-//! guests have up to three memory devices, from 200,000,000 on somebody suppresses them and takes that back besides.
+//! guests have up to three memory devices, from 200,000,000 on somebody suppresses them and takes that back besides, and from
+//! 300,000,000 on the host is booted again, and guests are power-cycled and limited in their CPU time.
 
 mod agent;
+mod boot;
+mod crossing;
 mod event;
 mod known;
 mod ledger;
 mod life;
+mod limit;
 mod link;
 mod oracle;
 mod places;
@@ -58,6 +62,26 @@ const FOUND_SOMETHING_WITH_SEVERAL: &[u64] = &[
     103_047_675,
 ];
 
+/// The same where the host is booted again, or guests are limited.
+const FOUND_SOMETHING_AT_A_BOOT: &[u64] = &[
+    300_000_016,
+    300_000_060,
+    300_000_078,
+    300_000_697,
+    300_000_723,
+    300_001_070,
+    300_001_174,
+    300_001_231,
+    300_001_496,
+    300_003_329,
+    300_003_594,
+    300_003_843,
+    300_034_808,
+    301_015_734,
+    302_009_196,
+    302_026_678,
+];
+
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
@@ -77,7 +101,8 @@ fn check(seed: u64, traces: bool) -> u64 {
 
 #[test]
 fn what_was_found_once_stays_found() {
-    for seed in FOUND_SOMETHING.iter().chain(FOUND_SOMETHING_WITH_SEVERAL) {
+    let found = [FOUND_SOMETHING, FOUND_SOMETHING_WITH_SEVERAL, FOUND_SOMETHING_AT_A_BOOT].concat();
+    for seed in &found {
         check(*seed, false);
     }
 }
@@ -105,7 +130,8 @@ fn every_history_is_billed_as_the_oracle_says() {
     let seed = |history: u64| match from {
         Some(first) => first + history,
         None => {
-            [1_000_000, 101_000_000, 201_000_000][usize::try_from(history % 3).unwrap_or(0)] + history / 3
+            let ranges = [1_000_000, 101_000_000, 201_000_000, 301_000_000];
+            ranges[usize::try_from(history % 4).unwrap_or(0)] + history / 4
         }
     };
     let began = std::time::Instant::now();

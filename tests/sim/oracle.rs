@@ -11,7 +11,6 @@ use dormouse_metering::{BillingState, Cause, Meter, Slice};
 
 use crate::known::Bounds;
 use crate::ledger::Row;
-use crate::qemu::VCPUS_MILLI;
 use crate::suppressed::Stretch;
 use crate::world::{Truth, World};
 
@@ -53,25 +52,22 @@ impl World {
         let name = &key.to_string();
         let Some((slices, open_from)) = all_slices(row, found) else { return };
         audit(&slices, None, &mut |violation| found.push(format!("{name}: {violation}")));
-        let Some(began) = began_ns(row, &slices) else { return };
-        let mut at = began;
+        let Some((spans, last)) = self.spans(name, row, (&slices, open_from.as_ref()), found) else { return };
+        let mut at = last;
         let mut billed = Vec::new();
         // A window that reaches behind the last final cut has no boundary of its own.
         let of_guest = self.windows.iter().filter(|(guest, ..)| *guest == number);
         let mut windows: Vec<(u64, u64)> = of_guest.map(|(_, from, to)| (*from, *to)).collect();
-        for slice in &slices {
-            windows.push((at.saturating_sub(slice.start.uncertainty_ns), at + slice.start.uncertainty_ns));
-            let to = at + slice.duration_ns;
-            billed.push(stretch(at, to, slice.state, slice.shape));
+        for (slice, (from, to)) in slices.iter().zip(spans) {
+            windows
+                .push((from.saturating_sub(slice.start.uncertainty_ns), from + slice.start.uncertainty_ns));
+            billed.push(stretch(from, to, slice.state, slice.shape));
             at = to;
             windows.push((at.saturating_sub(slice.end.uncertainty_ns), at + slice.end.uncertainty_ns));
         }
         if let Some(open) = open_from {
+            at = last;
             windows.push((at.saturating_sub(open.start.uncertainty_ns), at + open.start.uncertainty_ns));
-            if open.start_boottime_ns != at {
-                let by_clock = open.start_boottime_ns;
-                found.push(format!("M8: {name} lasted {at} by its slices, {by_clock} by the clock"));
-            }
             billed.push(stretch(at, self.now, open.state, open.shape));
         } else {
             let detached = slices.last().is_some_and(|last| last.end.cause == Cause::Detach);
@@ -82,7 +78,7 @@ impl World {
         }
         let suppressed = self.suppressed_stretches(key);
         for one in &together(billed) {
-            self.compare(number, name, one, (&windows, &suppressed), found);
+            self.compare(number, key, one, (&windows, &suppressed), found);
         }
     }
 
@@ -90,7 +86,9 @@ impl World {
         let sandbox = &self.guests[number].key.sandbox;
         let rows = self.ledger.rows.iter().filter(|(key, _)| key.sandbox == *sandbox);
         let begins = rows.filter_map(|(_, row)| {
-            all_slices(row, &mut Vec::new()).and_then(|(slices, _)| began_ns(row, &slices))
+            let (slices, open) = all_slices(row, &mut Vec::new())?;
+            let (spans, began) = self.spans("", row, (&slices, open.as_ref()), &mut Vec::new())?;
+            Some(spans.first().map_or(began, |(from, _)| *from))
         });
         let quit = self.guests[number]
             .truth
@@ -104,12 +102,12 @@ impl World {
     fn compare(
         &self,
         number: usize,
-        name: &str,
+        key: &SandboxKey,
         billed: &Billed,
         (windows, suppressed): (&[(u64, u64)], &[Stretch]),
         found: &mut Vec<String>,
     ) {
-        let truths = &self.guests[number].truth;
+        let (truths, name) = (&self.guests[number].truth, key.to_string());
         let first = truths.partition_point(|truth| truth.at <= billed.from).saturating_sub(1);
         for (index, truth) in truths.iter().enumerate().skip(first) {
             let until = truths.get(index + 1).map_or(u64::MAX, |next| next.at).min(billed.to);
@@ -124,8 +122,12 @@ impl World {
             {
                 found.push(format!("{name}: {what} from {from} to {until}: billed {}", billed.state));
             }
+            let proven = self.proven.get(key).is_some_and(|through| from < *through);
+            if proven && billed.state == BillingState::Lost && truth.runs {
+                found.push(format!("{name}: lost from {from} to {until}, though it was proven to live"));
+            }
             let mut bounds = Bounds::exactly(truth);
-            if bounds.memory_most() != billed.memory {
+            if (bounds.memory_most(), bounds.vcpus_most()) != (billed.memory, billed.vcpus) {
                 bounds = self.bounds(number, truth, from, until);
             }
             if let Some(what) = differs(truth, bounds, billed, (from, until), windows) {
@@ -173,15 +175,14 @@ fn differs(
     (from, until): (u64, u64),
     windows: &[(u64, u64)],
 ) -> Option<&'static str> {
-    let vcpus = if bounds.runs_most { VCPUS_MILLI } else { 0 };
-    if billed.memory > bounds.memory_most() || billed.vcpus > vcpus {
+    if billed.memory > bounds.memory_most() || billed.vcpus > bounds.vcpus_most() {
         return Some("OVER-BILLED");
     }
     if billed.state != BillingState::Lost && !truth.exists {
         return Some("OVER-BILLED disk");
     }
     let free = matches!(billed.state, BillingState::Lost | BillingState::Suppressed);
-    if billed.memory >= bounds.memory_least() || free {
+    if billed.memory >= bounds.memory_least() && billed.vcpus >= bounds.vcpus_least() || free {
         return None;
     }
     (!covered(from, until, windows)).then_some("under-billed without a word")
@@ -224,10 +225,4 @@ fn all_slices(
             None
         }
     }
-}
-
-/// When a life began, by the clock that passes for the guest.
-fn began_ns(row: &Row, slices: &[Slice]) -> Option<u64> {
-    row.began_ns
-        .or_else(|| slices.is_empty().then(|| row.open.as_ref().map(|open| open.start_boottime_ns)).flatten())
 }

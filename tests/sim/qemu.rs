@@ -16,6 +16,8 @@ pub(crate) const DISK: u64 = 8 << 30;
 pub(crate) const DEVICES_MAX: usize = 3;
 const BLOCK: u64 = 2 * MIB;
 pub(crate) const MS: u64 = 1_000_000;
+/// After so long somebody ends a QEMU that quits and does not go.
+const LOOKED_AFTER_NS: u64 = 20_000 * MS;
 
 /// One virtio-mem device, and how its size events are held back.
 #[derive(Clone, Debug)]
@@ -70,6 +72,16 @@ pub(crate) struct Effects {
 #[derive(Clone, Debug)]
 pub(crate) struct Qemu {
     pub(crate) identity: ProcessIdentity,
+    /// Like no other's of the history, whatever boot.
+    pub(crate) number: u64,
+    /// The command by which the agent has started it: in its environment for all to read.
+    pub(crate) started_for: Option<String>,
+    /// Whether somebody ends it that quits and does not go.
+    pub(crate) is_looked_after: bool,
+    /// Whether what limits it can be told only by asking: by another's hand, or of one that is new.
+    pub(crate) limit_is_news: bool,
+    /// The limit of its cgroup, in thousandths of a vCPU.
+    pub(crate) limit_milli: Option<u32>,
     pub(crate) status: &'static str,
     pub(crate) memory: Vec<Memory>,
     /// Until when the monitor does not answer.
@@ -88,13 +100,18 @@ pub(crate) struct Qemu {
 }
 
 impl Qemu {
-    pub(crate) fn new(identity: ProcessIdentity, status: &'static str, devices: usize) -> Self {
+    pub(crate) fn new(identity: ProcessIdentity, status: &'static str, devices: usize, number: u64) -> Self {
         let memory =
             const { ["vm0", "vm1", "vm2"] as [&str; DEVICES_MAX] }.into_iter().take(devices).map(|id| {
                 Memory { id, size: 0, requested: 0, stuck: 0, throttled: false, held: None, moving: false }
             });
         Self {
             identity,
+            number,
+            started_for: None,
+            is_looked_after: false,
+            limit_is_news: true,
+            limit_milli: None,
             status,
             memory: memory.collect(),
             hangs_until: 0,
@@ -111,6 +128,11 @@ impl Qemu {
         self.status == "running"
     }
 
+    /// The CPU time that it may use, in thousandths of a vCPU.
+    pub(crate) fn vcpus_milli(&self) -> u32 {
+        self.limit_milli.map_or(VCPUS_MILLI, |limit| limit.min(VCPUS_MILLI))
+    }
+
     /// What each device has plugged.
     pub(crate) fn sizes(&self) -> [u64; DEVICES_MAX] {
         let mut sizes = [0; DEVICES_MAX];
@@ -118,7 +140,7 @@ impl Qemu {
         sizes
     }
 
-    pub(crate) fn survey(&self, status: &str) -> Survey {
+    pub(crate) fn survey(&self, status: &str, vcpu_limit_milli: Result<Option<u32>, String>) -> Survey {
         let device = |memory: &Memory| MemoryDevice {
             id: memory.id.to_owned(),
             size_bytes: memory.size,
@@ -133,7 +155,7 @@ impl Qemu {
             pid: self.identity.pid,
             run_state: status.to_owned(),
             vcpus_milli: VCPUS_MILLI,
-            vcpu_limit_milli: Ok(None),
+            vcpu_limit_milli,
             memory_base_bytes: BASE,
             memory_devices: self.memory.iter().map(device).collect(),
             backends: vec![MemoryBackend {
@@ -275,6 +297,8 @@ impl Qemu {
         // One that does not go has to be killed.
         if random.chance(goes_of) {
             effects.later.push((random.range(1, 8 * MS), Later::Exit));
+        } else if self.is_looked_after {
+            effects.later.push((LOOKED_AFTER_NS, Later::Exit));
         }
     }
 

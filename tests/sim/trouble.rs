@@ -5,6 +5,7 @@ use std::cmp::Reverse;
 use dormouse::sandbox::command::{Method, MethodChoice, Request, Scaling};
 use dormouse::sandbox::machine::Phase;
 
+use crate::boot::Boot;
 use crate::qemu::{BASE, Effects, MIB, MS};
 use crate::world::{Event, SECOND, Slot, World};
 
@@ -24,6 +25,7 @@ impl World {
                 let reason = "moved".to_owned();
                 if self.random.chance(500) { Request::Suppress { reason } } else { Request::Unsuppress }
             }
+            _ if self.knobs.boots && self.random.chance(200) => self.power_cycle_or_limit(),
             0..6 => Request::Scale(Scaling::of_memory(BASE + self.random.range(0, 5) * 256 * MIB)),
             6..9 => Request::Pause { reclaim: false },
             9..12 => Request::Resume { prefetch: false },
@@ -47,7 +49,11 @@ impl World {
         let every = self.knobs.every;
         let next = self.random.range(MS, every * 2);
         self.after(next, Event::Trouble);
-        let kind = self.random.range(0, 16);
+        if self.is_off {
+            return;
+        }
+        let kinds = if self.knobs.boots { Boot::KINDS } else { 16 };
+        let kind = self.random.range(0, kinds);
         let number = self.random.index(self.guests.len());
         let most = if self.random.chance(700) { 900 * MS } else { 8 * SECOND };
         let while_ns = self.random.range(MS, most);
@@ -74,6 +80,8 @@ impl World {
                 let noticed = self.random.range(10_000, 5 * MS);
                 self.after(noticed, Event::NoticeStep { epoch });
             }
+            Boot::KIND if self.knobs.boots => self.switch_off(),
+            Boot::KIND_LIMIT => self.limited_by_another(number),
             _ => self.trouble_of_guest(number, kind, while_ns),
         }
     }

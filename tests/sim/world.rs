@@ -7,9 +7,9 @@ use std::sync::Arc;
 use dormouse::clock::{Clock, ManualTime};
 use dormouse::process::ProcessIdentity;
 use dormouse::sandbox::command::{Command, SandboxKey};
-use dormouse_metering::BootId;
 
 use crate::agent::Agent;
+use crate::boot::{Boot, PIDS_FROM};
 pub(crate) use crate::event::{Ask, Event, Slot};
 use crate::known::{Known, Of};
 use crate::ledger::Ledger;
@@ -18,11 +18,12 @@ use crate::random::Random;
 use crate::suppressed::Told;
 
 pub(crate) const SECOND: u64 = 1_000 * MS;
-pub(crate) const BOOT: BootId = BootId([7; 16]);
 /// Histories from this seed on have guests with several memory devices; those before it stay what they were.
 const SEVERAL_DEVICES_FROM: u64 = 100_000_000;
 /// From this one on somebody suppresses guests besides.
 const SUPPRESSING_FROM: u64 = 200_000_000;
+/// From this one on the host is booted again, and guests are power-cycled and limited in their CPU time besides.
+const BOOTING_FROM: u64 = 300_000_000;
 /// 2026-01-01T01:00:00Z, an hour that histories begin before.
 const FULL_HOUR: i64 = 1_767_229_200_000_000_000;
 
@@ -34,8 +35,10 @@ pub(crate) struct Truth {
     pub(crate) runs: bool,
     /// What each device has plugged.
     pub(crate) sizes: [u64; DEVICES_MAX],
-    /// Of which process, where there is one.
-    pub(crate) pid: i32,
+    /// Of which process, where there is one: like no other of the history.
+    pub(crate) process: u64,
+    /// What its CPU time is limited to, in thousandths of a vCPU.
+    pub(crate) vcpus_milli: u32,
     /// There is a QEMU, or a snapshot in its place.
     pub(crate) exists: bool,
 }
@@ -61,10 +64,13 @@ pub(crate) struct Guest {
     /// The last units that the ledger was given of its state and of its memory.
     pub(crate) of_state: u64,
     pub(crate) of_memory: u64,
+    pub(crate) of_vcpus: u64,
     /// What is in each complete snapshot on disk.
     pub(crate) snapshots: BTreeMap<u64, Vec<(u64, u64)>>,
     /// When somebody else stopped or continued it last.
     pub(crate) meddled: u64,
+    /// Whether a socket was left where nobody listens.
+    pub(crate) socket_left: bool,
 }
 
 /// What may happen in a history.
@@ -79,6 +85,8 @@ pub(crate) struct Knobs {
     pub(crate) tick: u64,
     /// Whether anybody suppresses.
     pub(crate) suppresses: bool,
+    /// Whether the host is booted again, and anybody power-cycles and limits guests.
+    pub(crate) boots: bool,
 }
 
 #[derive(Debug)]
@@ -86,7 +94,11 @@ pub(crate) struct World {
     pub(crate) random: Random,
     pub(crate) clock: Clock,
     pub(crate) time: Arc<ManualTime>,
-    wall_offset: i64,
+    /// The boots of the host so far; `now` goes on through all of them.
+    pub(crate) boots: Vec<Boot>,
+    /// Whether the host is off.
+    pub(crate) is_off: bool,
+    pub(crate) wall_offset: i64,
     pub(crate) now: u64,
     pub(crate) queue: BinaryHeap<Reverse<(u64, u64, Slot)>>,
     pub(crate) scheduled: u64,
@@ -105,6 +117,12 @@ pub(crate) struct World {
     pub(crate) suppressions: Vec<Told>,
     pub(crate) knobs: Knobs,
     pub(crate) pids: i32,
+    /// How many processes of QEMU there were.
+    pub(crate) processes: u64,
+    /// Since when nothing that the agent made of anything is durable, where it is gone and the disk took nothing.
+    pub(crate) untold: Option<u64>,
+    /// Through when a life of which the process was gone when the agent was started has to be billed.
+    pub(crate) proven: BTreeMap<dormouse_ledger::SandboxKey, u64>,
     pub(crate) steps: u64,
     /// How many units the ledger was given.
     pub(crate) units: u64,
@@ -119,14 +137,18 @@ impl World {
         let mut random = Random::new(seed);
         let before_hour = random.range(0, 40 * SECOND);
         let wall_offset = FULL_HOUR.wrapping_sub_unsigned(before_hour);
-        let (clock, time) = Clock::simulated(BOOT, wall_offset);
+        let (clock, time) = Clock::simulated(Boot::FIRST, wall_offset);
+        let boots = seed >= BOOTING_FROM;
         // Most histories have few kinds of trouble, so that what goes wrong shows its cause.
-        let troubles = match random.range(0, 4) {
+        let mut troubles = match random.range(0, 4) {
             0 => 0,
             1 => 1 << random.range(0, 16),
             2 => random.next() & random.next(),
             _ => random.next(),
         };
+        if boots {
+            troubles = Boot::troubles(troubles, &mut random);
+        }
         let knobs = Knobs {
             troubles,
             end: random.range(2, 40) * SECOND,
@@ -134,6 +156,7 @@ impl World {
             asks_every: random.range(100, 4_000) * MS,
             tick: random.range(2, 20) * SECOND,
             suppresses: seed >= SUPPRESSING_FROM,
+            boots,
         };
         let guests = if random.chance(850) { 1 } else { 2 };
         let several = seed >= SEVERAL_DEVICES_FROM;
@@ -141,12 +164,14 @@ impl World {
             random,
             clock,
             time,
+            boots: vec![Boot::first()],
+            is_off: false,
             wall_offset,
             now: 0,
             queue: BinaryHeap::new(),
             scheduled: 0,
             guests: Vec::new(),
-            ledger: Ledger::default(),
+            ledger: Ledger::new(boots),
             disk_fails_until: 0,
             agent: None,
             epoch: 0,
@@ -157,7 +182,10 @@ impl World {
             asked_at: BTreeMap::new(),
             suppressions: Vec::new(),
             knobs,
-            pids: 100,
+            pids: PIDS_FROM,
+            processes: 0,
+            untold: None,
+            proven: BTreeMap::new(),
             steps: 0,
             units: 0,
             windows: Vec::new(),
@@ -183,8 +211,10 @@ impl World {
             known: Vec::new(),
             of_state: 0,
             of_memory: 0,
+            of_vcpus: 0,
             snapshots: BTreeMap::new(),
             meddled: 0,
+            socket_left: false,
         };
         self.guests.push(guest);
         self.start_qemu(number, "running");
@@ -192,9 +222,14 @@ impl World {
 
     pub(crate) fn start_qemu(&mut self, guest: usize, status: &'static str) -> ProcessIdentity {
         self.pids += 1;
-        let identity = ProcessIdentity { boot: BOOT, pid: self.pids, start_time_ticks: self.now / (10 * MS) };
-        let qemu = Qemu::new(identity, status, self.guests[guest].devices);
+        self.processes += 1;
+        let boot = self.boot();
+        let start_time_ticks = (self.now - boot.began) / (10 * MS);
+        let identity = ProcessIdentity { boot: boot.id, pid: self.pids, start_time_ticks };
+        let mut qemu = Qemu::new(identity, status, self.guests[guest].devices, self.processes);
+        qemu.is_looked_after = self.knobs.boots;
         self.guests[guest].qemu = Some(qemu);
+        self.guests[guest].socket_left = false;
         self.mark(guest);
         identity
     }
@@ -206,7 +241,7 @@ impl World {
         self.after(asks, Event::Ask);
         self.after(troubles, Event::Trouble);
         while self.now < self.knobs.end || !self.is_quiet() {
-            if self.now > self.knobs.end + 120 * SECOND {
+            if self.now > self.knobs.end.max(self.boot().began) + 120 * SECOND {
                 let underway = self.agent.as_ref().map(Agent::underway);
                 self.violation(format!("it never ends: {underway:?}"));
                 return;
@@ -262,7 +297,10 @@ impl World {
             Event::Qemu { guest, process, later } => self.qemu_by_itself(guest, process, later),
             Event::Ask => self.somebody_asks(),
             Event::Trouble => self.trouble(),
-            Event::Restart => self.restart(),
+            Event::Restart { boot } if boot == self.boots.len() && !self.is_off => self.restart(),
+            Event::Restart { .. } => {}
+            Event::Boot => self.boot_host(),
+            Event::CreatedAgain { guest } => self.created_again(guest),
             event => self.agent_event(event),
         }
     }
@@ -277,7 +315,8 @@ impl World {
             lives: qemu.is_some(),
             runs: qemu.is_some_and(Qemu::runs),
             sizes: qemu.map_or([0; DEVICES_MAX], Qemu::sizes),
-            pid: qemu.map_or(0, |qemu| qemu.identity.pid),
+            process: qemu.map_or(0, |qemu| qemu.number),
+            vcpus_milli: qemu.map_or(0, Qemu::vcpus_milli),
             exists: qemu.is_some() || !guest.snapshots.is_empty(),
         };
         match guest.truth.last_mut() {

@@ -72,7 +72,7 @@ pub async fn start(config: &Config, ledger: &Ledger) -> Result<Running, StartErr
     let reader = ledger.reader()?;
     let recovery = reader.recovery()?;
     let (clock, beginning) = Clock::start(recovery.anchor.map(|row| from_row(&row)))?;
-    if beginning != Beginning::Kept {
+    if beginning == Beginning::NewBoot {
         ledger.writer().write(Class::Fact, vec![Record::Anchor(watch::as_row(&clock.anchor()))])?;
     }
     let settings = settings(config);
@@ -98,6 +98,9 @@ pub async fn start(config: &Config, ledger: &Ledger) -> Result<Running, StartErr
         },
     };
     let (metering, _) = Actor::spawn(None, Metering, arguments).await.map_err(not_started)?;
+    if let Beginning::Stepped(step) = beginning {
+        metering.cast(watch::stepped(&step)).map_err(not_started)?;
+    }
     let (answers, ready) = channel::channel(false);
     let environment = Arc::new(environment(config, launching, clock.clone(), metering.clone(), ready)?);
     discard_drafts(&environment.snapshots, &found, &left_out);

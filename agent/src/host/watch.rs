@@ -43,11 +43,16 @@ pub(super) async fn prove_life(
 pub(super) async fn tell_steps(mut steps: mpsc::Receiver<Step>, metering: MeteringHandle) {
     while let Some(step) = steps.recv().await {
         tracing::warn!(stepped_ns = step.anchor.stepped_ns, "the wall clock was stepped");
-        let message = metering::Message::ClockStepped(step.at, as_row(&step.anchor));
-        if metering.cast(message).is_err() {
+        if metering.cast(stepped(&step)).is_err() {
             return;
         }
     }
+}
+
+/// What the metering actor is told of a step: the moment at which it was noticed, where the wall clock has it from then on.
+/// Whatever is measured by the wall clock after that, because the host is booted again, has the step behind it.
+pub(super) fn stepped(step: &Step) -> metering::Message {
+    metering::Message::ClockStepped(step.anchor.stamp(step.at.boottime_ns), as_row(&step.anchor))
 }
 
 /// An anchor as the ledger keeps it.
@@ -143,4 +148,24 @@ fn passes(refusal: &Refusal) -> bool {
             | Reason::Interrupted
             | Reason::SandboxExists
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use dormouse_metering::BootId;
+
+    use super::*;
+
+    #[test]
+    fn a_step_is_told_where_the_wall_clock_has_it_from_then_on() {
+        const HOUR_NS: i64 = 3_600_000_000_000;
+        let (clock, time) = Clock::simulated(BootId([1; 16]), HOUR_NS);
+        time.advance(7);
+        time.step_wall(-HOUR_NS / 2);
+        let metering::Message::ClockStepped(at, anchor) = stepped(&clock.notice_step().unwrap()) else {
+            panic!("another message")
+        };
+        assert_eq!((at.boottime_ns, at.wall_ns, at.uncertainty_ns), (7, HOUR_NS / 2 + 7, 0));
+        assert_eq!((anchor.boottime_ns, anchor.wall_ns), (7, HOUR_NS / 2 + 7));
+    }
 }

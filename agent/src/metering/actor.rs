@@ -129,7 +129,7 @@ pub enum Message {
     Attachment(SandboxKey, Value),
     /// Every open sandbox's process existed at this stamp.
     Proof(Stamp),
-    /// The wall clock was stepped, at this stamp by the old anchor.
+    /// The wall clock was stepped, as was noticed at this stamp by the new anchor.
     ClockStepped(Stamp, Anchor),
     /// Time has passed.
     Seal,

@@ -54,6 +54,9 @@ pub enum CpuGroupError {
         /// What it says.
         text: String,
     },
+    /// The kernel took what was written, and does not say what it made of that.
+    #[error("cpu.max was written, and what the kernel made of it is not known")]
+    Unread(#[source] Box<CpuGroupError>),
     /// The kernel refused.
     #[error("cannot {doing} {}", path.display())]
     Kernel {
@@ -89,7 +92,11 @@ impl CpuGroups {
                 | CpuGroupError::Shared { .. }
                 | CpuGroupError::Threaded { .. },
             ) => Ok(None),
-            Err(error @ (CpuGroupError::Malformed { .. } | CpuGroupError::Kernel { .. })) => Err(error),
+            Err(
+                error @ (CpuGroupError::Malformed { .. }
+                | CpuGroupError::Kernel { .. }
+                | CpuGroupError::Unread(_)),
+            ) => Err(error),
         }
     }
 
@@ -107,7 +114,7 @@ impl CpuGroups {
             .open(&path)
             .and_then(|mut file| file.write_all(limit.to_string().as_bytes()))
             .map_err(|source| CpuGroupError::Kernel { doing: "write", path, source })?;
-        read_limit(&group)
+        read_limit(&group).map_err(|why| CpuGroupError::Unread(Box::new(why)))
     }
 
     /// The group of the process, if it is its own.

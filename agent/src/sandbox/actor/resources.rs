@@ -100,6 +100,7 @@ fn short_of_memory(error: &GateError) -> Refusal {
 
 fn no_group(error: &CpuGroupError) -> Refusal {
     let advice = match error {
+        CpuGroupError::Unread(_) => return Refusal::new(Reason::OutcomeUnknown, with_cause(error)),
         CpuGroupError::None { .. } => "run its QEMU in a systemd unit or scope of its own",
         CpuGroupError::NoController { .. } => "run its QEMU in a systemd unit of its own, with CPUWeight=100",
         CpuGroupError::Shared { .. } => "run its QEMU in a unit or scope that holds nothing else",

@@ -160,6 +160,7 @@ impl Core {
             self.continued = self.continued.or(Some(known.all));
         }
         let least = self.sizes.least(reaching_back(now, known.sizes), &bytes_of(&survey.memory_devices));
+        let vcpus_at = self.limit_may_be_since(now);
         self.found(now, survey.clone(), process);
         self.missed = None;
         let cause = (Cause::Resync, None);
@@ -171,9 +172,25 @@ impl Core {
         let (at, shape) = (reaching_back(now, known.sizes), survey.shape());
         self.observe_least(least, cause.clone(), actions);
         for change in shape_changes(&shape, &self.shape, state) {
+            let at = if matches!(change, Change::Vcpus(_)) { vcpus_at } else { at };
             self.observe(at, change, cause.clone(), actions);
         }
         actions.push(Action::Publish(Notice::Changed("resync")));
+    }
+
+    /// This moment, uncertain since its CPU time may be limited as it is now: by another hand, or by the agent's, which was
+    /// killed before it knew. An agent that has not read the limit before does not know of any moment.
+    fn limit_may_be_since(&self, now: Stamp) -> Stamp {
+        let known = self.vcpus_known.filter(|known| known.boot == now.boot);
+        reaching_back(now, known.unwrap_or_else(|| now.earlier_by(now.boottime_ns)))
+    }
+
+    /// At the end of a life: a limit that the kernel may have taken, and did not live to say.
+    pub(super) fn observe_unseen_limit(&mut self, at: Stamp, actions: &mut Vec<Action>) {
+        if let Some((asked, milli)) = self.limiting.take() {
+            let least = milli.min(self.shape.vcpus_milli);
+            self.observe(reaching_back(at, asked), Change::Vcpus(least), (Cause::Resync, None), actions);
+        }
     }
 
     /// QMP answers, and this is what it said.
@@ -184,6 +201,9 @@ impl Core {
         self.survey = Some(survey);
         self.memory_known = self.answered.or(Some(now));
         self.disks_known = self.memory_known;
+        if let Some(known) = self.vcpus_surveyed.take() {
+            (self.vcpus_known, self.limiting) = (Some(known), None);
+        }
         // Whether QEMU held an event back before it was asked is not known.
         self.memory_told = self.memory_known;
         self.heard(self.answered.unwrap_or(now));
@@ -208,6 +228,7 @@ impl Core {
         }
         let cause = if self.shutdown.is_some() { Cause::Shutdown } else { Cause::Death };
         let at = self.end_of_process(now);
+        self.observe_unseen_limit(at, actions);
         self.observe_unseen_memory(at, self.memory_cause.clone(), actions);
         self.observe(at, Change::Ended, (cause, None), actions);
         self.phase = Phase::Ended;

@@ -150,6 +150,12 @@ pub struct Core {
     pub(super) memory_known: Option<Stamp>,
     /// When its disks were last known from QEMU.
     pub(super) disks_known: Option<Stamp>,
+    /// When the kernel said last what its CPU time is limited to: nobody tells when another changes that.
+    pub(super) vcpus_known: Option<Stamp>,
+    /// A limit that the kernel may have taken, in thousandths of a vCPU, and when it was asked to.
+    pub(super) limiting: Option<(Stamp, u32)>,
+    /// When the kernel said it, in the survey that is being taken in.
+    pub(super) vcpus_surveyed: Option<Stamp>,
     /// The question for the memory that a reset has raised.
     pub(super) memory_asked: Option<Token>,
     /// When the last size event arrived.
@@ -216,6 +222,9 @@ impl Core {
             consumed: None,
             memory_known: None,
             disks_known: None,
+            vcpus_known: None,
+            vcpus_surveyed: None,
+            limiting: None,
             memory_told: None,
             settling: None,
             slept: None,
@@ -244,9 +253,10 @@ impl Core {
     }
 
     /// A limit on CPU time that the kernel did not say is as it was known last: of the same QEMU.
-    pub(super) fn keep_vcpu_limit(&self, survey: &mut Survey) {
+    pub(super) fn keep_vcpu_limit(&mut self, survey: &mut Survey) {
+        self.vcpus_surveyed = self.answered.filter(|_| survey.vcpu_limit_milli.is_ok());
         if survey.vcpu_limit_milli.is_err() && self.phase != Phase::New && self.replaced.is_none() {
-            let known = self.shape.vcpus_milli;
+            let known = self.limiting.map_or(u32::MAX, |(_, milli)| milli).min(self.shape.vcpus_milli);
             survey.vcpu_limit_milli = Ok(Some(known).filter(|known| *known < survey.vcpus_milli));
         }
     }

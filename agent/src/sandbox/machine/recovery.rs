@@ -14,7 +14,8 @@
 //! | power-cycle | goes on in the next QEMU; interrupted in the one before | died | - |
 //!
 //! Of two, a destroy has overtaken the other: that one is overtaken, but for a wake, which may have started a QEMU.
-//! Where QEMU lives and does not answer, a destroy kills it, and so does a hibernation whose snapshot is recorded.
+//! Where QEMU lives and does not answer, a destroy kills it, and so do a hibernation whose snapshot is recorded and a
+//! power-cycle that was seen to have told it to quit.
 
 use dormouse_metering::{BillingState, Cause, Change, CommandId, Observation, OpenSlice, Stamp};
 
@@ -72,22 +73,28 @@ impl LastSign {
         // The passing of an hour is no sign of life, nor is what was decided of the bill.
         let marks =
             [Cause::Hour, Cause::Tick, Cause::ClockStep, Cause::HostBoot, Cause::Suppress, Cause::Unsuppress];
-        let opened = open.filter(|open| !marks.contains(&open.start.cause)).map(|open| Stamp {
+        let began = open.map(|open| Stamp {
             boot: open.boot,
             boottime_ns: open.start_boottime_ns,
             wall_ns: open.start.unix_ns,
             uncertainty_ns: 0,
         });
+        // Its QEMU was of the last boot of which anything is told, and a sign of another is none of that: boots are not to be
+        // ordered by a wall clock that may have been wrong in either.
+        let boot = pending.last().map(|seen| seen.at.boot).or(began.map(|began| began.boot))?;
+        let of_last_boot = |stamp: &Stamp| stamp.boot == boot;
+        let began = began.filter(of_last_boot);
+        let opened = began.filter(|_| open.is_some_and(|open| !marks.contains(&open.start.cause)));
         let of_qemu = |seen: &&Observation| {
             !matches!(
                 seen.change,
                 Change::Suppressed(_) | Change::Mark | Change::Ended | Change::State(BillingState::Lost)
             )
         };
-        let seen = pending.iter().filter(of_qemu).map(|seen| seen.at.uncertain_by(0));
+        let seen = pending.iter().filter(of_qemu).map(|seen| seen.at.uncertain_by(0)).filter(of_last_boot);
         // QEMU tells one thing after the other: what it told last came after all the rest.
         let last_told = opened.into_iter().chain(seen).reduce(later);
-        let at = last_told.into_iter().chain(proof).reduce(later)?;
+        let at = last_told.into_iter().chain(proof.filter(of_last_boot)).reduce(later).or(began)?;
         let heard = unheard.filter(|unheard| unheard.boot == at.boot).unwrap_or(at);
         let in_flight = heard.earlier_by(IN_FLIGHT_NS);
         let told =
@@ -104,14 +111,17 @@ impl LastSign {
     }
 }
 
-/// Within a boot by its clock; between boots, of which the younger one counts, by the wall's.
+/// What a scale asks of CPU time.
+fn vcpus_of(command: &Command) -> Option<u32> {
+    match &command.request {
+        Request::Scale(scaling) => scaling.vcpus_milli,
+        _ => None,
+    }
+}
+
+/// Of two of one boot.
 fn later(last: Stamp, sign: Stamp) -> Stamp {
-    let is_later = if sign.boot == last.boot {
-        sign.boottime_ns > last.boottime_ns
-    } else {
-        sign.wall_ns > last.wall_ns
-    };
-    if is_later { sign } else { last }
+    if sign.boottime_ns > last.boottime_ns { sign } else { last }
 }
 
 impl Underway {
@@ -136,6 +146,9 @@ impl Sandbox {
         if let Some(command) = scale {
             // What the guest goes on to plug or give back is this command's doing, whoever hears of it.
             core.memory_cause = (Cause::Scale, Some(CommandId::new(&command.request_id)));
+            // When the kernel was told is nowhere, and since the last cut it may have been.
+            let sign = recovered.last_sign.map_or(now, |sign| sign.told);
+            core.limiting = vcpus_of(command).map(|milli| (sign.earlier_by(sign.boottime_ns), milli));
         }
         if core.started && unfinished.iter().any(|command| command.request == Request::PowerCycle) {
             // Its shape is still that of the QEMU before.
@@ -257,8 +270,16 @@ impl Sandbox {
             Request::Hibernate { .. } if failed == ATTEMPTS_MAX && self.saved.is_some() => {
                 actions.extend(self.core.process.map(Action::Kill));
             }
+            // It stands since it was told to quit.
+            Request::PowerCycle if failed == ATTEMPTS_MAX && self.ran && self.stands() => {
+                actions.extend(self.core.process.map(Action::Kill));
+            }
             _ => {}
         }
+    }
+
+    fn stands(&self) -> bool {
+        self.core.state == BillingState::Paused && !self.core.started
     }
 
     fn resolve(&self, request: &Request) -> Resolution {
@@ -334,6 +355,7 @@ impl Core {
         self.link = Link::None;
         // What QEMU told shortly before, or held back, is gone with it: it counts for the customer.
         let told = reaching_back(proof, self.known(proof).all);
+        self.observe_unseen_limit(told, actions);
         self.observe_unseen_memory(told, (Cause::ProofEnded, None), actions);
         self.observe(told, Change::State(BillingState::Lost), (Cause::ProofEnded, None), actions);
         self.observe(now, Change::Ended, cause, actions);

@@ -2,14 +2,16 @@
 //!
 //! ```text
 //!   QEMU is found ── it is limited less than the one before ─▶ asked ── limited ─▶ what the kernel has is billed
-//!        │ it is not                                             │ refused
+//!        │ it is not                                             │ refused, or nobody knows
 //!        ▼                                                       ▼
 //!   nothing to do                  the guest goes on without, is billed for what it has, and the outcome says so
 //! ```
 //!
+//! Where the kernel has taken a limit and does not say so, the lesser is billed until it is read again.
+//!
 //! It is set before the guest goes on: there is no moment at which it may use more than it is billed for.
 
-use super::{Answer, Context};
+use super::{Answer, Context, is_unsure};
 use crate::sandbox::machine::core::Replaced;
 use crate::sandbox::machine::{Action, Core};
 
@@ -31,17 +33,37 @@ pub(super) fn ask(cx: &mut Context<'_>) -> bool {
 }
 
 /// Takes the answer. What it returns belongs behind the message of the outcome; it is empty where all is as it was.
-pub(super) fn answered(core: &mut Core, answer: Answer) -> String {
+pub(super) fn answered(cx: &mut Context<'_>, answer: Answer) -> String {
     let why = match answer {
         Answer::VcpusLimited(limit) => {
-            if let Some(survey) = core.survey.as_mut() {
-                survey.vcpu_limit_milli = Ok(limit);
-            }
+            limited(cx.core, limit);
             return String::new();
         }
-        Answer::Failed(refusal) => format!("{} [{}]", refusal.message, refusal.reason.as_str()),
+        Answer::Failed(refusal) => {
+            if is_unsure(&refusal) {
+                // What it had before is what was asked for.
+                in_doubt(cx, cx.core.shape.vcpus_milli);
+            }
+            format!("{} [{}]", refusal.message, refusal.reason.as_str())
+        }
         answer => format!("unexpected answer while limiting CPU time: {answer:?}"),
     };
-    tracing::warn!(sandbox = %core.key, why, "CPU time is not limited again");
+    tracing::warn!(sandbox = %cx.core.key, why, "CPU time is not limited again");
     format!("; its CPU time is not limited as before: {why}")
+}
+
+/// The kernel has this limit now.
+pub(super) fn limited(core: &mut Core, limit: Option<u32>) {
+    (core.vcpus_known, core.limiting) = (core.answered, None);
+    if let Some(survey) = core.survey.as_mut() {
+        survey.vcpu_limit_milli = Ok(limit);
+    }
+}
+
+/// The kernel may have taken a limit of so many thousandths of a vCPU, and did not say so. It is asked again.
+pub(super) fn in_doubt(cx: &mut Context<'_>, limit_milli: u32) {
+    if let Some(survey) = cx.core.survey.as_mut() {
+        survey.vcpu_limit_milli = Ok(Some(limit_milli.min(survey.shape().vcpus_milli)));
+    }
+    cx.core.resync(cx.now, cx.actions);
 }

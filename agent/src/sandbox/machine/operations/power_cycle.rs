@@ -174,7 +174,7 @@ impl Procedure for PowerCycle {
                 Turn::Failed(refusal) => self.give_up(cx, refusal),
             },
             (Step::Limiting, answer) => {
-                self.unlimited = cpu_limit::answered(cx.core, answer);
+                self.unlimited = cpu_limit::answered(cx, answer);
                 self.cont(cx)
             }
             (Step::Continuing, Answer::Returned(status)) => match status_of(&status) {

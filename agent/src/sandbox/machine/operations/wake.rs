@@ -387,7 +387,7 @@ impl Procedure for Wake {
                 self.cont(cx)
             }
             (Step::Limiting, answer) => {
-                self.unlimited = cpu_limit::answered(cx.core, answer);
+                self.unlimited = cpu_limit::answered(cx, answer);
                 self.cont(cx)
             }
             (Step::Continuing, Answer::Returned(value)) if value.get("status").is_some() => {

@@ -11,8 +11,10 @@ use super::driver::{
 };
 use crate::metering::accounts::Sight;
 use crate::sandbox::command::{CommandResult, Method, Request};
-use crate::sandbox::machine::{Action, Announcement, Core, LastSign, Phase, Recovered, Sandbox, Settings};
-use crate::sandbox::refusal::Reason;
+use crate::sandbox::machine::{
+    Action, Announcement, Answer, Core, Input, LastSign, Phase, Recovered, Sandbox, Settings,
+};
+use crate::sandbox::refusal::{Reason, Refusal};
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -392,4 +394,61 @@ fn a_hibernation_that_is_found_done_after_a_boot_of_the_host_is_uncertain_since_
     let driver = settled(recovered, None);
     let hibernated = (Change::State(BillingState::Hibernated), (0, FOUND), Cause::Hibernate);
     assert_eq!((outcome(&driver), seen(&driver)), (Ok(()), vec![hibernated]));
+}
+
+#[test]
+fn a_sign_of_another_boot_is_no_sign_of_life_whatever_the_wall_clock_said() {
+    let of_boot = |boot, boottime_ns, wall_ns| Stamp { boot, boottime_ns, wall_ns, uncertainty_ns: 0 };
+    let (before, this) = (BootId([1; 16]), BootId([2; 16]));
+    // Hibernated before the boot, by a clock that was two hours ahead, and woken after it.
+    let asleep = OpenSlice {
+        seq: 2,
+        state: BillingState::Hibernated,
+        beneath: None,
+        shape: Shape::default(),
+        start: Boundary {
+            unix_ns: 7_200_000_000_000,
+            uncertainty_ns: 0,
+            cause: Cause::Hibernate,
+            command: None,
+        },
+        boot: before,
+        start_boottime_ns: 500 * SECOND,
+    };
+    let runs = Observation {
+        at: of_boot(this, 3 * SECOND, 1_000),
+        change: Change::State(BillingState::Running),
+        cause: Cause::Wake,
+        command: None,
+    };
+    let proof = of_boot(this, 9 * SECOND, 2_000);
+    let sign = LastSign::of(Some(proof), None, Some(&asleep), std::slice::from_ref(&runs)).unwrap();
+    assert_eq!(sign.at, proof);
+    // Where the last proof is of the boot before, what was seen since is all.
+    let older = of_boot(before, 501 * SECOND, 7_201_000_000_000);
+    let sign = LastSign::of(Some(older), None, Some(&asleep), std::slice::from_ref(&runs)).unwrap();
+    assert_eq!((sign.at, sign.told), (runs.at, runs.at));
+}
+
+#[test]
+fn a_power_cycle_that_had_told_qemu_to_quit_ends_one_that_does_not_answer() {
+    for (state, killed) in [(BillingState::Paused, true), (BillingState::Running, false)] {
+        let mut driver = taken_up(left(state, Some(Request::PowerCycle)), qemu("shutdown", 0));
+        for _ in 0..8 {
+            let is_attempt = |action: &Action| matches!(action, Action::Connect(..));
+            let attempt = driver.open.iter().position(is_attempt).and_then(|index| driver.open.remove(index));
+            let Some(Action::Connect(token, _)) = attempt else { break };
+            let busy = Refusal::new(Reason::QmpUnreachable, "nobody listens");
+            driver.feed(Input::Answer(token, Answer::Failed(busy)));
+        }
+        assert_eq!(was_told(&driver, "kill"), killed, "{:?}", driver.log);
+    }
+}
+
+#[test]
+fn what_died_unseen_while_the_kernel_was_being_told_is_billed_the_lesser() {
+    let scaling = crate::sandbox::command::Scaling { vcpus_milli: Some(500), ..Default::default() };
+    let driver = settled(left(BillingState::Running, Some(Request::Scale(scaling))), None);
+    let limited = driver.observed.iter().find(|seen| seen.change == Change::Vcpus(500)).expect("the lesser");
+    assert_eq!(window(limited.at), (0, TOLD));
 }

@@ -24,7 +24,7 @@ use dormouse_metering::{Cause, Change};
 use self::disks::Disks;
 use self::floor::Floor;
 use self::memory::Memory;
-use super::{Answer, Context, Flow, Procedure, done, failed, unchanged};
+use super::{Answer, Context, Flow, Procedure, cpu_limit, done, failed, is_unsure, unchanged};
 use crate::sandbox::command::{CommandResult, Outcome, Scaling};
 use crate::sandbox::machine::admission::is_so_already;
 use crate::sandbox::machine::core::Link;
@@ -125,6 +125,7 @@ impl Scale {
             }
             Some(Step::Vcpus(milli)) => {
                 let limit = Some(*milli).filter(|milli| *milli < vcpus_milli_max(cx.core));
+                cx.core.limiting = Some((cx.now, *milli));
                 cx.ask(|token| Action::LimitVcpus(token, limit));
                 Turn::Wait
             }
@@ -184,12 +185,25 @@ impl Procedure for Scale {
             (Some(Step::Floor(floor)), answer) => floor.answer(cx, answer),
             (Some(Step::Promise(_)), Answer::Promised) => Turn::Passed,
             (Some(Step::Vcpus(_)), Answer::VcpusLimited(limit)) => vcpus_limited(cx, limit),
+            (Some(Step::Vcpus(milli)), Answer::Failed(refusal)) if is_unsure(&refusal) => {
+                vcpus_in_doubt(cx, *milli);
+                Turn::Failed(refusal)
+            }
+            (Some(Step::Vcpus(_)), Answer::Failed(refusal)) => {
+                cx.core.limiting = None;
+                Turn::Failed(refusal)
+            }
             (Some(Step::Disks(disks)), answer) => disks.answer(cx, answer),
             (Some(Step::Memory(memory)), answer) => memory.answer(cx, answer),
             (_, Answer::Failed(refusal)) => Turn::Failed(refusal),
             (_, answer) => out_of_place(self.step(), &answer),
         };
         self.turn(cx, turn)
+    }
+
+    fn may_be_overtaken(&self, _core: &Core) -> bool {
+        // What the kernel is being told is not known yet: a destroy would not bill it.
+        !matches!(self.step, Some(Step::Vcpus(_)))
     }
 
     fn event(&mut self, cx: &mut Context<'_>, event: &QemuEvent) -> Flow {
@@ -245,12 +259,22 @@ fn check_vcpus(core: &Core, milli: u32) -> Result<(), Refusal> {
 
 /// The kernel has this limit now.
 fn vcpus_limited(cx: &mut Context<'_>, limit: Option<u32>) -> Turn {
-    let Some(survey) = cx.core.survey.as_mut() else { return Turn::Passed };
-    survey.vcpu_limit_milli = Ok(limit);
+    cpu_limit::limited(cx.core, limit);
+    let Some(survey) = &cx.core.survey else { return Turn::Passed };
     let milli = survey.shape().vcpus_milli;
     let at = cx.since_asked();
     cx.observe(at, Change::Vcpus(milli), Cause::Scale);
     Turn::Reached(format!("CPU time is {milli} thousandths of a vCPU"))
+}
+
+/// Whether the kernel has this limit now is not known: the lesser counts.
+fn vcpus_in_doubt(cx: &mut Context<'_>, milli: u32) {
+    let at = cx.since_asked();
+    cpu_limit::in_doubt(cx, milli);
+    if let Some(survey) = &cx.core.survey {
+        let milli = survey.shape().vcpus_milli;
+        cx.observe(at, Change::Vcpus(milli), Cause::Scale);
+    }
 }
 
 fn out_of_place(step: &str, answer: &Answer) -> Turn {
