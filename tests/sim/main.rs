@@ -80,6 +80,7 @@ const FOUND_SOMETHING_AT_A_BOOT: &[u64] = &[
     301_015_734,
     302_009_196,
     302_026_678,
+    303_029_223,
 ];
 
 fn number(name: &str) -> Option<u64> {

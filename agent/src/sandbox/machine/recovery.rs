@@ -240,6 +240,8 @@ impl Sandbox {
                 let change = Change::State(BillingState::Hibernated);
                 self.core.observe(at, change, cause(Cause::Hibernate), actions);
                 self.core.phase = Phase::Hibernated;
+                // That was of the QEMU that is gone: the one that is woken ends by itself.
+                self.core.last_proof = None;
                 self.core.snapshot = Some(manifest);
                 self.conclude(now, Ok(done("hibernated before the agent was restarted")), actions);
             }
