@@ -81,7 +81,7 @@ impl LastSign {
         });
         // Its QEMU was of the last boot of which anything is told, and a sign of another is none of that: boots are not to be
         // ordered by a wall clock that may have been wrong in either.
-        let boot = pending.last().map(|seen| seen.at.boot).or(began.map(|began| began.boot))?;
+        let boot = pending.last().map(|seen| seen.at.boot).or(began.or(proof).map(|sign| sign.boot))?;
         let of_last_boot = |stamp: &Stamp| stamp.boot == boot;
         let began = began.filter(of_last_boot);
         let opened = began.filter(|_| open.is_some_and(|open| !marks.contains(&open.start.cause)));

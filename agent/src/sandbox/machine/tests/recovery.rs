@@ -358,18 +358,19 @@ fn what_qemu_told_is_known_through_shortly_before_it_was_heard_last_or_through_i
 }
 
 #[test]
-fn of_the_boot_before_nothing_counts_but_that_it_was_before() {
+fn only_what_is_of_the_boot_of_its_last_word_is_a_sign_of_its_life() {
     let (proof, before) = (at(30 * SECOND), of_the_boot_before(at(10 * SECOND)));
-    let size = [pending(before, Change::Plugged(0))];
-    let of_boot =
-        LastSign { at: proof, told: proof.earlier_by(IN_FLIGHT), sizes: proof.earlier_by(IN_FLIGHT) };
-    assert_eq!(LastSign::of(Some(proof), Some(before), None, &size), Some(of_boot));
-    // The clock was set back since, so that this would be later by the wall's.
-    let unheard = at(5 * SECOND);
-    let told = LastSign::of(Some(proof), Some(unheard), None, &size).unwrap().told;
-    assert_eq!(told, unheard.earlier_by(IN_FLIGHT));
+    // A proof of the boot after it: its QEMU was gone by then.
+    let sign = LastSign::of(Some(proof), Some(before), None, &[pending(before, Change::Plugged(0))]).unwrap();
+    assert_eq!((sign.at, sign.told), (before, before));
+    // And of the boot before it, of another QEMU.
     let sign = LastSign::of(Some(before), None, None, &[pending(proof, Change::Disk(0))]).unwrap();
     assert_eq!(sign.at, proof);
+    // Since when it is not heard counts where it is of that boot.
+    let unheard = at(5 * SECOND);
+    let told = |unheard| LastSign::of(Some(proof), Some(unheard), None, &[]).unwrap().told;
+    assert_eq!(told(unheard), unheard.earlier_by(IN_FLIGHT));
+    assert_eq!(told(before), proof.earlier_by(IN_FLIGHT));
 }
 
 #[test]
@@ -450,5 +451,5 @@ fn what_died_unseen_while_the_kernel_was_being_told_is_billed_the_lesser() {
     let scaling = crate::sandbox::command::Scaling { vcpus_milli: Some(500), ..Default::default() };
     let driver = settled(left(BillingState::Running, Some(Request::Scale(scaling))), None);
     let limited = driver.observed.iter().find(|seen| seen.change == Change::Vcpus(500)).expect("the lesser");
-    assert_eq!(window(limited.at), (0, TOLD));
+    assert_eq!(window(limited.at), (0, PROVEN));
 }
