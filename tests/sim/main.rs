@@ -128,12 +128,12 @@ fn every_history_is_billed_as_the_oracle_says() {
     let seconds = number("SIM_SECONDS").unwrap_or(default_seconds);
     let from = number("SIM_FROM");
     // Without a word, of every range in turn.
-    let seed = |history: u64| match from {
-        Some(first) => first + history,
-        None => {
-            let ranges = [1_000_000, 101_000_000, 201_000_000, 301_000_000];
-            ranges[usize::try_from(history % 4).unwrap_or(0)] + history / 4
-        }
+    let ranges = [1_000_000, 101_000_000, 201_000_000, 301_000_000];
+    let seed = |history: u64| {
+        from.map_or_else(
+            || ranges[usize::try_from(history % 4).unwrap_or(0)] + history / 4,
+            |first| first + history,
+        )
     };
     let began = std::time::Instant::now();
     let (mut histories, mut steps, mut bad) = (0, 0, 0);

@@ -64,8 +64,8 @@ pub(super) struct Read {
 impl Read {
     /// Whether the agent's own certificate is valid then, in nanoseconds since the Unix epoch.
     pub(super) fn is_valid_at(&self, unix_ns: i64) -> bool {
-        let unix_s = unix_ns.div_euclid(1_000_000_000);
-        (self.validity.not_before.timestamp()..=self.validity.not_after.timestamp()).contains(&unix_s)
+        let seconds = unix_ns.div_euclid(1_000_000_000);
+        (self.validity.not_before.timestamp()..=self.validity.not_after.timestamp()).contains(&seconds)
     }
 }
 

@@ -20,7 +20,7 @@ use crate::sandbox::view::{SandboxView, Shown};
 /// What the host actor is told.
 pub(super) enum Message {
     /// Attach or create a sandbox, and answer when that is durable.
-    Attach(Command, oneshot::Sender<Answered>, Span),
+    Attach(Box<Command>, oneshot::Sender<Answered>, Span),
     /// Start the actor of a sandbox that the ledger knows.
     Recover(Box<recover::Found>),
     /// Answer once everything before this is done.
@@ -55,7 +55,7 @@ impl Actor for HostActor {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            Message::Attach(command, reply, span) => state.attach(command, reply, span, &myself).await,
+            Message::Attach(command, reply, span) => state.attach(*command, reply, span, &myself).await,
             Message::Recover(found) => {
                 state.recover(*found, &myself).await;
                 Ok(())

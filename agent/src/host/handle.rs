@@ -130,7 +130,9 @@ impl HostHandle {
         let (reply, answer) = oneshot::channel();
         let stopping = || Refusal::new(Reason::AgentStopping, "the agent is stopping");
         if let Request::Attach { .. } | Request::Create { .. } = command.request {
-            self.actor.cast(Message::Attach(command, reply, Span::current())).map_err(|_| stopping())?;
+            self.actor
+                .cast(Message::Attach(Box::new(command), reply, Span::current()))
+                .map_err(|_| stopping())?;
             return Ok(answer);
         }
         let entry = self.directory.get(&command.key).ok_or_else(|| not_found(&command.key))?;

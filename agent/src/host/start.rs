@@ -311,7 +311,9 @@ mod tests {
             let path = folder.path().join("acme").join(sandbox);
             std::fs::create_dir_all(&path).unwrap();
             let files = ["5-1.state", "5-2.state.tmp", "5-2.json.tmp"].map(|name| path.join(name));
-            files.iter().for_each(|file| std::fs::write(file, "of a save").unwrap());
+            for file in &files {
+                std::fs::write(file, "of a save").unwrap();
+            }
             files
         };
         let (kept, removed) = (leaves("sb-1"), leaves("sb-2"));

@@ -56,7 +56,9 @@ impl Authority {
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.0).unwrap().der().clone();
         let mut roots = RootCertStore::empty();
-        trusted.iter().for_each(|authority| roots.add(authority.0.der().clone()).unwrap());
+        for authority in trusted {
+            roots.add(authority.0.der().clone()).unwrap();
+        }
         let mut config = ClientConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
             .with_safe_default_protocol_versions()
             .unwrap()

@@ -199,8 +199,8 @@ impl Keeper {
                     let answer = Box::new(Input::Answer(token, answer));
                     // What QEMU sent before the reply comes before it.
                     while let Some(incoming) = events.next_before(position).await {
-                        let taken = self.take(incoming);
-                        self.hand_on(taken).await;
+                        let before = self.take(incoming);
+                        self.hand_on(before).await;
                     }
                     self.hand_on(Taken::HandOn(answer)).await;
                 }
