@@ -189,11 +189,12 @@ impl World {
         let Some((command, _)) = self.seat(guest).and_then(|seat| seat.machine.underway()) else { return };
         let (cycles, wakes) =
             (command.request == Request::PowerCycle, matches!(command.request, Request::Wake { .. }));
+        let limits = matches!(&command.request, Request::Scale(scaling) if scaling.vcpus_milli.is_some());
         if cycles {
             self.keep_disks(guest);
         }
-        // What the one before had is nothing that a new one could count as.
-        if let Some(qemu) = self.guests[guest].qemu.as_mut().filter(|_| cycles || wakes) {
+        // What the one before had, or what may have been written, is nothing that it could count as.
+        if let Some(qemu) = self.guests[guest].qemu.as_mut().filter(|_| cycles || wakes || limits) {
             qemu.limit_is_news = true;
         }
     }
