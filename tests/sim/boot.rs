@@ -186,6 +186,10 @@ impl World {
 
     /// The agent is about to be gone.
     fn leave_alone(&mut self, guest: usize) {
+        // What was read last may not be in the ledger.
+        if let Some(qemu) = self.guests[guest].qemu.as_mut().filter(|_| !self.ledger.waiting.is_empty()) {
+            qemu.limit_is_news = true;
+        }
         let Some((command, _)) = self.seat(guest).and_then(|seat| seat.machine.underway()) else { return };
         let (cycles, wakes) =
             (command.request == Request::PowerCycle, matches!(command.request, Request::Wake { .. }));

@@ -2,14 +2,18 @@
 
 use std::sync::Arc;
 
-use dormouse_ledger::{CommandRow, LedgerError, Reader, Recovery, SandboxRow, Snapshot, SnapshotState};
-use dormouse_metering::{BillingState, Meter, Shape};
+use dormouse_ledger::{
+    CommandOutcome, CommandRow, LedgerError, Reader, Recovery, SandboxRow, Snapshot, SnapshotState,
+};
+use dormouse_metering::{BillingState, Meter, Shape, Stamp};
 
+use crate::metering;
 use crate::process::{Marker, Process, Started};
 use crate::sandbox::actor::Attachment;
-use crate::sandbox::command::{Command, Request, SandboxKey};
+use crate::sandbox::command::{Command, CommandResult, Outcome, Request, SandboxKey};
 use crate::sandbox::launching::Launching;
 use crate::sandbox::machine::{Core, LastSign, Phase, Recovered, Settings};
+use crate::sandbox::refusal::{Reason, Refusal};
 use crate::sandbox::snapshot::Manifest;
 use crate::sandbox::view::SandboxView;
 
@@ -130,6 +134,35 @@ fn take_up(
     let plugged_by_device = row.plugged_by_device.clone();
     let recovered = Recovered { core, unfinished, saved, ran, last_sign, plugged_by_device };
     Some(Found { recovered, view, process })
+}
+
+/// What came of the commands that the agent before was told and did not live to answer, of lives that ended before it did. To
+/// end one was done then; of anything else it is too late.
+pub(super) fn too_late(recovery: &Recovery, at: Stamp) -> Vec<CommandOutcome> {
+    let outcome = |row: &CommandRow| {
+        let generation = row.generation?;
+        let of_it = |living: &SandboxRow| {
+            (&living.key.org, &living.key.sandbox, living.key.generation)
+                == (&row.org, &row.sandbox, generation)
+        };
+        if recovery.sandboxes.iter().any(of_it) {
+            return None;
+        }
+        let key = SandboxKey { org: row.org.clone(), sandbox: row.sandbox.clone() };
+        let command = as_command(row, &key)?;
+        let result = match command.request {
+            Request::Destroy { .. } | Request::Detach => Ok(Outcome {
+                result: CommandResult::Done,
+                message: format!("{key} had ended when the agent was started again"),
+            }),
+            _ => Err(Refusal::new(
+                Reason::QemuDied,
+                format!("the QEMU of {key} had ended when the agent was started again"),
+            )),
+        };
+        Some(metering::outcome_of(&command, at, &result))
+    };
+    recovery.unfinished.iter().filter_map(outcome).collect()
 }
 
 /// A sandbox that was being created when the agent was killed, and of which the ledger has the intent alone.

@@ -86,6 +86,7 @@ pub async fn start(config: &Config, ledger: &Ledger) -> Result<Running, StartErr
         )
     })?;
     let left_out = left_out(&recovery, &found);
+    let too_late = recover::too_late(&recovery, clock.now());
     let arguments = metering::actor::Arguments {
         writer: ledger.writer(),
         reader: ledger.reader()?,
@@ -98,6 +99,10 @@ pub async fn start(config: &Config, ledger: &Ledger) -> Result<Running, StartErr
         },
     };
     let (metering, _) = Actor::spawn(None, Metering, arguments).await.map_err(not_started)?;
+    for outcome in too_late {
+        let message = metering::Message::ConcludeApart(Box::new(outcome), Box::new(drop));
+        metering.cast(message).map_err(not_started)?;
+    }
     if let Beginning::Stepped(step) = beginning {
         metering.cast(watch::stepped(&step)).map_err(not_started)?;
     }

@@ -187,7 +187,13 @@ impl Core {
 
     /// At the end of a life: a limit that the kernel may have taken, and did not live to say.
     pub(super) fn observe_unseen_limit(&mut self, at: Stamp, actions: &mut Vec<Action>) {
-        if let Some((asked, milli)) = self.limiting.take() {
+        self.observe_limit_in_flight(at, actions);
+        self.limiting = None;
+    }
+
+    /// A limit that the kernel is being told, and may have taken by then.
+    pub(super) fn observe_limit_in_flight(&mut self, at: Stamp, actions: &mut Vec<Action>) {
+        if let Some((asked, milli)) = self.limiting {
             let least = milli.min(self.shape.vcpus_milli);
             self.observe(reaching_back(at, asked), Change::Vcpus(least), (Cause::Resync, None), actions);
         }
@@ -204,8 +210,8 @@ impl Core {
         if let Some(known) = self.vcpus_surveyed.take() {
             (self.vcpus_known, self.limiting) = (Some(known), None);
         }
-        // Whether QEMU held an event back before it was asked is not known.
-        self.memory_told = self.memory_known;
+        // What it told while it was being connected to may have been missed, and it holds the next one back for a second.
+        self.memory_told = Some(now);
         self.heard(self.answered.unwrap_or(now));
         self.shutdown = None;
     }

@@ -303,6 +303,10 @@ impl Core {
         (cause, command): (Cause, Option<CommandId>),
         actions: &mut Vec<Action>,
     ) {
+        if self.state == BillingState::Running && matches!(change, Change::State(_)) {
+            // What it ran until then it may have run with less: the kernel's answer comes behind.
+            self.observe_limit_in_flight(at, actions);
+        }
         let before = (self.shape, self.state);
         change.apply(&mut self.shape, &mut self.state);
         let always = matches!(change, Change::Suppressed(_) | Change::Mark | Change::Ended);

@@ -91,10 +91,18 @@ impl LastSign {
                 Change::Suppressed(_) | Change::Mark | Change::Ended | Change::State(BillingState::Lost)
             )
         };
-        let seen = pending.iter().filter(of_qemu).map(|seen| seen.at.uncertain_by(0)).filter(of_last_boot);
+        // What was asked for is told as several, of which the last may be missing here: QEMU is known until before that alone.
+        let through: fn(&Observation) -> Stamp = |seen| match seen.cause {
+            Cause::Resync => seen.at.earlier_by(seen.at.uncertainty_ns).uncertain_by(0),
+            _ => seen.at.uncertain_by(0),
+        };
+        let last_of = |through: fn(&Observation) -> Stamp| {
+            let seen = pending.iter().filter(of_qemu).map(through).filter(of_last_boot);
+            opened.into_iter().chain(seen).reduce(later)
+        };
         // QEMU tells one thing after the other: what it told last came after all the rest.
-        let last_told = opened.into_iter().chain(seen).reduce(later);
-        let at = last_told.into_iter().chain(proof.filter(of_last_boot)).reduce(later).or(began)?;
+        let (last_seen, last_told) = (last_of(|seen| seen.at.uncertain_by(0)), last_of(through));
+        let at = last_seen.into_iter().chain(proof.filter(of_last_boot)).reduce(later).or(began)?;
         let heard = unheard.filter(|unheard| unheard.boot == at.boot).unwrap_or(at);
         let in_flight = heard.earlier_by(IN_FLIGHT_NS);
         let told =

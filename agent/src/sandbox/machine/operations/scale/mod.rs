@@ -19,7 +19,7 @@ mod memory;
 
 use std::collections::VecDeque;
 
-use dormouse_metering::{Cause, Change};
+use dormouse_metering::{Cause, Change, Stamp};
 
 use self::disks::Disks;
 use self::floor::Floor;
@@ -191,6 +191,7 @@ impl Procedure for Scale {
             }
             (Some(Step::Vcpus(_)), Answer::Failed(refusal)) => {
                 cx.core.limiting = None;
+                observe_vcpus(cx, cx.since_asked());
                 Turn::Failed(refusal)
             }
             (Some(Step::Disks(disks)), answer) => disks.answer(cx, answer),
@@ -260,21 +261,22 @@ fn check_vcpus(core: &Core, milli: u32) -> Result<(), Refusal> {
 /// The kernel has this limit now.
 fn vcpus_limited(cx: &mut Context<'_>, limit: Option<u32>) -> Turn {
     cpu_limit::limited(cx.core, limit);
-    let Some(survey) = &cx.core.survey else { return Turn::Passed };
-    let milli = survey.shape().vcpus_milli;
-    let at = cx.since_asked();
-    cx.observe(at, Change::Vcpus(milli), Cause::Scale);
+    let Some(milli) = observe_vcpus(cx, cx.since_asked()) else { return Turn::Passed };
     Turn::Reached(format!("CPU time is {milli} thousandths of a vCPU"))
+}
+
+/// What it may use now, in thousandths of a vCPU, as far as is known.
+fn observe_vcpus(cx: &mut Context<'_>, at: Stamp) -> Option<u32> {
+    let milli = cx.core.survey.as_ref()?.shape().vcpus_milli;
+    cx.observe(at, Change::Vcpus(milli), Cause::Scale);
+    Some(milli)
 }
 
 /// Whether the kernel has this limit now is not known: the lesser counts.
 fn vcpus_in_doubt(cx: &mut Context<'_>, milli: u32) {
     let at = cx.since_asked();
     cpu_limit::in_doubt(cx, milli);
-    if let Some(survey) = &cx.core.survey {
-        let milli = survey.shape().vcpus_milli;
-        cx.observe(at, Change::Vcpus(milli), Cause::Scale);
-    }
+    observe_vcpus(cx, at);
 }
 
 fn out_of_place(step: &str, answer: &Answer) -> Turn {
