@@ -297,6 +297,31 @@ fn a_file_cut_short_anywhere_is_reported() {
 }
 
 #[test]
+fn a_page_that_is_no_page_any_more_is_reported_whichever_it_is() {
+    let place = Place::new();
+    let ledger = place.open();
+    let mut life = Life::begins(key("org", "sb"));
+    facts(&ledger, vec![life.seen()]).unwrap();
+    for _ in 0..5 {
+        let slices = (0..100).map(|_| life.cut(3, Cause::Tick, None)).collect();
+        facts(&ledger, vec![life.record(slices)]).unwrap();
+    }
+    drop(ledger);
+    let unused: i64 = place.raw().query_row("PRAGMA freelist_count", [], |row| row.get(0)).unwrap();
+    assert_eq!(unused, 0, "a page that nobody reads may be anything");
+    let bytes = std::fs::read(place.path()).unwrap();
+    let audited = |bytes: &[u8]| Reader::open(&laid_out(bytes).path())?.audit();
+    assert!(audited(&bytes).unwrap().is_clean());
+    let pages = bytes.len() / 4096;
+    assert!(pages > 150, "{pages}");
+    for page in 1..pages {
+        let mut damaged = bytes.clone();
+        damaged[page * 4096..][..8].fill(0x5a);
+        assert!(is_damage(&audited(&damaged)), "page {} of {pages}", page + 1);
+    }
+}
+
+#[test]
 fn a_bit_flipped_in_any_slice_or_event_is_reported() {
     let (_place, bytes) = large();
     for host_seq in (1..=240).step_by(16) {
