@@ -102,8 +102,10 @@ impl LastSign {
         };
         // QEMU tells one thing after the other: what it told last came after all the rest.
         let (last_seen, last_told) = (last_of(|seen| seen.at.uncertain_by(0)), last_of(through));
-        let at = last_seen.into_iter().chain(proof.filter(of_last_boot)).reduce(later).or(began)?;
-        let heard = unheard.filter(|unheard| unheard.boot == at.boot).unwrap_or(at);
+        let proof = proof.filter(of_last_boot);
+        let at = last_seen.into_iter().chain(proof).reduce(later).or(began)?;
+        let known = last_told.into_iter().chain(proof).reduce(later).unwrap_or(at);
+        let heard = unheard.filter(|unheard| unheard.boot == at.boot).unwrap_or(known);
         let in_flight = heard.earlier_by(IN_FLIGHT_NS);
         let told =
             last_told.filter(|told| told.boot == at.boot).map_or(in_flight, |told| later(told, in_flight));

@@ -321,6 +321,23 @@ fn a_second_after_what_was_missed_is_asked_for_is_waited_for_what_that_may_hold_
 }
 
 #[test]
+fn what_is_told_while_qemu_is_being_connected_to_may_hold_the_next_size_back_for_a_second_from_then() {
+    let mut driver = Driver::attached();
+    driver.settle();
+    driver.feed(Input::Disconnected);
+    let connect = driver.open.pop_front().unwrap();
+    assert!(matches!(connect, Action::Connect(..)), "{connect:?}");
+    // It takes a second until somebody is there to hear what is told.
+    driver.now_ns += 1_000_000_000;
+    driver.answer_well(connect);
+    let waited = driver.open.iter().find_map(|action| match action {
+        Action::Wait(_, ms) => Some(*ms),
+        _ => None,
+    });
+    assert!(matches!(waited, Some(1_090..=1_100)), "{waited:?}");
+}
+
+#[test]
 fn an_answer_that_an_event_has_overtaken_is_asked_for_again_where_the_two_differ() {
     let mut driver = Driver::attached();
     // STOP is among what was missed; a RESUME from before it is still on its way.

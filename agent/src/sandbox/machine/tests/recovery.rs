@@ -358,6 +358,18 @@ fn what_qemu_told_is_known_through_shortly_before_it_was_heard_last_or_through_i
 }
 
 #[test]
+fn of_what_one_question_found_the_first_part_says_nothing_of_the_rest() {
+    let (word, found) = (at(20 * SECOND), at(30 * SECOND));
+    let asked =
+        |change| Observation { cause: Cause::Resync, ..pending(found.uncertain_by(10 * SECOND), change) };
+    let sign = LastSign::of(Some(word), None, None, &[asked(Change::Requested(0))]).unwrap();
+    assert_eq!((sign.at, sign.told), (found, word), "known until before the question alone");
+    let unheard = Some(at(15 * SECOND));
+    let sign = LastSign::of(Some(word), unheard, None, &[asked(Change::Requested(0))]).unwrap();
+    assert_eq!((sign.at, sign.told), (found, word), "also where it was not heard for longer");
+}
+
+#[test]
 fn only_what_is_of_the_boot_of_its_last_word_is_a_sign_of_its_life() {
     let (proof, before) = (at(30 * SECOND), of_the_boot_before(at(10 * SECOND)));
     // A proof of the boot after it: its QEMU was gone by then.

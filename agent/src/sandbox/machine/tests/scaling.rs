@@ -1,6 +1,6 @@
 //! Scaling of several dimensions: their order, what is partial, and what is not believed.
 
-use dormouse_metering::{Change, CommandId};
+use dormouse_metering::{BillingState, Change, CommandId};
 use serde_json::json;
 
 use super::driver::{BASE, Driver, GIB, MIB, at, command, device, scale, token_of};
@@ -495,4 +495,30 @@ fn a_destroy_waits_until_the_kernel_has_said_what_limits_the_sandbox() {
     assert_eq!(driver.sandbox.underway().unwrap().0.request_id, "limit");
     driver.answer_well(asked);
     assert!(driver.observed.iter().any(|seen| seen.change == Change::Vcpus(500)));
+}
+
+#[test]
+fn a_guest_that_shuts_down_while_the_kernel_is_told_is_billed_the_lesser_until_then() {
+    for answer in [Answer::VcpusLimited(Some(500)), Answer::Failed(Refusal::new(Reason::QemuDied, "gone"))] {
+        let mut driver = Driver::attached();
+        driver.observed.clear();
+        driver.feed(Input::Command(command("limit", Request::Scale(vcpus(500)))));
+        super::driver::until(&mut driver, |action| matches!(action, Action::LimitVcpus(..)));
+        let token = token_of(&driver.open.pop_front().unwrap()).unwrap();
+        let asked_ns = driver.now().boottime_ns;
+        driver.now_ns += 100_000_000;
+        driver.event("SHUTDOWN", json!({}));
+        let place = |change| driver.observed.iter().position(|seen| seen.change == change);
+        let limited = place(Change::Vcpus(500)).expect("the lesser");
+        assert!(Some(limited) < place(Change::State(BillingState::Paused)), "{:?}", driver.observed);
+        let at = driver.observed[limited].at;
+        assert!(at.boottime_ns - at.uncertainty_ns <= asked_ns, "{at:?}");
+        let vcpus_milli = if matches!(answer, Answer::Failed(_)) { 2_000 } else { 500 };
+        driver.feed(Input::Answer(token, answer));
+        assert_eq!(
+            driver.sandbox.core().shape.vcpus_milli,
+            vcpus_milli,
+            "what the kernel said counts after it"
+        );
+    }
 }
