@@ -17,7 +17,7 @@ use crate::sandbox::command::Method;
 use crate::sandbox::facts::Survey;
 use crate::sandbox::machine::{Answer, Check, Input, SnapshotRemoval, Token, internal_tag};
 use crate::sandbox::refusal::{Reason, Refusal};
-use crate::sandbox::snapshot::{Contents, Damaged, Draft, DraftSpec, Manifest, SnapshotError};
+use crate::sandbox::snapshot::{Contents, Damaged, Draft, DraftSpec, Manifest, SnapshotError, to_the_end};
 
 /// Between two looks at a job that nobody waits for.
 const POLL_MIN: Duration = Duration::from_millis(10);
@@ -102,7 +102,7 @@ pub(super) fn verify(state: &mut State, manifest: Manifest, check: Check, reply:
     state.digest = request_id.map(|request_id| (request_id, digest));
     tokio::task::spawn_blocking(move || {
         let verified = manifest.verify_files().and_then(|unread| match check {
-            Check::Whole => unread.verify(&|| true).map(|()| None),
+            Check::Whole => unread.verify(&to_the_end).map(|()| None),
             Check::ButDigest => Ok(Some(unread)),
         });
         let unread = match verified {

@@ -148,7 +148,7 @@ impl Draft {
         if bytes == 0 {
             return Err(SnapshotError::StateEmpty { path: path.clone() });
         }
-        let blake3 = files::digest(&file, &|| true).map_err(files::failed("read", path))?;
+        let blake3 = files::digest(&file, &files::to_the_end).map_err(files::failed("read", path))?;
         joined(syncing).map_err(files::failed("sync", path))?;
         Ok(StateFile { name: format!("{}-{}.state", self.generation, self.ordinal), bytes, blake3 })
     }

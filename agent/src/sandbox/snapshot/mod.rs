@@ -33,6 +33,7 @@ use std::io;
 use std::path::PathBuf;
 
 pub use draft::{Contents, Draft};
+pub(crate) use files::to_the_end;
 pub use manifest::{Manifest, RamFile, StateFile};
 pub use store::{DraftSpec, SnapshotStore, StaleDraft};
 pub use verify::{Damage, Damaged, Unread, load_and_verify};
