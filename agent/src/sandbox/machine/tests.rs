@@ -5,6 +5,7 @@ mod anything;
 mod devices;
 mod driver;
 mod known;
+mod limits;
 mod meddled;
 mod overtaking;
 mod paths;

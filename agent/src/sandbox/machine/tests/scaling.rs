@@ -1,9 +1,10 @@
 //! Scaling of several dimensions: their order, what is partial, and what is not believed.
 
-use dormouse_metering::{BillingState, Change, CommandId};
+use dormouse_metering::CommandId;
 use serde_json::json;
 
 use super::driver::{BASE, Driver, GIB, MIB, at, command, device, scale, token_of};
+use super::limits::vcpus;
 use crate::process::Paging;
 use crate::process::paging::Held;
 use crate::sandbox::command::{CommandResult, Outcome, Request, Scaling};
@@ -13,10 +14,6 @@ use crate::sandbox::terms::Terms;
 
 fn disk(bytes: u64) -> Scaling {
     Scaling { disks: [("d0".to_owned(), bytes)].into(), ..Scaling::default() }
-}
-
-fn vcpus(milli: u32) -> Scaling {
-    Scaling { vcpus_milli: Some(milli), ..Scaling::default() }
 }
 
 fn everything() -> Scaling {
@@ -225,29 +222,6 @@ fn two_devices_take_one_size_and_a_refused_second_is_a_partial_result() {
     assert!(outcome.message.contains("busy [QEMU_FAILED]"), "{}", outcome.message);
 }
 
-#[test]
-fn a_limit_that_cannot_be_read_is_as_it_was_last_and_one_that_is_gone_is_gone() {
-    let resynced = |driver: &mut Driver, limit: Result<Option<u32>, String>| {
-        driver.qemu.as_mut().unwrap().vcpu_limit_milli = limit;
-        driver.observed.clear();
-        driver.feed(Input::Gap);
-        driver.settle();
-        (driver.sandbox.core().shape.vcpus_milli, driver.observed.len())
-    };
-    let unreadable = || Err("permission denied".to_owned());
-    let mut driver = Driver::attached();
-    driver.execute("c1", Request::Scale(vcpus(500))).unwrap();
-    assert_eq!(resynced(&mut driver, unreadable()), (500, 0));
-    assert_eq!(resynced(&mut driver, Ok(Some(500))), (500, 0));
-    assert_eq!(resynced(&mut driver, Ok(None)), (2000, 1));
-    assert_eq!(resynced(&mut driver, unreadable()), (2000, 0));
-    // Of one that was never read nothing is known, but what QEMU has.
-    let mut driver = Driver::new();
-    driver.qemu.as_mut().unwrap().vcpu_limit_milli = unreadable();
-    driver.execute("attach", super::driver::attach()).unwrap();
-    assert_eq!(driver.sandbox.core().shape.vcpus_milli, 2000);
-}
-
 /// What becomes of a scale of everything that a restart of the agent has interrupted, when QEMU is found as it is here.
 fn recovered(vcpus: Option<u32>, disk_bytes: u64, mib: u64) -> (Result<Outcome, Refusal>, Vec<String>) {
     let before = Driver::attached();
@@ -424,101 +398,4 @@ fn a_size_event_of_one_device_ends_a_scale_where_it_is_stamped_after_the_request
     two.log.clear();
     two.replies.clear();
     assert!(!ends_by_event(two, 1_000), "it says nothing of the other device");
-}
-
-/// A scale that the kernel was told of, and the answer that it comes to.
-fn limiting(driver: &mut Driver, milli: u32, answer: Answer) {
-    driver.observed.clear();
-    driver.feed(Input::Command(command("limit", Request::Scale(vcpus(milli)))));
-    super::driver::until(driver, |action| matches!(action, Action::LimitVcpus(..)));
-    let token = token_of(&driver.open.pop_front().unwrap()).unwrap();
-    driver.now_ns += 1_000_000;
-    driver.feed(Input::Answer(token, answer));
-}
-
-#[test]
-fn a_limit_that_the_kernel_took_and_did_not_say_is_billed_as_the_lesser_until_it_is_read() {
-    let unread = || Answer::Failed(Refusal::new(Reason::OutcomeUnknown, "cannot be read"));
-    let mut driver = Driver::attached();
-    driver.qemu.as_mut().unwrap().vcpu_limit_milli = Err("cannot be read".to_owned());
-    limiting(&mut driver, 500, unread());
-    driver.settle();
-    assert_eq!(driver.replies.last().unwrap().1.as_ref().unwrap_err().reason, Reason::OutcomeUnknown);
-    assert_eq!(driver.observed[0].change, Change::Vcpus(500));
-    assert!(driver.observed[0].at.uncertainty_ns >= 1_000_000, "since it was asked for");
-    assert_eq!(driver.sandbox.core().shape.vcpus_milli, 500);
-    driver.qemu.as_mut().unwrap().vcpu_limit_milli = Ok(None);
-    driver.feed(Input::Gap);
-    driver.settle();
-    assert_eq!(driver.sandbox.core().shape.vcpus_milli, 2000, "it had not taken it");
-    // What it did not take it says at once: nothing is changed by that.
-    limiting(&mut driver, 500, Answer::Failed(Refusal::new(Reason::CgroupUnsuitable, "shared")));
-    driver.settle();
-    assert_eq!(driver.sandbox.core().shape.vcpus_milli, 2000);
-    assert!(driver.observed.is_empty(), "{:?}", driver.observed);
-}
-
-#[test]
-fn a_limit_that_another_has_set_may_be_so_since_the_limit_was_read_last() {
-    let mut driver = Driver::attached();
-    let read_ns = driver.now().boottime_ns;
-    driver.now_ns += 60_000_000_000;
-    driver.observed.clear();
-    driver.qemu.as_mut().unwrap().vcpu_limit_milli = Ok(Some(250));
-    driver.feed(Input::Gap);
-    driver.settle();
-    let [seen] = driver.observed.as_slice() else { panic!("{:?}", driver.observed) };
-    assert_eq!(seen.change, Change::Vcpus(250));
-    assert!(seen.at.boottime_ns - seen.at.uncertainty_ns <= read_ns, "{seen:?}");
-}
-
-#[test]
-fn a_qemu_that_dies_while_the_kernel_is_told_is_billed_the_lesser_since_then() {
-    let mut driver = Driver::attached();
-    driver.observed.clear();
-    driver.feed(Input::Command(command("limit", Request::Scale(vcpus(500)))));
-    super::driver::until(&mut driver, |action| matches!(action, Action::LimitVcpus(..)));
-    let asked_ns = driver.now().boottime_ns;
-    driver.now_ns += 100_000_000;
-    driver.exit();
-    let limited = driver.observed.iter().find(|seen| seen.change == Change::Vcpus(500)).expect("the lesser");
-    assert!(limited.at.boottime_ns - limited.at.uncertainty_ns <= asked_ns, "{limited:?}");
-}
-
-#[test]
-fn a_destroy_waits_until_the_kernel_has_said_what_limits_the_sandbox() {
-    let mut driver = Driver::attached();
-    driver.feed(Input::Command(command("limit", Request::Scale(vcpus(500)))));
-    super::driver::until(&mut driver, |action| matches!(action, Action::LimitVcpus(..)));
-    let asked = driver.open.pop_front().unwrap();
-    driver.feed(Input::Command(command("end", Request::Destroy { graceful_ms: None })));
-    assert_eq!(driver.sandbox.underway().unwrap().0.request_id, "limit");
-    driver.answer_well(asked);
-    assert!(driver.observed.iter().any(|seen| seen.change == Change::Vcpus(500)));
-}
-
-#[test]
-fn a_guest_that_shuts_down_while_the_kernel_is_told_is_billed_the_lesser_until_then() {
-    for answer in [Answer::VcpusLimited(Some(500)), Answer::Failed(Refusal::new(Reason::QemuDied, "gone"))] {
-        let mut driver = Driver::attached();
-        driver.observed.clear();
-        driver.feed(Input::Command(command("limit", Request::Scale(vcpus(500)))));
-        super::driver::until(&mut driver, |action| matches!(action, Action::LimitVcpus(..)));
-        let token = token_of(&driver.open.pop_front().unwrap()).unwrap();
-        let asked_ns = driver.now().boottime_ns;
-        driver.now_ns += 100_000_000;
-        driver.event("SHUTDOWN", json!({}));
-        let place = |change| driver.observed.iter().position(|seen| seen.change == change);
-        let limited = place(Change::Vcpus(500)).expect("the lesser");
-        assert!(Some(limited) < place(Change::State(BillingState::Paused)), "{:?}", driver.observed);
-        let at = driver.observed[limited].at;
-        assert!(at.boottime_ns - at.uncertainty_ns <= asked_ns, "{at:?}");
-        let vcpus_milli = if matches!(answer, Answer::Failed(_)) { 2_000 } else { 500 };
-        driver.feed(Input::Answer(token, answer));
-        assert_eq!(
-            driver.sandbox.core().shape.vcpus_milli,
-            vcpus_milli,
-            "what the kernel said counts after it"
-        );
-    }
 }
