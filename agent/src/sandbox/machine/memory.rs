@@ -23,8 +23,9 @@ enum Source {
     Asked(Stamp),
     /// An event that arrived then told of one device, of another what was known.
     Event(Stamp),
-    /// Not at all until this stamp: QEMU was out of sight, and may have told anybody anything.
-    Unseen(Stamp),
+    /// Not at all until this stamp: QEMU was out of sight, and may have told anybody anything. And since when the size of
+    /// one may have been on its way to something else by then.
+    Unseen(Stamp, Stamp),
 }
 
 /// What every device had at one time, in the order of the survey.
@@ -46,7 +47,8 @@ impl Told {
     fn since(&self) -> Stamp {
         match self.source {
             Source::Asked(asked) => asked,
-            Source::Event(_) | Source::Unseen(_) => self.at,
+            Source::Event(_) => self.at,
+            Source::Unseen(_, known) => known,
         }
     }
 }
@@ -64,7 +66,7 @@ impl Sizes {
             stamp.boottime_ns.saturating_add(late_ns) < at.boottime_ns
         };
         let unseen_until = |told: &Told| match told.source {
-            Source::Unseen(until) => until,
+            Source::Unseen(until, _) => until,
             Source::Asked(_) | Source::Event(_) => told.at,
         };
         // The last one before that time says what was then.
@@ -79,16 +81,21 @@ impl Sizes {
     /// QEMU is seen again, and was not from `at` on, when the devices had what was told last, or this where nothing was.
     pub(super) fn unseen(&mut self, at: Stamp, until: Stamp, devices: &[MemoryDevice]) {
         let at = self.seen_before(at);
-        let before = self.first_after(at).checked_sub(1).and_then(|index| self.0.get(index));
+        let next = self.first_after(at);
+        let before = next.checked_sub(1).and_then(|index| self.0.get(index));
         let had = before.filter(|told| told.at.boot == at.boot && told.bytes.len() == devices.len());
         let bytes = had.map_or_else(|| bytes_of(devices), |told| told.bytes.clone());
-        self.insert(at, Source::Unseen(until), bytes);
+        // What was asked for by then and answered otherwise may have been on its way to that.
+        let is_answer = |told: &Told| told.since().boottime_ns <= at.boottime_ns && told.bytes != bytes;
+        let changed = had.is_some() && self.0.get(next).is_some_and(is_answer);
+        let known = self.known_before(next).filter(|_| changed).unwrap_or(at);
+        self.insert(at, Source::Unseen(until, known), bytes);
     }
 
     /// The last moment before another at which QEMU was seen: what is asked while it is found again is answered of later.
     fn seen_before(&self, at: Stamp) -> Stamp {
         let unseen_at = |told: &&Told| {
-            matches!(told.source, Source::Unseen(until) if until.boottime_ns >= at.boottime_ns)
+            matches!(told.source, Source::Unseen(until, _) if until.boottime_ns >= at.boottime_ns)
                 && told.at.boot == at.boot
                 && told.at.boottime_ns < at.boottime_ns
         };
@@ -97,7 +104,7 @@ impl Sizes {
 
     /// What the ledger says that they had at a stamp, by an agent that was killed: what was told until now is missed.
     pub(super) fn recovered(&mut self, at: Stamp, now: Stamp, bytes: Vec<u64>) {
-        self.0.push_back(Told::new(at, Source::Unseen(now), bytes));
+        self.0.push_back(Told::new(at, Source::Unseen(now, at), bytes));
     }
 
     /// The host has slept, and QEMU with it.
@@ -188,19 +195,21 @@ impl Sizes {
             Source::Asked(_) => None,
             // It was sent shortly before, and the next one waits from then on.
             Source::Event(arrived) => Some(since_ns(arrived)),
-            Source::Unseen(until) => Some(since_ns(until)),
+            Source::Unseen(until, _) => Some(since_ns(until)),
         });
         if !unsettled && told_ns.is_none_or(|ns| ns >= HELD_BACK_NS) {
             return 0;
         }
-        let known_ns = before().find_map(|told| match told.source {
-            Source::Asked(asked) => Some(since_ns(asked)),
-            // One device's event says nothing of the others.
-            Source::Event(_) if told.bytes.len() > 1 => None,
-            Source::Event(_) | Source::Unseen(_) => Some(since_ns(told.at)),
-        });
-        let oldest = self.0.front().filter(|told| told.at.boottime_ns < at.boottime_ns);
-        known_ns.or_else(|| oldest.map(|oldest| since_ns(oldest.at))).unwrap_or(0)
+        let count = self.0.partition_point(|told| told.at.boottime_ns < at.boottime_ns);
+        self.known_before(count).map_or(0, since_ns)
+    }
+
+    /// Since when the first so many say what all devices had.
+    fn known_before(&self, count: usize) -> Option<Stamp> {
+        // One device's event says nothing of the others.
+        let of_all = |told: &&Told| !matches!(told.source, Source::Event(_)) || told.bytes.len() == 1;
+        let known = self.0.range(..count).rev().find(of_all);
+        known.or_else(|| self.0.front().filter(|_| count > 0)).map(Told::since)
     }
 
     /// What every device has now, as far as is told.

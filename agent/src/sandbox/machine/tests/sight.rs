@@ -3,7 +3,7 @@
 use dormouse_metering::{BillingState, Change};
 use serde_json::json;
 
-use super::driver::{Driver, MIB, device, until};
+use super::driver::{Driver, MIB, at, command, device, pause, until};
 use crate::sandbox::command::{Method, Request};
 use crate::sandbox::machine::{Action, Input, QemuEvent};
 
@@ -72,6 +72,28 @@ fn a_size_that_is_told_after_something_was_missed_may_be_so_since_before_that() 
     driver.event("MEMORY_DEVICE_SIZE_CHANGE", json!({"id": "vm0", "size": 512 * MIB}));
     let since_ns = since_ns(&driver, Change::Plugged(512 * MIB));
     assert!(since_ns.is_some_and(|since_ns| since_ns <= missed_ns), "{since_ns:?}");
+}
+
+#[test]
+fn a_size_that_was_on_its_way_when_qemu_was_asked_is_uncertain_since_before_that_whatever_was_missed_since() {
+    let mut driver = Driver::attached();
+    driver.event("MEMORY_DEVICE_SIZE_CHANGE", json!({"id": "vm0", "size": 512 * MIB}));
+    let known_ns = driver.now_ns;
+    driver.now_ns += SECOND / 2;
+    driver.feed(Input::Command(command("c1", pause())));
+    until(&mut driver, |action| matches!(action, Action::Qmp(_, qmp) if qmp.name == "query-memory-devices"));
+    // It has given back all in steps, the last of which comes as it is asked.
+    driver.qemu.as_mut().unwrap().devices = vec![device("vm0", 0)];
+    let asked = driver.open.pop_front().unwrap();
+    let last = at(driver.now_ns + 200_000);
+    driver.now_ns += 600_000;
+    driver.answer_well(asked);
+    driver.feed(Input::Gap);
+    driver.now_ns += 30_000_000;
+    let detail = json!({"id": "vm0", "size": 0});
+    driver.feed(Input::Event(QemuEvent { name: "MEMORY_DEVICE_SIZE_CHANGE".to_owned(), at: last, detail }));
+    let since_ns = since_ns(&driver, Change::Plugged(0));
+    assert!(since_ns.is_some_and(|since_ns| since_ns <= known_ns), "{since_ns:?} {known_ns}");
 }
 
 #[test]
