@@ -9,7 +9,7 @@ use dormouse::sandbox::machine::{
 };
 use dormouse::sandbox::refusal::{Reason, Refusal};
 use dormouse::sandbox::snapshot::Manifest;
-use dormouse_ledger::{Record, SandboxKey};
+use dormouse_ledger::{PluggedByDevice, Record, SandboxKey};
 use dormouse_metering::{BillingState, Cause, Change, CommandId, Observation};
 
 use crate::ledger::{Became, Entry, Unit, Waiter};
@@ -183,7 +183,7 @@ impl World {
         let durable = Waiter::Durable((number, of), token);
         match announcement {
             Announcement::Attached { command, survey, process, at, shape, state } => {
-                let devices = survey.plugged_by_device();
+                let devices = survey.plugged_by_device(at);
                 self.begin_life(number, token, &command, (process, devices), (at, shape, state));
             }
             Announcement::Reattached(_, process) => {
@@ -215,7 +215,7 @@ impl World {
         number: usize,
         token: Token,
         command: &Command,
-        (process, devices): (ProcessIdentity, Option<Vec<u64>>),
+        (process, devices): (ProcessIdentity, Option<PluggedByDevice>),
         (at, shape, state): (dormouse_metering::Stamp, dormouse_metering::Shape, BillingState),
     ) {
         let guest = &self.guests[number];
@@ -235,7 +235,7 @@ impl World {
         let mut entries =
             vec![Entry::Intent(command.clone(), generation), Entry::Seen(key.clone(), process, state)];
         entries.extend(record.and_then(slices));
-        entries.extend(devices.map(|bytes| Entry::PluggedByDevice(key.clone(), bytes)));
+        entries.extend(devices.map(|plugged| Entry::PluggedByDevice(key.clone(), plugged)));
         entries.push(Entry::Outcome(command.clone(), Ok(outcome)));
         let of = self.seat(number).map_or(0, |seat| seat.number);
         self.submit(false, entries, Waiter::Recorded((number, of), token, key));
@@ -251,10 +251,9 @@ impl World {
         let Some(agent) = self.agent.as_mut() else { return };
         match agent.accounts.observe(&key, false, observation.clone(), now) {
             Ok(record) => {
-                let devices = self
-                    .seat(number)
-                    .and_then(|seat| seat.machine.core().plugged_by_device(&observation.change));
-                let devices = devices.map(|bytes| Entry::PluggedByDevice(key.clone(), bytes));
+                let devices =
+                    self.seat(number).and_then(|seat| seat.machine.core().plugged_by_device(observation));
+                let devices = devices.map(|plugged| Entry::PluggedByDevice(key.clone(), plugged));
                 let ended = (observation.change == Change::Ended).then_some(Entry::Ended(key, at));
                 let slices = record.and_then(slices);
                 let entries: Vec<Entry> = ended.into_iter().chain(slices).chain(devices).collect();

@@ -8,7 +8,7 @@ use dormouse::sandbox::command::{Command, Outcome};
 use dormouse::sandbox::machine::Token;
 use dormouse::sandbox::refusal::Refusal;
 use dormouse::sandbox::snapshot::Manifest;
-use dormouse_ledger::{SandboxKey, SliceBatch};
+use dormouse_ledger::{PluggedByDevice, SandboxKey, SliceBatch};
 use dormouse_metering::{BillingState, BootId, Meter, Observation, OpenSlice, Slice, Stamp};
 
 /// One thing to make durable.
@@ -19,7 +19,7 @@ pub(crate) enum Entry {
     Unheard(SandboxKey, Stamp),
     NobodyHeard(Stamp),
     Lifecycle(SandboxKey, BillingState),
-    PluggedByDevice(SandboxKey, Vec<u64>),
+    PluggedByDevice(SandboxKey, PluggedByDevice),
     Slices(SliceBatch),
     Intent(Command, i64),
     Outcome(Command, Result<Outcome, Refusal>),
@@ -83,7 +83,7 @@ pub(crate) struct Row {
     /// Since when its QEMU is not heard.
     pub(crate) unheard: Option<Stamp>,
     /// What each of several memory devices had.
-    pub(crate) plugged_by_device: Option<Vec<u64>>,
+    pub(crate) plugged_by_device: Option<PluggedByDevice>,
     /// When the slices began that were open once, by their numbers: the boot, and boottime.
     pub(crate) starts: BTreeMap<u64, (BootId, u64)>,
     /// The same, of those that were to be, before what was pending became final at once.
@@ -234,9 +234,9 @@ impl Ledger {
                     row.lifecycle = *state;
                 }
             }
-            Entry::PluggedByDevice(key, bytes) => {
+            Entry::PluggedByDevice(key, plugged) => {
                 if let Some(row) = self.row(key) {
-                    row.plugged_by_device = Some(bytes.clone());
+                    row.plugged_by_device = Some(plugged.clone());
                 }
             }
             Entry::Slices(batch) => self.slices(batch),

@@ -62,6 +62,7 @@ const FOUND_SOMETHING_WITH_SEVERAL: &[u64] = &[
     102_031_860,
     102_071_666,
     103_047_675,
+    241_174_266,
 ];
 
 /// The same where the host is booted again, or guests are limited.
@@ -84,6 +85,7 @@ const FOUND_SOMETHING_AT_A_BOOT: &[u64] = &[
     302_026_678,
     303_029_223,
     341_042_019,
+    350_004_169,
 ];
 
 fn number(name: &str) -> Option<u64> {

@@ -60,7 +60,7 @@ pub use records::{
     Anchor, AttachmentUpdate, CommandIntent, CommandOutcome, Denial, LifecycleEvent, OutcomeStatus, Record,
     SandboxSeen, SinkNames, SinkProgress, SinkTerms, SliceBatch, Snapshot, SnapshotState, TagSet, Watermark,
 };
-pub use rows::{CommandRow, OutboxRow, OutcomeRow, SandboxRow, SliceRow};
+pub use rows::{CommandRow, OutboxRow, OutcomeRow, PluggedByDevice, SandboxRow, SliceRow};
 pub use tags::{validate_tag_key, validate_tags};
 pub use time::rfc3339;
 pub use tokens::{Role, Token};

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use dormouse_metering::{BootId, CommandId, Observation, OpenSlice, Slice, Stamp};
 use serde_json::Value;
 
-use crate::SandboxKey;
+use crate::{PluggedByDevice, SandboxKey};
 
 /// One thing to make durable. A unit of several is applied whole or not at all.
 #[derive(Clone, Debug)]
@@ -18,8 +18,8 @@ pub enum Record {
     Unheard(SandboxKey, Stamp),
     /// No QEMU is heard since this stamp: the agent was not there.
     NobodyHeard(Stamp),
-    /// What each of a sandbox's memory devices has plugged, in bytes, with the observation that says what all have.
-    PluggedByDevice(SandboxKey, Vec<u64>),
+    /// What each of a sandbox's memory devices has plugged, with the observation that says what all have.
+    PluggedByDevice(SandboxKey, PluggedByDevice),
     /// Slices became final, and what stays open behind them.
     Slices(SliceBatch),
     /// A command was asked for. A unit whose intent is already known is answered with

@@ -159,9 +159,9 @@ pub struct SandboxRow {
     pub lifecycle: String,
     /// Since when its QEMU is not heard; `None` while it is.
     pub unheard: Option<Stamp>,
-    /// What each of its memory devices had plugged when its memory was observed last, in bytes; `None` where that was not
-    /// told: of one device the shape says it.
-    pub plugged_by_device: Option<Vec<u64>>,
+    /// What each of its memory devices had plugged when its memory was observed last; `None` where that was not told: of one
+    /// device the shape says it.
+    pub plugged_by_device: Option<PluggedByDevice>,
     /// When the ledger first saw it, in nanoseconds since the Unix epoch.
     pub created_unix_ns: i64,
     /// When its life ended.
@@ -170,6 +170,17 @@ pub struct SandboxRow {
     pub open: Option<OpenSlice>,
     /// What is observed and not final yet, in order.
     pub pending: Vec<Observation>,
+}
+
+/// What each of several memory devices has plugged, with an observation that says what all have.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PluggedByDevice {
+    /// At the observation's stamp, in bytes.
+    pub bytes: Vec<u64>,
+    /// At the least since that may have been so, which is as long before the stamp as it is uncertain, in bytes.
+    pub least_bytes: Vec<u64>,
+    /// The stamp, in nanoseconds of `CLOCK_BOOTTIME`.
+    pub at_boottime_ns: u64,
 }
 
 /// A command as the ledger knows it.

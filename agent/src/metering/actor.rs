@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use dormouse_ledger::{
     Anchor, AttachmentUpdate, Class, CommandIntent, CommandOutcome, Committed, Done, LedgerError,
-    LifecycleEvent, Reader, Record, Recovery, SandboxKey, SandboxSeen, Snapshot, TagSet, Watermark, Writer,
+    LifecycleEvent, PluggedByDevice, Reader, Record, Recovery, SandboxKey, SandboxSeen, Snapshot, TagSet,
+    Watermark, Writer,
 };
 use dormouse_metering::{BillingState, Cause, Change, CommandId, Observation, Shape, Stamp};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -69,8 +70,8 @@ pub struct Beginning {
     pub shape: Shape,
     /// What it is billed as.
     pub state: BillingState,
-    /// What each of its memory devices has plugged, where there are several, in bytes.
-    pub plugged_by_device: Option<Vec<u64>>,
+    /// What each of its memory devices has plugged, where there are several.
+    pub plugged_by_device: Option<PluggedByDevice>,
 }
 
 /// A command that has come to its end.
@@ -95,8 +96,8 @@ pub struct Ending {
 pub struct Seen {
     /// What was seen.
     pub observation: Observation,
-    /// What each of its memory devices has plugged by it, where it is of the memory and there are several, in bytes.
-    pub plugged_by_device: Option<Vec<u64>>,
+    /// What each of its memory devices has plugged by it, where it is of the memory and there are several.
+    pub plugged_by_device: Option<PluggedByDevice>,
     /// Whoever waits until it is in the ledger's file, which is not to say on the disk.
     pub written: Option<oneshot::Sender<()>>,
 }
@@ -318,7 +319,7 @@ impl State {
             Record::Tags(TagSet { org, sandbox, tags, at_unix_ns: at.wall_ns }),
         ]);
         records.extend(slices);
-        records.extend(plugged_by_device.map(|bytes| Record::PluggedByDevice(key.clone(), bytes)));
+        records.extend(plugged_by_device.map(|plugged| Record::PluggedByDevice(key.clone(), plugged)));
         if is_attach {
             records.push(Record::Outcome(entries::outcome_of(&command, at, &outcome)));
             records.push(Record::Lifecycle(after_event(&key, &command, at, &outcome)));
@@ -369,7 +370,7 @@ impl State {
                     // A sandbox that is gone needs not be told.
                     let _ = written.map(|written| written.send(()));
                 });
-                let devices = plugged_by_device.map(|bytes| Record::PluggedByDevice(key.clone(), bytes));
+                let devices = plugged_by_device.map(|plugged| Record::PluggedByDevice(key.clone(), plugged));
                 self.happened(class, record.into_iter().chain(devices).collect(), done);
             }
             Err(refused) => {

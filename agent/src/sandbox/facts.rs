@@ -1,6 +1,7 @@
 //! What a survey of a sandbox's QEMU has found.
 
-use dormouse_metering::{RunState, Shape};
+use dormouse_ledger::PluggedByDevice;
+use dormouse_metering::{RunState, Shape, Stamp};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -120,10 +121,11 @@ impl Survey {
         }
     }
 
-    /// What each memory device has plugged, in bytes, in the order of the survey: of one device the shape says it.
-    pub fn plugged_by_device(&self) -> Option<Vec<u64>> {
-        let several = self.memory_devices.len() > 1;
-        several.then(|| self.memory_devices.iter().map(|device| device.size_bytes).collect())
+    /// What each memory device has plugged at a stamp, in the order of the survey: of one device the shape says it.
+    pub fn plugged_by_device(&self, at: Stamp) -> Option<PluggedByDevice> {
+        let bytes: Vec<u64> = self.memory_devices.iter().map(|device| device.size_bytes).collect();
+        let least_bytes = bytes.clone();
+        (bytes.len() > 1).then_some(PluggedByDevice { bytes, least_bytes, at_boottime_ns: at.boottime_ns })
     }
 
     /// The run state folded for billing, or `None` for one that this version does not know.

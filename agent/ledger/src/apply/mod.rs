@@ -50,7 +50,7 @@ impl Apply<'_> {
             Record::Attachment(update) => self.attachment(update),
             Record::Unheard(key, since) => self.unheard(key, *since),
             Record::NobodyHeard(since) => self.nobody_heard(*since),
-            Record::PluggedByDevice(key, bytes) => self.plugged_by_device(key, bytes),
+            Record::PluggedByDevice(key, plugged) => self.plugged_by_device(key, plugged),
             Record::Slices(batch) => self.slices(batch),
             Record::Outcome(outcome) => self.outcome(outcome),
             Record::Tags(tags) => self.tags(tags),

@@ -7,7 +7,7 @@ use dormouse_metering::Stamp;
 use super::Apply;
 use crate::encode::int;
 use crate::outbox::Draft;
-use crate::{AttachmentUpdate, LedgerError, LifecycleEvent, SandboxKey, SandboxSeen};
+use crate::{AttachmentUpdate, LedgerError, LifecycleEvent, PluggedByDevice, SandboxKey, SandboxSeen};
 
 const FIND: &str =
     "SELECT pk, created_unix_ns, plan FROM sandboxes WHERE org = ?1 AND sandbox = ?2 AND generation = ?3";
@@ -103,8 +103,12 @@ impl Apply<'_> {
         Ok(())
     }
 
-    pub(super) fn plugged_by_device(&self, key: &SandboxKey, bytes: &[u64]) -> Result<(), LedgerError> {
-        let values = (self.pk(key)?, serde_json::json!(bytes).to_string());
+    pub(super) fn plugged_by_device(
+        &self,
+        key: &SandboxKey,
+        plugged: &PluggedByDevice,
+    ) -> Result<(), LedgerError> {
+        let values = (self.pk(key)?, serde_json::json!(plugged).to_string());
         self.conn.prepare_cached(PLUGGED)?.execute(values)?;
         Ok(())
     }

@@ -4,7 +4,7 @@ use dormouse_ledger::{Ledger, Reader};
 use dormouse_metering::BillingState;
 use rusqlite::Connection;
 
-use crate::support::{BEGAN, Place, SECOND, host, written};
+use crate::support::{BEGAN, Life, Place, SECOND, facts, host, key, written};
 
 /// A copy of the last slice with one column changed, as slice 4 behind the third.
 fn insert_fourth(conn: &Connection, changed: &str, value: &str) -> Result<usize, rusqlite::Error> {
@@ -174,7 +174,7 @@ fn an_open_slice_that_does_not_follow_the_last_closed_one_is_refused() {
 fn a_life_that_has_ended_takes_no_slice_and_stays_ended() {
     let (place, mut life) = written();
     let last = life.cut(1, dormouse_metering::Cause::Death, None);
-    crate::support::facts(&place.open(), vec![life.end(vec![last])]).unwrap();
+    facts(&place.open(), vec![life.end(vec![last])]).unwrap();
     let conn = place.raw();
     let ended: i64 = conn.query_row("SELECT ended_unix_ns FROM sandboxes", [], |row| row.get(0)).unwrap();
     assert_eq!(ended, BEGAN + 23 * SECOND);
@@ -224,6 +224,20 @@ fn an_empty_file_is_migrated_and_a_second_opening_changes_nothing() {
     let migrations = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations")).unwrap();
     assert_eq!(version, i64::try_from(migrations.count()).unwrap());
     assert!(place.reader().audit().unwrap().is_clean());
+}
+
+#[test]
+fn what_a_ledger_of_version_10_says_of_each_memory_device_is_read_as_it_is() {
+    let place = Place::new();
+    let life = Life::begins(key("org", "sb"));
+    facts(&place.open(), vec![life.seen(), life.record(Vec::new())]).unwrap();
+    let old = place.raw();
+    old.execute("UPDATE attachments SET plugged_by_device = '[512,256]'", []).unwrap();
+    old.pragma_update(None, "user_version", 10).unwrap();
+    drop(old);
+    let ledger = place.open();
+    let read = ledger.reader().unwrap().recovery().unwrap().sandboxes.remove(0).plugged_by_device.unwrap();
+    assert_eq!((read.bytes, read.least_bytes, read.at_boottime_ns), (vec![512, 256], vec![512, 256], 0));
 }
 
 #[test]

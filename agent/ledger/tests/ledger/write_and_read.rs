@@ -1,7 +1,9 @@
 //! What is written is what is read.
 
 use crate::support::{BEGAN, Life, Place, SECOND, facts, key, stamp};
-use dormouse_ledger::{AttachmentUpdate, Class, Committed, Record, SandboxFilter, SliceQuery};
+use dormouse_ledger::{
+    AttachmentUpdate, Class, Committed, PluggedByDevice, Record, SandboxFilter, SliceQuery,
+};
 use dormouse_metering::Cause;
 
 #[test]
@@ -42,7 +44,8 @@ fn what_each_memory_device_had_is_read_as_it_was_told_last_however_qemu_is_found
     let known = || ledger.reader().unwrap().recovery().unwrap().sandboxes.remove(0).plugged_by_device;
     assert_eq!(known(), None);
     for bytes in [vec![512 << 20, 0], vec![0, 512 << 20]] {
-        let told = Record::PluggedByDevice(key("org", "sb"), bytes.clone());
+        let plugged = PluggedByDevice { bytes, least_bytes: vec![0, 0], at_boottime_ns: 7 };
+        let told = Record::PluggedByDevice(key("org", "sb"), plugged.clone());
         facts(&ledger, vec![told, life.record(Vec::new())]).unwrap();
         let update = AttachmentUpdate {
             key: key("org", "sb"),
@@ -51,6 +54,6 @@ fn what_each_memory_device_had_is_read_as_it_was_told_last_however_qemu_is_found
             plan: None,
         };
         facts(&ledger, vec![Record::Attachment(update)]).unwrap();
-        assert_eq!(known(), Some(bytes));
+        assert_eq!(known(), Some(plugged));
     }
 }

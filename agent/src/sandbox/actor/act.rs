@@ -103,7 +103,7 @@ impl State {
     }
 
     fn observe(&self, observation: Observation, written: Option<oneshot::Sender<()>>) {
-        let plugged_by_device = self.machine.core().plugged_by_device(&observation.change);
+        let plugged_by_device = self.machine.core().plugged_by_device(&observation);
         let seen = metering::Seen { observation, plugged_by_device, written };
         self.tell_metering(metering::Message::Observe(self.ledger_key(), Box::new(seen)));
     }

@@ -73,7 +73,7 @@ pub(super) fn beginning(
     };
     let prepaid = environment.prepaid_plans.contains(&plan);
     let attachment = Attachment::of(core, survey, process).to_json();
-    let plugged_by_device = survey.plugged_by_device();
+    let plugged_by_device = survey.plugged_by_device(at);
     Beginning { command, plan, prepaid, tags, attachment, at, shape, state, plugged_by_device }
 }
 

@@ -191,11 +191,11 @@ impl Core {
         self.limiting = None;
     }
 
-    /// A limit that the kernel is being told, and may have taken by then.
+    /// A limit that the kernel is being told, and may have taken by then. Of more the bill knows nothing, and says since when.
     pub(super) fn observe_limit_in_flight(&mut self, at: Stamp, actions: &mut Vec<Action>) {
         if let Some((asked, milli)) = self.limiting {
-            let least = milli.min(self.shape.vcpus_milli);
-            self.observe(reaching_back(at, asked), Change::Vcpus(least), (Cause::Resync, None), actions);
+            let change = if milli > self.shape.vcpus_milli { Change::Mark } else { Change::Vcpus(milli) };
+            self.observe(reaching_back(at, asked), change, (Cause::Resync, None), actions);
         }
     }
 

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 
+use dormouse_ledger::PluggedByDevice;
 use dormouse_metering::{Cause, Change, CommandId, Observation, Stamp};
 use serde_json::{Value, json};
 
@@ -102,9 +103,15 @@ impl Sizes {
         self.0.iter().find(unseen_at).map_or(at, |told| told.at)
     }
 
-    /// What the ledger says that they had at a stamp, by an agent that was killed: what was told until now is missed.
-    pub(super) fn recovered(&mut self, at: Stamp, now: Stamp, bytes: Vec<u64>) {
-        self.0.push_back(Told::new(at, Source::Unseen(now, at), bytes));
+    /// What the ledger says that they had, by an agent that was killed, and through when that is known: what was told until
+    /// now is missed.
+    pub(super) fn recovered(&mut self, known: Stamp, now: Stamp, plugged: PluggedByDevice) {
+        let mut had = |at, bytes| self.0.push_back(Told::new(at, Source::Unseen(now, at), bytes));
+        let unknown_ns = plugged.at_boottime_ns.saturating_sub(known.boottime_ns);
+        if unknown_ns > 0 {
+            had(known, plugged.least_bytes);
+        }
+        had(known.later_by(unknown_ns), plugged.bytes);
     }
 
     /// The host has slept, and QEMU with it.
@@ -130,10 +137,7 @@ impl Sizes {
 
     /// The same of what was told before the one of this index.
     fn least_among(&self, until: usize, window: Stamp, now: &[u64]) -> Option<(Stamp, u64)> {
-        let start_ns = window.boottime_ns.saturating_sub(window.uncertainty_ns);
-        let had_by = |index: &usize| self.0[*index].since().boottime_ns <= start_ns;
-        let from = (0..until).rev().find(had_by).unwrap_or(0);
-        let had = || self.0.range(from..until).filter(|told| told.bytes.len() == now.len());
+        let had = || self.told_in(window, until).filter(|told| told.bytes.len() == now.len());
         let sum: u64 = now.iter().sum();
         if now.len() > 1 && had().next().is_none() {
             // Nothing is known of what each had: any of them may have had nothing.
@@ -150,6 +154,22 @@ impl Sizes {
             }
         }
         least
+    }
+
+    /// What was told of a window, by what was told before the one of this index.
+    fn told_in(&self, window: Stamp, until: usize) -> impl DoubleEndedIterator<Item = &Told> {
+        let start_ns = window.boottime_ns.saturating_sub(window.uncertainty_ns);
+        let had_by = |index: &usize| self.0[*index].since().boottime_ns <= start_ns;
+        self.0.range((0..until).rev().find(had_by).unwrap_or(0)..until)
+    }
+
+    /// What each may have had at the least in a window at whose end they have `now`.
+    fn least_of_each(&self, window: Stamp, now: &[u64]) -> Vec<u64> {
+        let mut each = now.to_vec();
+        for told in self.told_in(window, self.0.len()).filter(|told| told.bytes.len() == now.len()) {
+            each.iter_mut().zip(&told.bytes).for_each(|(least, had)| *least = (*least).min(*had));
+        }
+        each
     }
 
     fn first_after(&self, at: Stamp) -> usize {
@@ -314,10 +334,11 @@ impl Core {
         }
     }
 
-    /// What each of several devices has plugged, in bytes, where a change is of the memory: the shape says what all have.
-    pub fn plugged_by_device(&self, change: &Change) -> Option<Vec<u64>> {
-        let of_memory = matches!(change, Change::Plugged(_) | Change::Holds(..));
-        self.survey.as_ref().filter(|_| of_memory).and_then(Survey::plugged_by_device)
+    /// What each of several devices has plugged, where an observation is of the memory: the shape says what all have.
+    pub fn plugged_by_device(&self, seen: &Observation) -> Option<PluggedByDevice> {
+        let of_memory = matches!(seen.change, Change::Plugged(_) | Change::Holds(..));
+        let has = self.survey.as_ref().filter(|_| of_memory)?.plugged_by_device(seen.at)?;
+        Some(PluggedByDevice { least_bytes: self.sizes.least_of_each(seen.at, &has.bytes), ..has })
     }
 
     pub(super) fn has_one_device(&self) -> bool {

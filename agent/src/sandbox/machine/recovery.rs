@@ -17,6 +17,7 @@
 //! Where QEMU lives and does not answer, a destroy kills it, and so do a hibernation whose snapshot is recorded and a
 //! power-cycle that was seen to have told it to quit.
 
+use dormouse_ledger::PluggedByDevice;
 use dormouse_metering::{BillingState, Cause, Change, CommandId, Observation, OpenSlice, Stamp};
 
 use super::core::{Core, Link, Phase};
@@ -47,8 +48,8 @@ pub struct Recovered {
     pub ran: bool,
     /// What is durable of its life.
     pub last_sign: Option<LastSign>,
-    /// What each of several memory devices had plugged when its memory was observed last, in bytes.
-    pub plugged_by_device: Option<Vec<u64>>,
+    /// What each of several memory devices had plugged when its memory was observed last.
+    pub plugged_by_device: Option<PluggedByDevice>,
 }
 
 /// The last sign of a life that is durable.
@@ -185,9 +186,10 @@ impl Sandbox {
             sandbox.core.missed = Some(known);
             // What is of another time than the sum says nothing.
             let sum = sandbox.core.shape.memory_plugged_bytes;
-            let of_devices = recovered.plugged_by_device.filter(|bytes| bytes.iter().sum::<u64>() == sum);
-            if let Some(bytes) = of_devices {
-                sandbox.core.sizes.recovered(known.sizes, now, bytes);
+            let of_devices =
+                recovered.plugged_by_device.filter(|plugged| plugged.bytes.iter().sum::<u64>() == sum);
+            if let Some(plugged) = of_devices {
+                sandbox.core.sizes.recovered(known.sizes, now, plugged);
             }
         }
         if let Some(result) = sandbox.resolve_suppression() {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use dormouse_ledger::PluggedByDevice;
 use dormouse_metering::{Cause, Change, Observation, Shape, Stamp};
 use serde_json::json;
 
@@ -9,22 +10,35 @@ use super::driver::{BASE, Driver, MIB, Qemu, at, attach, device, identity, key};
 use crate::sandbox::facts::Survey;
 use crate::sandbox::machine::{Core, Input, LastSign, Phase, Recovered, Sandbox, Settings};
 
+/// When the last sign is that the ledger has of it.
+const SIGN: Stamp = at(990_000_000_000);
+
+/// What the ledger has of two devices, in MiB, the least since the last sign, and so long after that.
+fn plugged(mib: [u64; 2], least_mib: [u64; 2], after_ns: u64) -> PluggedByDevice {
+    let bytes = |mib: [u64; 2]| mib.map(|mib| mib * MIB).to_vec();
+    let at_boottime_ns = SIGN.boottime_ns + after_ns;
+    PluggedByDevice { bytes: bytes(mib), least_bytes: bytes(least_mib), at_boottime_ns }
+}
+
 /// What is told of the memory by an agent that is started with this in the ledger, 10 s after the last sign, and finds
 /// the two devices so.
 fn found_again(in_ledger: Option<[u64; 2]>, mib: [u64; 2]) -> Vec<Observation> {
+    found_after(in_ledger.map(|mib| plugged(mib, mib, 0)), mib)
+}
+
+fn found_after(plugged_by_device: Option<PluggedByDevice>, mib: [u64; 2]) -> Vec<Observation> {
     let mut qemu = Qemu::new(100);
     qemu.devices = vec![device("vm0", mib[0]), device("vm1", mib[1])];
     let mut core = Core::new(key(), PathBuf::from("/run/dormouse/sb-1.qmp"), Settings::default());
     (core.phase, core.generation, core.process) = (Phase::Attached, 7, Some(identity(100)));
     core.shape = Shape { memory_plugged_bytes: 512 * MIB, memory_base_bytes: BASE, ..qemu.survey().shape() };
-    let sign = at(990_000_000_000);
     let recovered = Recovered {
         core,
         unfinished: Vec::new(),
         saved: None,
         ran: true,
-        last_sign: Some(LastSign { at: sign, told: sign, sizes: sign }),
-        plugged_by_device: in_ledger.map(|mib| mib.map(|mib| mib * MIB).to_vec()),
+        last_sign: Some(LastSign { at: SIGN, told: SIGN, sizes: SIGN }),
+        plugged_by_device,
     };
     let (sandbox, actions) = Sandbox::recover_from(recovered, at(1_000_000_000_000), true);
     let mut driver = Driver::of(sandbox, Some(qemu));
@@ -34,7 +48,7 @@ fn found_again(in_ledger: Option<[u64; 2]>, mib: [u64; 2]) -> Vec<Observation> {
     for seen in &driver.observed {
         assert_eq!(
             (seen.cause, seen.at.boottime_ns - seen.at.uncertainty_ns),
-            (Cause::Resync, sign.boottime_ns)
+            (Cause::Resync, SIGN.boottime_ns)
         );
     }
     driver.observed
@@ -54,6 +68,18 @@ fn what_one_device_gave_back_before_another_got_as_much_while_no_agent_was_there
 }
 
 #[test]
+fn what_each_had_at_the_least_while_that_was_uncertain_is_not_billed_where_one_had_changed_before_the_agent_was_there()
+ {
+    let recorded = |after_ns| Some(plugged([256, 256], [256, 0], after_ns));
+    // The first may have given its memory back before the second had any.
+    let found = |after_ns, mib| bytes(&found_after(recorded(after_ns), mib));
+    assert_eq!(found(1_000, [0, 512]), [Change::Plugged(0), Change::Plugged(512 * MIB)]);
+    assert_eq!(found(1_000, [256, 256]), [], "what was told of it stands");
+    // Known since.
+    assert_eq!(found(0, [0, 512]), [Change::Plugged(256 * MIB), Change::Plugged(512 * MIB)]);
+}
+
+#[test]
 fn of_devices_of_which_the_ledger_does_not_say_what_each_had_nothing_is_billed_until_they_are_found() {
     let unsaid = [Change::Plugged(0), Change::Plugged(512 * MIB)];
     assert_eq!(bytes(&found_again(None, [512, 0])), unsaid);
@@ -70,11 +96,25 @@ fn the_ledger_is_told_what_each_device_has_where_there_are_several_and_the_memor
     let told = |mib: &[u64], change| {
         let mut driver = Driver::attached();
         driver.sandbox.core.survey = Some(survey(mib));
-        driver.sandbox.core().plugged_by_device(&change)
+        let seen = Observation { at: SIGN, change, cause: Cause::Resize, command: None };
+        driver.sandbox.core().plugged_by_device(&seen)
     };
-    assert_eq!(told(&[128, 64], Change::Plugged(0)), Some(vec![128 * MIB, 64 * MIB]));
+    assert_eq!(told(&[128, 64], Change::Plugged(0)), Some(plugged([128, 64], [128, 64], 0)));
     assert_eq!(told(&[128, 64], Change::Mark), None);
     assert_eq!(told(&[128], Change::Plugged(0)), None);
+}
+
+#[test]
+fn the_ledger_is_told_what_each_device_had_at_the_least_while_what_is_told_is_uncertain() {
+    let mut driver = of_two([256, 512]);
+    told(&mut driver, "vm1", 128);
+    driver.observed.clear();
+    told(&mut driver, "vm0", 512);
+    let [.., seen] = driver.observed.as_slice() else { panic!("{:?}", driver.observed) };
+    let plugged = driver.sandbox.core().plugged_by_device(seen).unwrap();
+    assert_eq!(plugged.bytes, [512 * MIB, 128 * MIB]);
+    assert_eq!(plugged.least_bytes, [256 * MIB, 128 * MIB]);
+    assert_eq!(plugged.at_boottime_ns, seen.at.boottime_ns);
 }
 
 /// Attached with two devices that have this, and nothing observed yet.

@@ -25,7 +25,7 @@ pub(super) fn key() -> SandboxKey {
     SandboxKey { org: "acme".to_owned(), sandbox: "sb-1".to_owned() }
 }
 
-pub(super) fn at(boottime_ns: u64) -> Stamp {
+pub(super) const fn at(boottime_ns: u64) -> Stamp {
     let wall_ns = 1_767_227_400_000_000_000_i64.saturating_add_unsigned(boottime_ns);
     Stamp { boot: BOOT, boottime_ns, wall_ns, uncertainty_ns: 0 }
 }

@@ -95,6 +95,21 @@ fn a_qemu_that_dies_while_the_kernel_is_told_is_billed_the_lesser_since_then() {
 }
 
 #[test]
+fn a_qemu_that_dies_while_the_kernel_is_told_of_more_may_have_had_that_since_then_and_the_bill_says_so() {
+    let mut driver = Driver::attached();
+    driver.execute("c1", Request::Scale(vcpus(500))).unwrap();
+    driver.observed.clear();
+    driver.feed(Input::Command(command("limit", Request::Scale(vcpus(1500)))));
+    until(&mut driver, |action| matches!(action, Action::LimitVcpus(..)));
+    let asked_ns = driver.now().boottime_ns;
+    driver.now_ns += 100_000_000;
+    driver.exit();
+    let marked = driver.observed.iter().find(|seen| seen.change == Change::Mark).expect("a word");
+    assert!(marked.at.boottime_ns - marked.at.uncertainty_ns <= asked_ns, "{marked:?}");
+    assert_eq!(driver.sandbox.core().shape.vcpus_milli, 500);
+}
+
+#[test]
 fn a_destroy_waits_until_the_kernel_has_said_what_limits_the_sandbox() {
     let mut driver = Driver::attached();
     driver.feed(Input::Command(command("limit", Request::Scale(vcpus(500)))));
