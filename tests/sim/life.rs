@@ -354,8 +354,11 @@ impl World {
             seat.taken.push((command.request_id.clone(), now));
         }
         let asked = (number, command.request_id.clone());
-        if !self.asked.insert(asked.clone()) {
+        // The same joins what is under way, and is answered with it.
+        if self.asked.get(&asked).is_some_and(|request| *request != command.request) {
             self.asked_again.insert(asked);
+        } else {
+            self.asked.insert(asked, command.request.clone());
         }
         self.feed(number, Input::Command(command));
     }
@@ -368,7 +371,7 @@ impl World {
         let came_again = self.asked_again.remove(&(number, id.to_owned()));
         if reused && came_again {
             // Whoever has asked under that id first is yet to be answered.
-        } else if !self.asked.remove(&(number, id.to_owned())) {
+        } else if self.asked.remove(&(number, id.to_owned())).is_none() {
             let recovered = self.ledger.commands.contains_key(id);
             if !recovered {
                 self.violation(format!("{id} is answered, and nobody asked"));

@@ -26,7 +26,7 @@ struct Billed {
 impl World {
     /// Checks the whole history.
     pub(crate) fn judge(&mut self) {
-        for (_, id) in std::mem::take(&mut self.asked) {
+        for ((_, id), _) in std::mem::take(&mut self.asked) {
             self.violation(format!("{id} was never answered"));
         }
         for number in 0..self.guests.len() {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use dormouse::clock::{Clock, ManualTime};
 use dormouse::process::ProcessIdentity;
-use dormouse::sandbox::command::{Command, SandboxKey};
+use dormouse::sandbox::command::{Command, Request, SandboxKey};
 
 use crate::agent::Agent;
 use crate::boot::{Boot, PIDS_FROM};
@@ -108,8 +108,8 @@ pub(crate) struct World {
     pub(crate) agent: Option<Agent>,
     pub(crate) epoch: u64,
     pub(crate) restarted: u64,
-    pub(crate) asked: BTreeSet<(usize, String)>,
-    /// Of these, the requests whose id came once more before they were answered.
+    pub(crate) asked: BTreeMap<(usize, String), Request>,
+    /// Of these, the requests whose id came once more, for something else, before they were answered.
     pub(crate) asked_again: BTreeSet<(usize, String)>,
     pub(crate) ids: Vec<Command>,
     /// When each request id was used first.
@@ -176,7 +176,7 @@ impl World {
             agent: None,
             epoch: 0,
             restarted: 0,
-            asked: BTreeSet::new(),
+            asked: BTreeMap::new(),
             asked_again: BTreeSet::new(),
             ids: Vec::new(),
             asked_at: BTreeMap::new(),

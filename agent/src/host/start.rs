@@ -150,7 +150,7 @@ impl Running {
         // Stopping a supervisor stops the actors that it supervises.
         self.actor.stop(None);
         let (durable, flushed) = oneshot::channel();
-        let reply: metering::actor::Reply = Box::new(move |_| {
+        let reply: metering::Reply = Box::new(move |_| {
             // Whoever waited may have given up.
             let _ = durable.send(());
         });

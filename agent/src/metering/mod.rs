@@ -18,12 +18,12 @@
 pub mod accounts;
 pub mod actor;
 mod entries;
+mod message;
 
-pub use actor::{
-    Acknowledgement, Beginning, Ending, Message, Metering, MeteringHandle, Reply, Seen, Settings,
-};
+pub use actor::{Metering, MeteringHandle, Settings};
 pub(crate) use entries::{intent, outcome_of};
 pub use entries::{payload, stored_outcome};
+pub use message::{Acknowledgement, Beginning, Ending, Message, Reply, Seen};
 
 #[cfg(test)]
 mod tests;

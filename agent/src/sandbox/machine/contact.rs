@@ -3,8 +3,8 @@
 use dormouse_metering::{BillingState, Cause, Change, RunState, Shape, Stamp};
 
 use super::core::{Core, Link, Phase, Resync};
-use super::memory::bytes_of;
 use super::sight::reaching_back;
+use super::sizes::bytes_of;
 use super::{Action, Announcement, Answer, Notice, Token};
 use crate::process::ProcessIdentity;
 use crate::sandbox::facts::Survey;
@@ -40,10 +40,12 @@ impl Core {
             return false;
         }
         if self.memory_asked == Some(token) {
+            if !matches!(answer, Answer::Returned(_)) {
+                self.unsettled(now, actions);
+            }
             self.memory_asked = None;
-            match answer {
-                Answer::Returned(devices) => self.learn_memory(now, devices, actions),
-                _ => self.settle_later(actions),
+            if let Answer::Returned(devices) = answer {
+                self.learn_memory(now, devices, actions);
             }
             return false;
         }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use dormouse_metering::{BillingState, Cause, Change, CommandId, Observation, Shape, Stamp};
 
-use super::memory::Sizes;
 use super::sight::{Known, reaching_back};
+use super::sizes::Sizes;
 use super::{Action, QemuEvent, Token};
 use crate::process::ProcessIdentity;
 use crate::sandbox::command::{Method, SandboxKey};

@@ -46,6 +46,7 @@ mod operations;
 mod overtaking;
 mod recovery;
 mod sight;
+mod sizes;
 
 #[cfg(test)]
 mod tests;

@@ -259,6 +259,10 @@ impl Wake {
 
 /// QEMU answers. An agent that is started again has to find this process, not the one that was hibernated.
 fn found(cx: &mut Context<'_>, survey: &Survey, process: ProcessIdentity) {
+    if cx.core.missed.is_some() {
+        // An agent that is gone has started it, and it may have told that one something shortly before.
+        cx.core.first_seen(cx.now, survey);
+    }
     cx.core.found(cx.now, survey.clone(), process);
     let token = cx.core.token();
     let announcement = Announcement::Reattached(Box::new(survey.clone()), process);

@@ -75,6 +75,8 @@ fn what_each_had_at_the_least_while_that_was_uncertain_is_not_billed_where_one_h
     let found = |after_ns, mib| bytes(&found_after(recorded(after_ns), mib));
     assert_eq!(found(1_000, [0, 512]), [Change::Plugged(0), Change::Plugged(512 * MIB)]);
     assert_eq!(found(1_000, [256, 256]), [], "what was told of it stands");
+    // No more than the least in all, and all the same less than they had between.
+    assert_eq!(found(1_000, [256, 512]), [Change::Plugged(256 * MIB), Change::Plugged(768 * MIB)]);
     // Known since.
     assert_eq!(found(0, [0, 512]), [Change::Plugged(256 * MIB), Change::Plugged(512 * MIB)]);
 }

@@ -465,3 +465,14 @@ fn what_died_unseen_while_the_kernel_was_being_told_is_billed_the_lesser() {
     let limited = driver.observed.iter().find(|seen| seen.change == Change::Vcpus(500)).expect("the lesser");
     assert_eq!(window(limited.at), (0, PROVEN));
 }
+
+#[test]
+fn a_size_that_a_qemu_told_after_an_interrupted_wake_was_found_may_have_been_on_its_way_since_then() {
+    let unfinished = asleep(BillingState::Waking, Some(Request::Wake { cold: false }));
+    let mut driver = settled(unfinished, qemu("running", 512));
+    let found_ns = driver.now_ns;
+    driver.now_ns += SECOND / 2;
+    driver.event("MEMORY_DEVICE_SIZE_CHANGE", json!({"id": "vm0", "size": 0}));
+    let less = driver.observed.iter().rfind(|seen| seen.change == Change::Plugged(0)).expect("less");
+    assert!(window(less.at).0 <= found_ns, "{less:?}");
+}

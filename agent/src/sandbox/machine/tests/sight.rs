@@ -3,9 +3,10 @@
 use dormouse_metering::{BillingState, Change};
 use serde_json::json;
 
-use super::driver::{Driver, MIB, at, command, device, pause, until};
+use super::driver::{Driver, MIB, at, attach, command, device, pause, token_of, until};
 use crate::sandbox::command::{Method, Request};
-use crate::sandbox::machine::{Action, Input, QemuEvent};
+use crate::sandbox::machine::{Action, Answer, Input, QemuEvent};
+use crate::sandbox::refusal::{Reason, Refusal};
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -94,6 +95,24 @@ fn a_size_that_was_on_its_way_when_qemu_was_asked_is_uncertain_since_before_that
     driver.feed(Input::Event(QemuEvent { name: "MEMORY_DEVICE_SIZE_CHANGE".to_owned(), at: last, detail }));
     let since_ns = since_ns(&driver, Change::Plugged(0));
     assert!(since_ns.is_some_and(|since_ns| since_ns <= known_ns), "{since_ns:?} {known_ns}");
+}
+
+#[test]
+fn through_when_sizes_are_known_is_told_once_where_qemu_does_not_answer_what_it_holds_back() {
+    let mut driver = Driver::new();
+    driver.feed(Input::Command(command("attach", attach())));
+    let mut asked_ns = None;
+    for _ in 0..3 {
+        until(&mut driver, |action| matches!(action, Action::Qmp(..)));
+        asked_ns.get_or_insert(driver.now_ns);
+        let asked = driver.open.pop_front().unwrap();
+        driver.now_ns += 5 * SECOND;
+        let unknown = Answer::Failed(Refusal::new(Reason::OutcomeUnknown, "no reply in time"));
+        driver.feed(Input::Answer(token_of(&asked).unwrap(), unknown));
+    }
+    let [told] = driver.observed.as_slice() else { panic!("{:?}", driver.observed) };
+    assert_eq!((told.change, told.at.uncertainty_ns), (Change::Plugged(0), 0));
+    assert!(told.at.boottime_ns < asked_ns.unwrap() - SECOND, "when it was found: {told:?}");
 }
 
 #[test]
