@@ -88,6 +88,7 @@ const FOUND_SOMETHING_AT_A_BOOT: &[u64] = &[
     341_042_019,
     350_004_169,
     352_060_130,
+    354_061_511,
 ];
 
 fn number(name: &str) -> Option<u64> {

@@ -161,7 +161,9 @@ impl Sandbox {
             let sign = recovered.last_sign.map_or(now, |sign| sign.told);
             core.limiting = vcpus_of(command).map(|milli| (sign.earlier_by(sign.boottime_ns), milli));
         }
-        if core.started && unfinished.iter().any(|command| command.request == Request::PowerCycle) {
+        let cycle = unfinished.iter().find(|command| command.request == Request::PowerCycle);
+        let cycled_by = cycle.filter(|_| core.started).map(|command| CommandId::new(&command.request_id));
+        if cycled_by.is_some() {
             // Its shape is still that of the QEMU before.
             operations::cpu_limit::remember(&mut core);
         }
@@ -191,6 +193,9 @@ impl Sandbox {
             if let Some(plugged) = of_devices {
                 sandbox.core.sizes.recovered(known.sizes, now, plugged);
             }
+        }
+        if let Some(command) = cycled_by {
+            sandbox.core.ended_unsaid(now, (Cause::PowerCycle, Some(command)), &mut actions);
         }
         if let Some(result) = sandbox.resolve_suppression() {
             sandbox.conclude(now, result, &mut actions);
@@ -358,6 +363,16 @@ impl Sandbox {
 }
 
 impl Core {
+    /// There is another QEMU: the one before has ended, and where its guest ran by the ledger, the agent that ended it did not
+    /// live to say so.
+    fn ended_unsaid(&mut self, now: Stamp, cause: (Cause, Option<CommandId>), actions: &mut Vec<Action>) {
+        if self.state == BillingState::Running {
+            let end = reaching_back(now, self.known(now).all);
+            self.observe_unseen_memory(end, cause.clone(), actions);
+            self.observe(end, Change::State(BillingState::Paused), cause, actions);
+        }
+    }
+
     /// The process ended while nobody looked: what comes after the last proof of its life is lost, not billed.
     pub(super) fn died_unseen(
         &mut self,

@@ -476,3 +476,16 @@ fn a_size_that_a_qemu_told_after_an_interrupted_wake_was_found_may_have_been_on_
     let less = driver.observed.iter().rfind(|seen| seen.change == Change::Plugged(0)).expect("less");
     assert!(window(less.at).0 <= found_ns, "{less:?}");
 }
+
+#[test]
+fn between_two_qemus_nothing_is_billed_though_the_agent_that_ended_the_one_did_not_live_to_say_so() {
+    let mut recovered = left(BillingState::Running, Some(Request::PowerCycle));
+    (recovered.core.started, recovered.core.process) = (true, Some(identity(200)));
+    let mut another = qemu("running", 0);
+    another.pid = 200;
+    let driver = settled(recovered, another);
+    let states = seen(&driver).into_iter().filter(|(change, ..)| matches!(change, Change::State(_)));
+    let states: Vec<_> = states.map(|(change, (since, _), cause)| (change, since, cause)).collect();
+    let paused = (Change::State(BillingState::Paused), TOLD, Cause::PowerCycle);
+    assert_eq!(states, [paused, (Change::State(BillingState::Running), TOLD, Cause::Resync)]);
+}
