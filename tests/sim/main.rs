@@ -89,6 +89,8 @@ const FOUND_SOMETHING_AT_A_BOOT: &[u64] = &[
     350_004_169,
     352_060_130,
     354_061_511,
+    355_020_316,
+    355_030_075,
 ];
 
 fn number(name: &str) -> Option<u64> {

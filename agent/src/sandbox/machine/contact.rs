@@ -2,7 +2,7 @@
 
 use dormouse_metering::{BillingState, Cause, Change, RunState, Shape, Stamp};
 
-use super::core::{Core, Link, Phase, Resync};
+use super::core::{Core, Limiting, Link, Phase, Resync};
 use super::sight::reaching_back;
 use super::sizes::bytes_of;
 use super::{Action, Announcement, Answer, Notice, Token};
@@ -195,7 +195,7 @@ impl Core {
 
     /// A limit that the kernel is being told, and may have taken by then. Of more the bill knows nothing, and says since when.
     pub(super) fn observe_limit_in_flight(&mut self, at: Stamp, actions: &mut Vec<Action>) {
-        if let Some((asked, milli)) = self.limiting {
+        if let Some(Limiting { asked, milli, .. }) = self.limiting {
             let change = if milli > self.shape.vcpus_milli { Change::Mark } else { Change::Vcpus(milli) };
             self.observe(reaching_back(at, asked), change, (Cause::Resync, None), actions);
         }

@@ -50,6 +50,17 @@ pub(super) struct Replaced {
     pub(super) vcpu_limit_milli: Option<u32>,
 }
 
+/// A limit on CPU time that the kernel was asked to take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limiting {
+    /// When it was asked to.
+    pub(super) asked: Stamp,
+    /// In thousandths of a vCPU.
+    pub(super) milli: u32,
+    /// Whether it is yet to answer. It may have failed to, or have answered an agent that was killed.
+    pub(super) answer_comes: bool,
+}
+
 /// A survey that was asked for because events were missed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Resync {
@@ -152,8 +163,10 @@ pub struct Core {
     pub(super) disks_known: Option<Stamp>,
     /// When the kernel said last what its CPU time is limited to: nobody tells when another changes that.
     pub(super) vcpus_known: Option<Stamp>,
-    /// A limit that the kernel may have taken, in thousandths of a vCPU, and when it was asked to.
-    pub(super) limiting: Option<(Stamp, u32)>,
+    /// A limit that the kernel may have taken.
+    pub(super) limiting: Option<Limiting>,
+    /// When the kernel had answered to a limit last.
+    pub(super) limited: Option<Stamp>,
     /// When the kernel said it, in the survey that is being taken in.
     pub(super) vcpus_surveyed: Option<Stamp>,
     /// The question for the memory that a reset has raised.
@@ -225,6 +238,7 @@ impl Core {
             vcpus_known: None,
             vcpus_surveyed: None,
             limiting: None,
+            limited: None,
             memory_told: None,
             settling: None,
             slept: None,
@@ -254,9 +268,18 @@ impl Core {
 
     /// A limit on CPU time that the kernel did not say is as it was known last: of the same QEMU.
     pub(super) fn keep_vcpu_limit(&mut self, survey: &mut Survey) {
+        // What was read before the kernel took another one, or may have been.
+        let is_newer = |at: Stamp| {
+            self.answered.is_some_and(|asked| asked.boot == at.boot && asked.boottime_ns <= at.boottime_ns)
+        };
+        let in_flight = self.limiting.filter(|limiting| limiting.answer_comes);
+        if in_flight.is_some() || self.limited.is_some_and(is_newer) {
+            survey.vcpu_limit_milli = Err("the kernel was told of another one meanwhile".to_owned());
+        }
         self.vcpus_surveyed = self.answered.filter(|_| survey.vcpu_limit_milli.is_ok());
         if survey.vcpu_limit_milli.is_err() && self.phase != Phase::New && self.replaced.is_none() {
-            let known = self.limiting.map_or(u32::MAX, |(_, milli)| milli).min(self.shape.vcpus_milli);
+            let doubted = self.limiting.filter(|limiting| !limiting.answer_comes);
+            let known = doubted.map_or(u32::MAX, |limiting| limiting.milli).min(self.shape.vcpus_milli);
             survey.vcpu_limit_milli = Ok(Some(known).filter(|known| *known < survey.vcpus_milli));
         }
     }
@@ -303,7 +326,9 @@ impl Core {
         (cause, command): (Cause, Option<CommandId>),
         actions: &mut Vec<Action>,
     ) {
-        if self.state == BillingState::Running && matches!(change, Change::State(_)) {
+        if self.state == BillingState::Running
+            && matches!(change, Change::State(state) if state != self.state)
+        {
             // What it ran until then it may have run with less: the kernel's answer comes behind.
             self.observe_limit_in_flight(at, actions);
         }

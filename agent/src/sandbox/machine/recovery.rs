@@ -20,7 +20,7 @@
 use dormouse_ledger::PluggedByDevice;
 use dormouse_metering::{BillingState, Cause, Change, CommandId, Observation, OpenSlice, Stamp};
 
-use super::core::{Core, Link, Phase};
+use super::core::{Core, Limiting, Link, Phase};
 use super::operations::{self, Operation};
 use super::overtaking::Overtaker;
 use super::sight::{HELD_BACK_NS, Known, reaching_back};
@@ -159,7 +159,8 @@ impl Sandbox {
             core.memory_cause = (Cause::Scale, Some(CommandId::new(&command.request_id)));
             // When the kernel was told is nowhere, and since the last cut it may have been.
             let sign = recovered.last_sign.map_or(now, |sign| sign.told);
-            core.limiting = vcpus_of(command).map(|milli| (sign.earlier_by(sign.boottime_ns), milli));
+            let asked = sign.earlier_by(sign.boottime_ns);
+            core.limiting = vcpus_of(command).map(|milli| Limiting { asked, milli, answer_comes: false });
         }
         let cycle = unfinished.iter().find(|command| command.request == Request::PowerCycle);
         let cycled_by = cycle.filter(|_| core.started).map(|command| CommandId::new(&command.request_id));

@@ -12,7 +12,7 @@
 //! It is set before the guest goes on: there is no moment at which it may use more than it is billed for.
 
 use super::{Answer, Context, is_unsure};
-use crate::sandbox::machine::core::Replaced;
+use crate::sandbox::machine::core::{Limiting, Replaced};
 use crate::sandbox::machine::{Action, Core};
 
 /// Another QEMU is about to take the place of the one that the sandbox has or had.
@@ -54,7 +54,7 @@ pub(super) fn answered(cx: &mut Context<'_>, answer: Answer) -> String {
 
 /// The kernel has this limit now.
 pub(super) fn limited(core: &mut Core, limit: Option<u32>) {
-    (core.vcpus_known, core.limiting) = (core.answered, None);
+    (core.vcpus_known, core.limited, core.limiting) = (core.answered, core.now, None);
     if let Some(survey) = core.survey.as_mut() {
         survey.vcpu_limit_milli = Ok(limit);
     }
@@ -62,6 +62,7 @@ pub(super) fn limited(core: &mut Core, limit: Option<u32>) {
 
 /// The kernel may have taken a limit of so many thousandths of a vCPU, and did not say so. It is asked again.
 pub(super) fn in_doubt(cx: &mut Context<'_>, limit_milli: u32) {
+    cx.core.limiting = cx.core.limiting.map(|limiting| Limiting { answer_comes: false, ..limiting });
     if let Some(survey) = cx.core.survey.as_mut() {
         survey.vcpu_limit_milli = Ok(Some(limit_milli.min(survey.shape().vcpus_milli)));
     }

@@ -110,6 +110,40 @@ fn a_qemu_that_dies_while_the_kernel_is_told_of_more_may_have_had_that_since_the
 }
 
 #[test]
+fn a_limit_that_was_read_before_the_kernel_took_another_says_nothing() {
+    let mut driver = Driver::attached();
+    driver.feed(Input::Gap);
+    until(&mut driver, |action| matches!(action, Action::Survey(..)));
+    let read = driver.open.pop_front().unwrap();
+    limiting(&mut driver, 500, Answer::VcpusLimited(Some(500)));
+    assert_eq!(driver.observed[0].change, Change::Vcpus(500));
+    driver.answer_well(read);
+    assert_eq!(driver.sandbox.core().shape.vcpus_milli, 500, "{:?}", driver.observed);
+}
+
+#[test]
+fn a_limit_that_the_kernel_is_yet_to_answer_is_billed_once_it_has_whatever_is_read_meanwhile() {
+    for read in [Ok(None), Ok(Some(500)), Err("cannot be read".to_owned())] {
+        let mut driver = Driver::attached();
+        driver.feed(Input::Command(command("limit", Request::Scale(vcpus(500)))));
+        until(&mut driver, |action| matches!(action, Action::LimitVcpus(..)));
+        let told = driver.open.pop_front().unwrap();
+        let asked_ns = driver.now().boottime_ns;
+        driver.observed.clear();
+        driver.qemu.as_mut().unwrap().vcpu_limit_milli = read;
+        driver.now_ns += 100_000_000;
+        driver.feed(Input::Gap);
+        until(&mut driver, |action| matches!(action, Action::Wait(..)));
+        assert!(driver.observed.is_empty(), "{:?}", driver.observed);
+        let answer = Answer::VcpusLimited(Some(500));
+        driver.feed(Input::Answer(token_of(&told).unwrap(), answer));
+        let [limited] = driver.observed.as_slice() else { panic!("{:?}", driver.observed) };
+        assert_eq!(limited.change, Change::Vcpus(500));
+        assert!(limited.at.boottime_ns - limited.at.uncertainty_ns <= asked_ns, "{limited:?}");
+    }
+}
+
+#[test]
 fn a_destroy_waits_until_the_kernel_has_said_what_limits_the_sandbox() {
     let mut driver = Driver::attached();
     driver.feed(Input::Command(command("limit", Request::Scale(vcpus(500)))));

@@ -27,7 +27,7 @@ use self::memory::Memory;
 use super::{Answer, Context, Flow, Procedure, cpu_limit, done, failed, is_unsure, unchanged};
 use crate::sandbox::command::{CommandResult, Outcome, Scaling};
 use crate::sandbox::machine::admission::is_so_already;
-use crate::sandbox::machine::core::Link;
+use crate::sandbox::machine::core::{Limiting, Link};
 use crate::sandbox::machine::{Action, Core, QemuEvent};
 use crate::sandbox::refusal::{Reason, Refusal};
 
@@ -125,7 +125,7 @@ impl Scale {
             }
             Some(Step::Vcpus(milli)) => {
                 let limit = Some(*milli).filter(|milli| *milli < vcpus_milli_max(cx.core));
-                cx.core.limiting = Some((cx.now, *milli));
+                cx.core.limiting = Some(Limiting { asked: cx.now, milli: *milli, answer_comes: true });
                 cx.ask(|token| Action::LimitVcpus(token, limit));
                 Turn::Wait
             }
