@@ -261,10 +261,21 @@ fn seal_through(
     let (consumed, ended) = sweep_boots(open, reached, limit_ns, emit);
     if let Some(last_ns) = until_ns.checked_sub(1).filter(|_| !ended) {
         let last = through.earlier_by(through.boottime_ns.saturating_sub(last_ns));
-        let last = Point { boot: last.boot, boottime_ns: last.boottime_ns, wall_ns: last.wall_ns };
+        let wall_ns = min(last.wall_ns, cut_wall_ns(open, &pending[consumed..], through.boot));
+        let last = Point { boot: last.boot, boottime_ns: last.boottime_ns, wall_ns };
         place::close_hours(open, &last, emit);
     }
     (consumed, ended)
+}
+
+/// The wall time before which nothing that is pending of a boot places a cut in a slice that began in an older one: only
+/// that says how long it lasts, and `through` may be placed by a clock that was stepped since.
+fn cut_wall_ns(open: &OpenSlice, pending: &[Observation], boot: BootId) -> i64 {
+    let starts = pending.iter().filter(|item| item.at.boot == boot && open.boot != boot);
+    starts
+        .map(|item| item.at.wall_ns.saturating_sub_unsigned(item.at.uncertainty_ns))
+        .min()
+        .unwrap_or(i64::MAX)
 }
 
 /// How many of the pending observations are of the stamp's boot or an older one; `None` if that boot is over.

@@ -299,6 +299,24 @@ fn a_seal_takes_all_of_an_older_boot_and_nothing_of_a_newer_one() {
 }
 
 #[test]
+fn an_hour_that_the_clock_was_stepped_over_is_no_time_of_what_lasts_across_a_boot() {
+    let booted = |ns: u64, stepped_ns| {
+        let wall_ns = at(BEGAN + 1000).wall_ns.saturating_add_unsigned(ns + stepped_ns);
+        Stamp { boot: BootId([2; 16]), boottime_ns: ns, wall_ns, uncertainty_ns: 0 }
+    };
+    let mut meter = begun();
+    let paused = seen(booted(70, 0).uncertain_by(20), Change::State(BillingState::Paused), Cause::Resync);
+    meter.observe(paused, &mut |_| {}).unwrap();
+    meter.observe(seen(booted(90, 2 * HOUR), Change::Mark, Cause::ClockStep), &mut |_| {}).unwrap();
+    let mut slices = Vec::new();
+    for through in [40, 60, 90] {
+        meter.seal(booted(through, 2 * HOUR), &mut |slice| slices.push(slice));
+    }
+    assert_eq!(slices[0].duration_ns, 1000 + 50);
+    assert_eq!(slices.iter().map(|slice| slice.duration_ns).sum::<u64>(), 1000 + 90);
+}
+
+#[test]
 fn an_hour_inside_a_window_waits_with_it() {
     let mut meter = begun();
     let mut slices = Vec::new();
