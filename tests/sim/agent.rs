@@ -239,6 +239,7 @@ impl World {
         entries.push(Entry::Outcome(command.clone(), Ok(outcome)));
         let of = self.seat(number).map_or(0, |seat| seat.number);
         self.submit(false, entries, Waiter::Recorded((number, of), token, key));
+        self.note(number, at);
         self.note_unit(number, &Change::Began(shape, state));
     }
 
@@ -247,6 +248,7 @@ impl World {
         let now = self.clock.now();
         let at = observation.at;
         let since = self.world_ns(at.boot, at.boottime_ns.saturating_sub(at.uncertainty_ns));
+        self.note(number, at);
         self.windows.push((number, since, self.world_ns(at.boot, at.boottime_ns)));
         let Some(agent) = self.agent.as_mut() else { return };
         match agent.accounts.observe(&key, false, observation.clone(), now) {
@@ -258,6 +260,9 @@ impl World {
                 let slices = record.and_then(slices);
                 let entries: Vec<Entry> = ended.into_iter().chain(slices).chain(devices).collect();
                 self.submit(true, entries, Waiter::Observation);
+                if let Some(unit) = self.ledger.waiting.back_mut() {
+                    unit.seen = Some((number, since));
+                }
                 self.note_unit(number, &observation.change);
             }
             Err(refused) => self.violation(format!("{refused}: {observation:?}")),
@@ -273,7 +278,7 @@ impl World {
 
     pub(crate) fn submit(&mut self, is_fact: bool, entries: Vec<Entry>, waiter: Waiter) {
         self.units += 1;
-        let unit = Unit { is_fact, entries, waiter, number: self.units, at: self.now };
+        let unit = Unit { is_fact, entries, waiter, number: self.units, at: self.now, seen: None };
         if !is_fact && self.now < self.disk_fails_until {
             return self.refuse(unit);
         }

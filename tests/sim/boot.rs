@@ -92,7 +92,14 @@ impl World {
     /// It is on the disk before anything else happens.
     pub(crate) fn keep_anchor(&mut self) {
         let entries = vec![Entry::Anchor(self.clock.anchor())];
-        let unit = Unit { is_fact: true, entries, waiter: Waiter::Nobody, number: self.units, at: self.now };
+        let unit = Unit {
+            is_fact: true,
+            entries,
+            waiter: Waiter::Nobody,
+            number: self.units,
+            at: self.now,
+            seen: None,
+        };
         self.ledger.apply(&unit);
         self.ledger.write_down(unit);
         self.ledger.synced();
@@ -105,9 +112,9 @@ impl World {
         }
         self.trace(|| "the host is switched off".to_owned());
         let in_memory = self.agent.as_ref().and_then(|_| self.boot().placed_by.last().copied());
-        let mut untold = self.now.saturating_sub(IN_FLIGHT_NS);
+        let mut untold = vec![(None, self.now.saturating_sub(IN_FLIGHT_NS))];
         if self.agent.is_some() {
-            untold = self.ledger.waiting.front().map_or(untold, |unit| unit.at.min(untold));
+            untold.extend(self.ledger.waiting.iter().flat_map(Unit::tells));
             self.end_agent();
         }
         let unsynced = self.ledger.unsynced();
@@ -119,9 +126,13 @@ impl World {
             self.unlearn(lost.number);
         }
         // What was on its way to the disk, and would have come of it, nobody knows of.
-        let untold = lost.iter().map(|unit| unit.at).chain(self.untold).fold(untold, u64::min);
+        untold.extend(lost.iter().flat_map(Unit::tells).chain(self.untold.iter().copied()));
         let now = self.now;
-        self.windows.extend((0..self.guests.len()).map(|guest| (guest, untold, now)));
+        for guest in 0..self.guests.len() {
+            let of_it = untold.iter().filter(|(of, _)| of.is_none_or(|of| of == guest));
+            let since = of_it.map(|(_, since)| *since).fold(now, u64::min);
+            self.windows.push((guest, since, now));
+        }
         for number in 0..self.guests.len() {
             self.guests[number].qemu = None;
             self.mark(number);
@@ -206,7 +217,7 @@ impl World {
     /// While the disk takes nothing, nothing that happens can be told: where the host goes as well, nobody knows of it.
     pub(crate) fn before_the_end(&mut self) {
         if self.now < self.disk_fails_until {
-            self.untold = self.ledger.waiting.front().map(|unit| unit.at);
+            self.untold = self.ledger.waiting.iter().flat_map(Unit::tells).collect();
         }
         (0..self.guests.len()).for_each(|guest| self.leave_alone(guest));
     }

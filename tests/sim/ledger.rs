@@ -9,7 +9,7 @@ use dormouse::sandbox::machine::Token;
 use dormouse::sandbox::refusal::Refusal;
 use dormouse::sandbox::snapshot::Manifest;
 use dormouse_ledger::{PluggedByDevice, SandboxKey, SliceBatch};
-use dormouse_metering::{BillingState, BootId, Meter, Observation, OpenSlice, Slice, Stamp};
+use dormouse_metering::{BillingState, BootId, Observation, OpenSlice, Slice, Stamp};
 
 /// One thing to make durable.
 #[derive(Clone, Debug)]
@@ -50,9 +50,16 @@ pub(crate) struct Unit {
     pub(crate) number: u64,
     /// When it was handed in.
     pub(crate) at: u64,
+    /// Where it is what was seen: of which guest, and since when that may have been so.
+    pub(crate) seen: Option<(usize, u64)>,
 }
 
 impl Unit {
+    /// Since when nobody knows what was so where it does not become durable: of the guest of which it tells, and of any.
+    pub(crate) fn tells(&self) -> impl Iterator<Item = (Option<usize>, u64)> {
+        [(None, self.at)].into_iter().chain(self.seen.map(|(guest, since)| (Some(guest), since)))
+    }
+
     /// Whether it is committed without waiting for the disk.
     pub(crate) fn is_note(&self) -> bool {
         self.is_fact
@@ -84,10 +91,8 @@ pub(crate) struct Row {
     pub(crate) unheard: Option<Stamp>,
     /// What each of several memory devices had.
     pub(crate) plugged_by_device: Option<PluggedByDevice>,
-    /// When the slices began that were open once, by their numbers: the boot, and boottime.
-    pub(crate) starts: BTreeMap<u64, (BootId, u64)>,
-    /// The same, of those that were to be, before what was pending became final at once.
-    pub(crate) told: Vec<(u64, (BootId, u64))>,
+    /// When it began: the boot, and boottime.
+    pub(crate) began: Option<(BootId, u64)>,
     pub(crate) slices: Vec<Slice>,
     pub(crate) open: Option<OpenSlice>,
     pub(crate) pending: Vec<Observation>,
@@ -203,8 +208,7 @@ impl Ledger {
                     lifecycle: *lifecycle,
                     unheard: None,
                     plugged_by_device: None,
-                    starts: BTreeMap::new(),
-                    told: Vec::new(),
+                    began: None,
                     slices: Vec::new(),
                     open: None,
                     pending: Vec::new(),
@@ -280,7 +284,6 @@ impl Ledger {
     }
 
     fn slices(&mut self, batch: &SliceBatch) {
-        let logs = self.log.is_some();
         let Some(row) = self.row(&batch.key) else { return };
         let mut wrong = Vec::new();
         for slice in &batch.slices {
@@ -297,25 +300,10 @@ impl Ledger {
         if row.ended && !batch.slices.is_empty() {
             wrong.push(format!("{} is billed after its end", batch.key));
         }
-        if logs {
-            let told = told(row);
-            row.told.extend(told);
-        }
         (row.open, row.pending) = (batch.open.clone(), batch.pending.clone());
-        row.starts.extend(row.open.as_ref().map(|open| (open.seq, (open.boot, open.start_boottime_ns))));
+        let began = row.open.as_ref().map(|open| (open.boot, open.start_boottime_ns));
+        row.began = row.began.or(began);
         row.ended |= batch.ended;
         self.violations.extend(wrong);
     }
-}
-
-/// When slices are to begin by what is pending of several boots, one observation after the other.
-pub(crate) fn told(row: &Row) -> Vec<(u64, (BootId, u64))> {
-    let Some(open) = row.open.as_ref() else { return Vec::new() };
-    let first = row.pending.iter().position(|item| item.at.boot != open.boot).unwrap_or(row.pending.len());
-    let opens = (first + 1..=row.pending.len()).filter_map(|count| {
-        let meter = Meter::resume(Some(open.clone()), row.pending[..count].iter().cloned()).ok()?;
-        let open = meter.provisional(&mut |_| {})?;
-        Some((open.seq, (open.boot, open.start_boottime_ns)))
-    });
-    opens.collect()
 }

@@ -32,7 +32,7 @@ impl World {
     /// The agent starts, from what is durable alone.
     pub(crate) fn restart(&mut self) {
         self.epoch += 1;
-        (self.restarted, self.untold) = (self.now, None);
+        (self.restarted, self.untold) = (self.now, Vec::new());
         let epoch = self.epoch;
         let (clock, beginning) = Clock::simulated_restart(self.boot().id, &self.time, self.ledger.anchor);
         self.clock = clock;
@@ -251,6 +251,7 @@ impl World {
             }
             Event::Tick { .. } => {
                 let records = self.agent.as_mut().map(|agent| agent.accounts.tick(now)).unwrap_or_default();
+                (0..self.guests.len()).for_each(|guest| self.note(guest, now));
                 self.facts(records);
                 self.after(self.knobs.tick, Event::Tick { epoch });
             }
@@ -276,6 +277,7 @@ impl World {
     fn clock_stepped(&mut self, step: &Step) {
         let at = step.anchor.stamp(step.at.boottime_ns);
         let records = self.agent.as_mut().map(|agent| agent.accounts.clock_stepped(at)).unwrap_or_default();
+        (0..self.guests.len()).for_each(|guest| self.note(guest, at));
         self.facts(records);
         self.submit(true, vec![Entry::Anchor(step.anchor)], Waiter::Nobody);
         self.note_anchor();

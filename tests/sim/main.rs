@@ -14,7 +14,6 @@
 
 mod agent;
 mod boot;
-mod crossing;
 mod event;
 mod known;
 mod ledger;
@@ -25,6 +24,7 @@ mod oracle;
 mod places;
 mod qemu;
 mod random;
+mod spans;
 mod suppressed;
 mod trouble;
 mod world;
@@ -86,11 +86,16 @@ const FOUND_SOMETHING_AT_A_BOOT: &[u64] = &[
     302_026_678,
     303_029_223,
     341_042_019,
+    341_087_810,
+    342_032_559,
+    342_106_888,
     350_004_169,
+    350_084_807,
     352_060_130,
     354_061_511,
     355_020_316,
     355_030_075,
+    360_085_439,
 ];
 
 fn number(name: &str) -> Option<u64> {

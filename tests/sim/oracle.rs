@@ -52,8 +52,20 @@ impl World {
         let name = &key.to_string();
         let Some((slices, open_from)) = all_slices(row, found) else { return };
         audit(&slices, None, &mut |violation| found.push(format!("{name}: {violation}")));
-        let Some((spans, last)) = self.spans(name, row, (&slices, open_from.as_ref()), found) else { return };
-        let mut at = last;
+        let Some((spans, last)) = self.spans((number, name), row, (&slices, open_from.as_ref()), found)
+        else {
+            return;
+        };
+        for (slice, (from, to)) in slices.iter().zip(&spans) {
+            let (seq, state, plugged) = (slice.seq, slice.state, slice.shape.memory_plugged_bytes >> 20);
+            let (start, end) = (slice.start.cause, slice.end.cause);
+            self.trace(|| {
+                format!("{name} {seq}: {state} {plugged} MiB from {from} to {to}, {start} to {end}")
+            });
+        }
+        let mut at = spans.first().map_or(last, |(from, _)| *from);
+        let suppressed = self.suppressed_stretches(key);
+        let proven = self.proven.get(key).map_or(u64::MAX, |through| *through);
         let mut billed = Vec::new();
         // A window that reaches behind the last final cut has no boundary of its own.
         let of_guest = self.windows.iter().filter(|(guest, ..)| *guest == number);
@@ -61,11 +73,13 @@ impl World {
         for (slice, (from, to)) in slices.iter().zip(spans) {
             windows
                 .push((from.saturating_sub(slice.start.uncertainty_ns), from + slice.start.uncertainty_ns));
+            billed.extend(nothing(at, from, proven, &suppressed));
             billed.push(stretch(from, to, slice.state, slice.shape));
             at = to;
             windows.push((at.saturating_sub(slice.end.uncertainty_ns), at + slice.end.uncertainty_ns));
         }
         if let Some(open) = open_from {
+            billed.extend(nothing(at, last, proven, &suppressed));
             at = last;
             windows.push((at.saturating_sub(open.start.uncertainty_ns), at + open.start.uncertainty_ns));
             billed.push(stretch(at, self.now, open.state, open.shape));
@@ -73,10 +87,10 @@ impl World {
             let detached = slices.last().is_some_and(|last| last.end.cause == Cause::Detach);
             let until = self.next_life(number, at).min(self.now);
             if !detached && at < until {
-                billed.push(Billed { from: at, to: until, state: BillingState::Lost, memory: 0, vcpus: 0 });
+                billed.extend(nothing(at, until, 0, &[]));
             }
         }
-        let suppressed = self.suppressed_stretches(key);
+        billed.retain(|one| one.from < one.to);
         for one in &together(billed) {
             self.compare(number, key, one, (&windows, &suppressed), found);
         }
@@ -87,7 +101,7 @@ impl World {
         let rows = self.ledger.rows.iter().filter(|(key, _)| key.sandbox == *sandbox);
         let begins = rows.filter_map(|(_, row)| {
             let (slices, open) = all_slices(row, &mut Vec::new())?;
-            let (spans, began) = self.spans("", row, (&slices, open.as_ref()), &mut Vec::new())?;
+            let (spans, began) = self.spans((number, ""), row, (&slices, open.as_ref()), &mut Vec::new())?;
             Some(spans.first().map_or(began, |(from, _)| *from))
         });
         let quit = self.guests[number]
@@ -198,6 +212,25 @@ fn covered(mut from: u64, until: u64, windows: &[(u64, u64)]) -> bool {
         }
     }
     true
+}
+
+/// Where no slice lies: what was not suppressed is lost from when it was not proven to live on, and was not to be billed before.
+fn nothing(from: u64, to: u64, proven: u64, suppressed: &[Stretch]) -> Vec<Billed> {
+    let free = suppressed.iter().filter(|stretch| stretch.suppressed != Some(false));
+    let free = free.map(|stretch| (stretch.from, stretch.to, BillingState::Suppressed));
+    let proven = proven.clamp(from, to);
+    let mut parts = Vec::new();
+    let mut at = from;
+    for (start, end, state) in free.chain([(to, to, BillingState::Lost)]) {
+        let (start, end) = (start.clamp(at, to), end.clamp(at, to));
+        let ends =
+            [(proven.clamp(at, start), BillingState::Hibernated), (start, BillingState::Lost), (end, state)];
+        for (to, state) in ends {
+            parts.push(Billed { from: at, to, state, memory: 0, vcpus: 0 });
+            at = to;
+        }
+    }
+    parts
 }
 
 fn stretch(from: u64, to: u64, state: BillingState, shape: dormouse_metering::Shape) -> Billed {

@@ -61,6 +61,8 @@ pub(crate) struct Guest {
     pub(crate) truth: Vec<Truth>,
     /// What of it the agent was told.
     pub(crate) known: Vec<Known>,
+    /// The moments of which its meter was told.
+    pub(crate) noted: BTreeSet<u64>,
     /// The last units that the ledger was given of its state and of its memory.
     pub(crate) of_state: u64,
     pub(crate) of_memory: u64,
@@ -119,8 +121,9 @@ pub(crate) struct World {
     pub(crate) pids: i32,
     /// How many processes of QEMU there were.
     pub(crate) processes: u64,
-    /// Since when nothing that the agent made of anything is durable, where it is gone and the disk took nothing.
-    pub(crate) untold: Option<u64>,
+    /// Since when nothing that the agent made of anything is durable, where it is gone and the disk took nothing: of one guest,
+    /// or of any.
+    pub(crate) untold: Vec<(Option<usize>, u64)>,
     /// Through when a life of which the process was gone when the agent was started has to be billed.
     pub(crate) proven: BTreeMap<dormouse_ledger::SandboxKey, u64>,
     pub(crate) steps: u64,
@@ -184,7 +187,7 @@ impl World {
             knobs,
             pids: PIDS_FROM,
             processes: 0,
-            untold: None,
+            untold: Vec::new(),
             proven: BTreeMap::new(),
             steps: 0,
             units: 0,
@@ -209,6 +212,7 @@ impl World {
             busy_until: 0,
             truth: Vec::new(),
             known: Vec::new(),
+            noted: BTreeSet::new(),
             of_state: 0,
             of_memory: 0,
             of_vcpus: 0,
