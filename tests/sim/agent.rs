@@ -362,7 +362,10 @@ impl World {
                 let generation = key.generation;
                 let answer = answer(Answer::Recorded(generation));
                 match self.agent.as_mut() {
-                    Some(agent) if matches!(answer, Answer::Recorded(_)) => agent.accounts.born(&key),
+                    Some(agent) if matches!(answer, Answer::Recorded(_)) => {
+                        let marked = agent.accounts.born(&key);
+                        self.facts(marked.into_iter().collect());
+                    }
                     _ => self.forget(&key),
                 }
                 self.answer_to(seat, 10_000, token, answer);

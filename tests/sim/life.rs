@@ -34,6 +34,7 @@ impl World {
         self.epoch += 1;
         (self.restarted, self.untold) = (self.now, Vec::new());
         let epoch = self.epoch;
+        let stepped = self.ledger.anchor.filter(|anchor| anchor.stepped_ns != 0);
         let (clock, beginning) = Clock::simulated_restart(self.boot().id, &self.time, self.ledger.anchor);
         self.clock = clock;
         if beginning == Beginning::NewBoot {
@@ -54,11 +55,13 @@ impl World {
             }
             living.push((key, row));
         }
+        let stepped = stepped.map(|anchor| accounts.resume_step(anchor.stamp(anchor.boottime_ns)));
         let seats = self.guests.iter().map(|_| None).collect();
         self.agent = Some(Agent { accounts, seats, proof_under_way: false, commit_due: false });
         if let Some(proof) = self.ledger.proof {
             self.submit(true, vec![Entry::NobodyHeard(proof)], Waiter::Nobody);
         }
+        self.facts(stepped.unwrap_or_default());
         if let Beginning::Stepped(step) = beginning {
             self.clock_stepped(&step);
         }

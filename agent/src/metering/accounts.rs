@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use dormouse_ledger::{Record, SandboxKey, SliceBatch};
+use dormouse_metering::meter::PENDING_MAX;
 use dormouse_metering::{
     BillingState, Cause, Change, Meter, Observation, OpenSlice, Refused, Shape, Stamp, hour,
 };
@@ -51,6 +52,8 @@ pub struct Accounts {
     complete_hour_ns: Option<i64>,
     /// Through when every open sandbox's process was verified to exist.
     proof: Option<Stamp>,
+    /// The last step of the clock that is known.
+    stepped: Option<Stamp>,
 }
 
 impl Accounts {
@@ -66,6 +69,7 @@ impl Accounts {
             looked: None,
             complete_hour_ns: None,
             proof,
+            stepped: None,
         }
     }
 
@@ -105,9 +109,13 @@ impl Accounts {
         if last_word {
             account.meter.seal(now, &mut |slice| slices.push(slice));
         }
-        let record = account.record(key, slices);
+        if self.unborn.contains(key) {
+            // It may have begun before a step that was noticed since.
+            self.mark_step(std::slice::from_ref(key));
+        }
+        let record = self.by_key.get(key).map(|account| account.record(key, slices));
         self.settle(key);
-        Ok(Some(record))
+        Ok(record)
     }
 
     /// The latest hour, not told before, up to which everything of this host is cut and final.
@@ -170,16 +178,25 @@ impl Accounts {
                 && !account.meter.is_suppressed()
                 && matches!(account.meter.holding(), Some((_, BillingState::Running)))
         };
-        let keys: Vec<SandboxKey> =
-            self.by_key.iter().filter(|(_, account)| running(account)).map(|(key, _)| key.clone()).collect();
+        let billed =
+            self.by_key.iter().filter(|(key, account)| running(account) && !self.unborn.contains(*key));
+        let keys: Vec<SandboxKey> = billed.map(|(key, _)| key.clone()).collect();
         self.mark(&keys, now, Cause::Tick)
     }
 
     /// Cuts every slice where the wall clock was stepped.
     pub fn clock_stepped(&mut self, at: Stamp) -> Vec<Record> {
         self.next_hour_ns = self.next_hour_ns.min(hour::next_boundary(at.wall_ns));
+        self.stepped = Some(at);
         let keys: Vec<SandboxKey> = self.by_key.keys().cloned().collect();
         self.mark(&keys, at, Cause::ClockStep)
+    }
+
+    /// Takes up the last step that the ledger knows of, and cuts what had begun before it and was not told of it.
+    pub fn resume_step(&mut self, at: Stamp) -> Vec<Record> {
+        self.stepped = Some(at);
+        let keys: Vec<SandboxKey> = self.by_key.keys().cloned().collect();
+        self.mark_step(&keys)
     }
 
     /// Whether the sandbox's QEMU is heard. True when it was lost with this, and the ledger is to know.
@@ -201,9 +218,12 @@ impl Accounts {
         self.by_key.get(key)?.meter.holding()
     }
 
-    /// A life that has begun is durable.
-    pub fn born(&mut self, key: &SandboxKey) {
+    /// A life that has begun is durable: what it was marked with before is to be written.
+    pub fn born(&mut self, key: &SandboxKey) -> Option<Record> {
         self.unborn.remove(key);
+        let account = self.by_key.get(key)?;
+        let is_mark = |item: &Observation| item.change == Change::Mark;
+        account.meter.pending().iter().any(is_mark).then(|| account.record(key, Vec::new()))
     }
 
     /// A life that could not begin, because nothing of it became durable.
@@ -214,16 +234,33 @@ impl Accounts {
         self.unborn.remove(key);
     }
 
+    /// Cuts those at the last step that began before it and do not know of it.
+    fn mark_step(&mut self, keys: &[SandboxKey]) -> Vec<Record> {
+        let Some(at) = self.stepped else { return Vec::new() };
+        let is_mark = |item: &Observation| item.change == Change::Mark && item.at == at;
+        let is_untold = |meter: &Meter| {
+            let began = |open: &OpenSlice| open.boot == at.boot && open.start_boottime_ns < at.boottime_ns;
+            meter.open().is_some_and(began) && !meter.pending().iter().any(is_mark)
+        };
+        let untold = |key: &&SandboxKey| self.by_key.get(*key).is_some_and(|known| is_untold(&known.meter));
+        let keys: Vec<SandboxKey> = keys.iter().filter(untold).cloned().collect();
+        self.mark(&keys, at, Cause::ClockStep)
+    }
+
     fn mark(&mut self, keys: &[SandboxKey], at: Stamp, cause: Cause) -> Vec<Record> {
         let mark = Observation { at, change: Change::Mark, cause, command: None };
         keys.iter()
-            .filter(|key| !self.unborn.contains(*key))
             .filter_map(|key| {
                 let account = self.by_key.get_mut(key)?;
+                // What the ledger does not know yet is written once it does: nothing of it may be final before.
+                let is_unborn = self.unborn.contains(key);
+                if is_unborn && account.meter.pending().len() == PENDING_MAX {
+                    return None;
+                }
                 let mut slices = Vec::new();
                 account.meter.observe(mark.clone(), &mut |slice| slices.push(slice)).ok()?;
                 self.unsettled.insert(key.clone());
-                Some(account.record(key, slices))
+                (!is_unborn).then(|| account.record(key, slices))
             })
             .collect()
     }

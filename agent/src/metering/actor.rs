@@ -4,19 +4,18 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use dormouse_ledger::{
-    AttachmentUpdate, Class, Committed, Done, LedgerError, LifecycleEvent, Reader, Record, Recovery,
-    SandboxKey, SandboxSeen, TagSet, Watermark, Writer,
+    AttachmentUpdate, Class, Committed, Done, LedgerError, Reader, Record, Recovery, SandboxKey, SandboxSeen,
+    TagSet, Watermark, Writer,
 };
-use dormouse_metering::{BillingState, Cause, Change, CommandId, Observation, Stamp};
+use dormouse_metering::{Cause, Change, CommandId, Observation, Stamp};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use serde_json::json;
 
 use super::accounts::Accounts;
 use super::entries;
 use super::message::{Acknowledgement, Beginning, Ending, Message, Reply, Seen};
 use crate::clock::Clock;
 use crate::failpoint;
-use crate::sandbox::command::{Command, Outcome, Request};
+use crate::sandbox::command::{Outcome, Request};
 use crate::sandbox::refusal::{Reason, Refusal};
 
 /// How sandbox actors reach the metering actor.
@@ -76,11 +75,13 @@ impl Actor for Metering {
     ) -> Result<State, ActorProcessingErr> {
         let Arguments { writer, reader, clock, recovery, prepaid_plans, settings } = arguments;
         let lateness_ns = u64::try_from(settings.lateness.as_nanos())?;
+        let last_step = recovery.last_step();
         let mut accounts = Accounts::new(lateness_ns, clock.now(), recovery.proof);
         for sandbox in recovery.sandboxes {
             let prepaid = prepaid_plans.contains(&sandbox.plan);
             accounts.resume(sandbox.key, sandbox.open, sandbox.pending, prepaid)?;
         }
+        let cut = last_step.map(|at| accounts.resume_step(at)).unwrap_or_default();
         myself.send_interval(SEAL_INTERVAL, || Message::Seal);
         myself.send_interval(settings.tick, || Message::Tick);
         let mut state =
@@ -89,6 +90,7 @@ impl Actor for Metering {
             // Before the first proof of this agent's own, which says nothing of what QEMU has told.
             state.happened(Class::Note, vec![Record::NobodyHeard(proof)], log_failure("the agent's absence"));
         }
+        state.facts(cut);
         Ok(state)
     }
 
@@ -100,7 +102,7 @@ impl Actor for Metering {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             Message::Begin(beginning, reply) => state.begin(*beginning, reply, &myself),
-            Message::Born(key) => state.accounts.born(&key),
+            Message::Born(key) => state.born(&key),
             Message::Forget(key) => state.accounts.forget(&key),
             // Nothing of it lives yet: what is to be started has its intent alone.
             Message::Before(key, command, at, _, reply) if key.generation == 0 => {
@@ -109,7 +111,7 @@ impl Actor for Metering {
             Message::Before(key, command, at, billing, reply) => {
                 let records = vec![
                     Record::Intent(entries::intent(&command, Some(key.generation), at)),
-                    lifecycle_is(&key, billing),
+                    entries::lifecycle_is(&key, billing),
                 ];
                 state.intend(records, reply);
             }
@@ -214,7 +216,7 @@ impl State {
         records.extend(plugged_by_device.map(|plugged| Record::PluggedByDevice(key.clone(), plugged)));
         if is_attach {
             records.push(Record::Outcome(entries::outcome_of(&command, at, &outcome)));
-            records.push(Record::Lifecycle(after_event(&key, &command, at, &outcome)));
+            records.push(Record::Lifecycle(entries::after_event(&key, &command, at, &outcome)));
         }
         let myself = myself.clone();
         let done: Done = Box::new(move |result| {
@@ -233,14 +235,19 @@ impl State {
         }
     }
 
+    fn born(&mut self, key: &SandboxKey) {
+        let marked = self.accounts.born(key);
+        self.facts(marked.into_iter().collect());
+    }
+
     fn after(&mut self, ending: Ending, reply: Reply) {
         failpoint::reach("before an outcome");
         let Ending { key, command, at, result, snapshot, state: billing } = ending;
         let mut records = vec![Record::Outcome(entries::outcome_of(&command, at, &result))];
         // What could not be started has no life to tell of.
         if key.generation != 0 {
-            records.push(lifecycle_is(&key, billing));
-            records.push(Record::Lifecycle(after_event(&key, &command, at, &result)));
+            records.push(entries::lifecycle_is(&key, billing));
+            records.push(Record::Lifecycle(entries::after_event(&key, &command, at, &result)));
         }
         records.extend(snapshot.map(Record::Snapshot));
         self.happened(Class::Fact, records, answer_durable(reply));
@@ -329,34 +336,6 @@ fn observation_class(record: &Record) -> Class {
     match record {
         Record::Slices(batch) if batch.slices.is_empty() => Class::Note,
         _ => Class::Fact,
-    }
-}
-
-fn lifecycle_is(key: &SandboxKey, state: BillingState) -> Record {
-    Record::Attachment(AttachmentUpdate {
-        key: key.clone(),
-        attachment: None,
-        lifecycle: Some(state.name().to_owned()),
-        plan: None,
-    })
-}
-
-fn after_event(
-    key: &SandboxKey,
-    command: &Command,
-    at: Stamp,
-    result: &Result<Outcome, Refusal>,
-) -> LifecycleEvent {
-    let detail = match result {
-        Ok(outcome) => json!({"outcome": outcome}),
-        Err(refusal) => json!({"refusal": refusal}),
-    };
-    LifecycleEvent {
-        key: key.clone(),
-        kind: command.request.kind().to_owned(),
-        command: Some(CommandId::new(&command.request_id)),
-        detail,
-        at,
     }
 }
 

@@ -1,7 +1,10 @@
 //! How commands and their outcomes are written to the ledger, and read back.
 
-use dormouse_ledger::{CommandIntent, CommandOutcome, CommandRow, LedgerError, OutcomeStatus};
-use dormouse_metering::Stamp;
+use dormouse_ledger::{
+    AttachmentUpdate, CommandIntent, CommandOutcome, CommandRow, LedgerError, LifecycleEvent, OutcomeStatus,
+    Record, SandboxKey,
+};
+use dormouse_metering::{BillingState, CommandId, Stamp};
 use serde_json::{Value, json};
 
 use crate::sandbox::command::{Command, CommandResult, Outcome};
@@ -72,4 +75,34 @@ pub(super) fn refusal(error: &LedgerError) -> Refusal {
         _ => Reason::Bug,
     };
     Refusal::new(reason, error.to_string()).with("ledger_reason", error.reason())
+}
+
+/// The sandbox is in this state from now on.
+pub(super) fn lifecycle_is(key: &SandboxKey, state: BillingState) -> Record {
+    Record::Attachment(AttachmentUpdate {
+        key: key.clone(),
+        attachment: None,
+        lifecycle: Some(state.name().to_owned()),
+        plan: None,
+    })
+}
+
+/// What became of a command, for the sinks.
+pub(super) fn after_event(
+    key: &SandboxKey,
+    command: &Command,
+    at: Stamp,
+    result: &Result<Outcome, Refusal>,
+) -> LifecycleEvent {
+    let detail = match result {
+        Ok(outcome) => json!({"outcome": outcome}),
+        Err(refusal) => json!({"refusal": refusal}),
+    };
+    LifecycleEvent {
+        key: key.clone(),
+        kind: command.request.kind().to_owned(),
+        command: Some(CommandId::new(&command.request_id)),
+        detail,
+        at,
+    }
 }

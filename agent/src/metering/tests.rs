@@ -164,6 +164,51 @@ fn nothing_is_cut_or_final_before_the_ledger_knows_of_the_life() {
     assert_eq!(causes(accounts.seal(at(631))), [("a".to_owned(), Cause::Resync)]);
 }
 
+/// By a clock that was set forward by half an hour.
+fn forward(seconds: i64) -> Stamp {
+    Stamp { wall_ns: at(seconds).wall_ns + HOUR_NS / 2, ..at(seconds) }
+}
+
+#[test]
+fn a_life_that_becomes_durable_behind_steps_of_the_clock_is_cut_at_each() {
+    let mut accounts = accounts();
+    accounts.observe(&key("a"), false, began(600), at(600)).expect("it begins");
+    assert_eq!(accounts.clock_stepped(at(607)).len() + accounts.clock_stepped(forward(610)).len(), 0);
+    let told = accounts.observe(&key("b"), false, began(605), forward(611)).expect("it began before");
+    assert_eq!(batch(told.expect("it is to be written")).pending.len(), 1);
+    let after = Observation { at: forward(612), ..began(612) };
+    accounts.observe(&key("c"), false, after, forward(612)).expect("it begins");
+    for (sandbox, steps) in [("a", 2), ("b", 1), ("c", 0)] {
+        let marked = accounts.born(&key(sandbox)).map_or(0, |record| batch(record).pending.len());
+        assert_eq!(marked, steps, "{sandbox}");
+    }
+    accounts.seal(forward(613));
+    assert_eq!(causes(accounts.seal(forward(614))), []);
+    assert_eq!(accounts.resume_step(forward(610)).len(), 0, "what was cut there knows");
+    let hours: Vec<_> = (1_795..1_805).flat_map(|seconds| causes(accounts.seal(forward(seconds)))).collect();
+    assert_eq!(
+        hours,
+        ["a", "b", "c"].map(|sandbox| (sandbox.to_owned(), Cause::Hour)),
+        "by the clock as it is"
+    );
+}
+
+#[test]
+fn a_step_that_a_life_had_not_been_told_of_is_no_time_of_it_once_the_host_is_booted_again() {
+    let mut live = accounts();
+    begins(&mut live, "a", false);
+    let hibernated = changed(at(605), Change::State(BillingState::Hibernated));
+    let batch = told(&mut live, "a", hibernated, 605);
+
+    let mut accounts = accounts();
+    accounts.resume(batch.key, batch.open, batch.pending, false).expect("it was kept");
+    assert_eq!(accounts.resume_step(forward(610)).len(), 1);
+    let booted = Stamp { boot: BootId([2; 16]), boottime_ns: 5 * 1_000_000_000, ..forward(640) };
+    let record = accounts.observe(&key("a"), false, changed(booted, Change::Ended), booted);
+    let slices = self::batch(record.expect("it fits").expect("it is to be written")).slices;
+    assert_eq!(slices.iter().map(|slice| slice.duration_ns).sum::<u64>(), 35 * 1_000_000_000);
+}
+
 #[test]
 fn a_life_that_is_taken_up_is_out_of_sight_and_what_was_pending_is_final_once_it_is_seen() {
     let mut accounts = accounts();

@@ -37,6 +37,16 @@ pub struct Recovery {
     pub host_seq: u64,
 }
 
+impl Recovery {
+    /// When the last step of the wall clock was noticed, by the clock as it was from then on: `None` where the boot of the
+    /// last anchor has had none.
+    pub fn last_step(&self) -> Option<Stamp> {
+        let anchor = self.anchor.filter(|anchor| anchor.stepped_ns != 0)?;
+        let Anchor { boot, boottime_ns, wall_ns, .. } = anchor;
+        Some(Stamp { boot, boottime_ns, wall_ns, uncertainty_ns: 0 })
+    }
+}
+
 const SANDBOXES: &str = concat!(
     "SELECT s.pk, s.org, s.sandbox, s.generation, s.plan, a.attachment, s.lifecycle, s.created_unix_ns, \
      s.ended_unix_ns, ",
