@@ -26,7 +26,7 @@ pub(crate) enum Event {
         name: &'static str,
         stamp_ns: i64,
         detail: Value,
-        known: Option<(Of, u64)>,
+        known: Vec<(Of, u64)>,
     },
     /// Events were lost.
     Gap {

@@ -207,7 +207,7 @@ impl World {
                 }
             }
             Event::Told { seat, link, name, stamp_ns, detail, known, .. } => {
-                self.told(seat, link, (name, stamp_ns, detail), known);
+                self.told(seat, link, (name, stamp_ns, detail), &known);
             }
             Event::Gap { seat, link, .. } => {
                 if self.seat(seat).and_then(|seat| seat.link.as_ref()).is_some_and(|open| open.number == link)

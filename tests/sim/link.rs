@@ -51,7 +51,7 @@ impl World {
         name: &'static str,
         stamp_ns: i64,
         detail: Value,
-        known: Option<(Of, u64)>,
+        known: Vec<(Of, u64)>,
     ) {
         let late = if self.random.chance(900) { 300_000 } else { 20 * MS };
         let late = self.random.range(20_000, late);
@@ -84,7 +84,7 @@ impl World {
         seat: usize,
         number: u64,
         (name, stamp_ns, detail): (&str, i64, Value),
-        known: Option<(Of, u64)>,
+        known: &[(Of, u64)],
     ) {
         let arrival = self.clock.now();
         let Some(link) = self.seat(seat).and_then(|seat| seat.link.as_ref()) else { return };
@@ -94,7 +94,7 @@ impl World {
         let since = link.since;
         let at = self.clock.from_qemu(Some(stamp_ns), since, arrival);
         self.feed(seat, Input::Event(QemuEvent { name: name.to_owned(), at, detail }));
-        self.learn(seat, known.as_slice());
+        self.learn(seat, known);
     }
 
     pub(crate) fn connect(&mut self, number: usize, token: Token, after_ms: u64) {

@@ -64,6 +64,7 @@ const FOUND_SOMETHING_WITH_SEVERAL: &[u64] = &[
     103_047_675,
     152_167_672,
     241_174_266,
+    260_055_961,
 ];
 
 /// The same where the host is booted again, or guests are limited.

@@ -358,7 +358,7 @@ impl World {
         let stamp_ns = self.wall_us();
         for (name, detail) in effects.events {
             self.trace(|| format!("qemu {guest}: {name}"));
-            let known = matches!(name, "STOP" | "RESUME").then_some((Of::State, self.now));
+            let known = self.said_by(guest, name);
             self.tell(guest, name, stamp_ns, detail, known);
         }
         for device in effects.sized {
@@ -366,6 +366,18 @@ impl World {
         }
         for (after, later) in effects.later {
             self.after(after, Event::Qemu { guest, process, later });
+        }
+    }
+
+    /// What an event says by its name: whether the guest runs, or that a reset has unplugged everything.
+    fn said_by(&self, guest: usize, name: &str) -> Vec<(Of, u64)> {
+        let unplugged = |qemu: &&Qemu| qemu.memory.iter().all(|memory| memory.size == 0);
+        match name {
+            "STOP" | "RESUME" => vec![(Of::State, self.now)],
+            "RESET" if self.guests[guest].qemu.as_ref().is_some_and(|qemu| unplugged(&qemu)) => {
+                (0..DEVICES_MAX).map(|device| (Of::Size(device), self.now)).collect()
+            }
+            _ => Vec::new(),
         }
     }
 
@@ -407,7 +419,7 @@ impl World {
         let id = qemu.memory[device].id;
         let detail =
             serde_json::json!({"id": id, "size": size, "qom-path": format!("/machine/peripheral/{id}")});
-        self.tell(guest, "MEMORY_DEVICE_SIZE_CHANGE", stamp_ns, detail, Some((Of::Size(device), at)));
+        self.tell(guest, "MEMORY_DEVICE_SIZE_CHANGE", stamp_ns, detail, vec![(Of::Size(device), at)]);
     }
 
     /// The process is gone: its client sees the end of the connection, its holder the end of the process.
