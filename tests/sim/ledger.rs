@@ -118,6 +118,8 @@ pub(crate) struct Ledger {
     pub(crate) order: Vec<String>,
     pub(crate) proof: Option<Stamp>,
     pub(crate) anchor: Option<dormouse::clock::Anchor>,
+    /// The steps of the clock that are known.
+    pub(crate) steps: Vec<Stamp>,
     pub(crate) waiting: VecDeque<Unit>,
     pub(crate) violations: Vec<String>,
     /// All that was committed, where the host may lose what was not synced; and how much of it was.
@@ -261,13 +263,18 @@ impl Ledger {
                     self.proof = Some(*stamp);
                 }
             }
-            Entry::Anchor(anchor) => self.anchor = Some(*anchor),
+            Entry::Anchor(anchor) => self.anchor(anchor),
             Entry::Ended(key, stamp) => {
                 if let Some(row) = self.row(key) {
                     row.end = Some(*stamp);
                 }
             }
         }
+    }
+
+    fn anchor(&mut self, anchor: &dormouse::clock::Anchor) {
+        self.anchor = Some(*anchor);
+        self.steps.extend((anchor.stepped_ns != 0).then(|| anchor.stamp(anchor.boottime_ns)));
     }
 
     fn outcome(&mut self, command: &Command, result: &Result<Outcome, Refusal>) {

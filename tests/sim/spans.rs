@@ -89,7 +89,7 @@ impl Life<'_> {
             } else if let Some((boot, from)) = self.behind(&alike) {
                 (self.at, self.boot) = (from, boot);
             } else if let Some((next, boot, to)) = self.followed(&alike) {
-                self.check_hour(self.slices[next - 1].end.unix_ns, self.boot..=boot);
+                self.check_hour(self.slices[next - 1].end.unix_ns, self.boot..boot + 1);
                 self.cross(next, boot, to);
             } else if self.is_timed(alike.end) && self.at + self.ns(&alike) <= self.boot(self.boot).ended {
                 self.go_on(alike.end);
@@ -103,6 +103,7 @@ impl Life<'_> {
             }
         }
         self.check_open();
+        self.check_steps();
     }
 
     fn boot(&self, boot: usize) -> &Boot {
@@ -176,7 +177,13 @@ impl Life<'_> {
     /// The first boundary of these that the wall clock of a later boot read at a noted moment: which boot, and when.
     fn across(&self, alike: &Range<usize>) -> Option<(usize, usize, u64)> {
         let later = || self.world.boots.iter().enumerate().skip(self.boot + 1);
-        alike.clone().map(|index| index + 1).find_map(|next| {
+        // It has no time but the wall clock's; where that was set back before, the time until it had caught up.
+        let lasts = |slice: &Slice| {
+            let extent_ns = slice.start.unix_ns.abs_diff(slice.end.unix_ns);
+            extent_ns == 0 || slice.duration_ns == extent_ns
+        };
+        let lasting = alike.clone().take_while(|index| lasts(&self.slices[*index]));
+        lasting.map(|index| index + 1).find_map(|next| {
             let unix_ns = self.slices[next - 1].end.unix_ns;
             later().find_map(|(number, boot)| {
                 let read = boot.placed_by.iter().filter_map(|offset| u64::try_from(unix_ns - offset).ok());
@@ -231,7 +238,7 @@ impl Life<'_> {
         let ends = self.at + self.ns(alike);
         let unix_ns = self.slices[alike.end - 1].end.unix_ns;
         self.check_across(alike.clone(), self.boot);
-        self.check_hour(unix_ns, self.boot..=self.world.boots.len() - 1);
+        self.check_hour(unix_ns, self.boot..self.world.boots.len());
         if self.opened() != Some((self.boot, ends)) {
             self.wrong.push(format!("is open since {:?}, and lasted until {ends}", self.opened()));
         }
@@ -251,6 +258,18 @@ impl Life<'_> {
         } else if self.open.is_some() && self.opened() != Some((self.boot, self.at)) {
             self.wrong.push(format!("is open since {:?}, and lasted until {}", self.opened(), self.at));
         }
+    }
+
+    /// Whatever was held when the clock was stepped is cut there, so that what follows is placed by the clock as it was then:
+    /// all but what is lost of a life of which nothing but its end is known.
+    fn check_steps(&mut self) {
+        let steps = self.world.ledger.steps.iter().map(|at| self.world.world_ns(at.boot, at.boottime_ns));
+        let open = self.open.map(|_| (self.at, self.world.now));
+        let lost = |slice: &&Slice| self.open.is_none() && slice.state == BillingState::Lost;
+        let known = self.spans.len() - self.slices.iter().rev().take_while(lost).count();
+        let over = |at: &u64| self.spans[..known].iter().chain(&open).any(|(from, to)| from < at && at < to);
+        self.wrong
+            .extend(steps.filter(over).map(|at| format!("is not cut at {at}, where the clock was stepped")));
     }
 
     /// A boundary lies where the wall clock had it, or where the slice before began, when that was set back.
@@ -276,17 +295,13 @@ impl Life<'_> {
         let from_ns = slices.get(count).or(slices.last()).map_or(0, |slice| slice.start.unix_ns);
         let recorded = &self.boot(self.boot).recorded;
         let is_placed = recorded.iter().any(|offset| offset.saturating_add_unsigned(at) <= from_ns);
-        let lasts = |slice: &Slice| {
-            let extent_ns = slice.start.unix_ns.abs_diff(slice.end.unix_ns);
-            extent_ns == 0 || slice.duration_ns == extent_ns
-        };
-        if !is_placed || !slices[count..].iter().all(lasts) {
+        if !is_placed {
             self.wrong.push(format!("lasts from {at} on to boot {boot}, and not as the wall clock does"));
         }
     }
 
     /// What was cut at a full hour was so by the wall clock of a boot that came to it.
-    fn check_hour(&mut self, hour_ns: i64, mut boots: impl Iterator<Item = usize>) {
+    fn check_hour(&mut self, hour_ns: i64, mut boots: Range<usize>) {
         let has_passed = |boot: &Boot| {
             let until = boot.ended.min(self.world.now);
             boot.placed_by.iter().any(|offset| hour_ns <= offset.saturating_add_unsigned(until))
