@@ -98,6 +98,7 @@ const FOUND_SOMETHING_AT_A_BOOT: &[u64] = &[
     355_020_316,
     355_030_075,
     360_085_439,
+    360_166_514,
 ];
 
 fn number(name: &str) -> Option<u64> {

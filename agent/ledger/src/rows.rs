@@ -179,6 +179,8 @@ pub struct PluggedByDevice {
     pub bytes: Vec<u64>,
     /// At the least since that may have been so, which is as long before the stamp as it is uncertain, in bytes.
     pub least_bytes: Vec<u64>,
+    /// The boot of the stamp.
+    pub boot: [u8; 16],
     /// The stamp, in nanoseconds of `CLOCK_BOOTTIME`.
     pub at_boottime_ns: u64,
 }

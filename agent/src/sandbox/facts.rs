@@ -125,7 +125,8 @@ impl Survey {
     pub fn plugged_by_device(&self, at: Stamp) -> Option<PluggedByDevice> {
         let bytes: Vec<u64> = self.memory_devices.iter().map(|device| device.size_bytes).collect();
         let least_bytes = bytes.clone();
-        (bytes.len() > 1).then_some(PluggedByDevice { bytes, least_bytes, at_boottime_ns: at.boottime_ns })
+        let (boot, at_boottime_ns) = (at.boot.0, at.boottime_ns);
+        (bytes.len() > 1).then_some(PluggedByDevice { bytes, least_bytes, boot, at_boottime_ns })
     }
 
     /// The run state folded for billing, or `None` for one that this version does not know.

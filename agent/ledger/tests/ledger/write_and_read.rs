@@ -44,7 +44,7 @@ fn what_each_memory_device_had_is_read_as_it_was_told_last_however_qemu_is_found
     let known = || ledger.reader().unwrap().recovery().unwrap().sandboxes.remove(0).plugged_by_device;
     assert_eq!(known(), None);
     for bytes in [vec![512 << 20, 0], vec![0, 512 << 20]] {
-        let plugged = PluggedByDevice { bytes, least_bytes: vec![0, 0], at_boottime_ns: 7 };
+        let plugged = PluggedByDevice { bytes, least_bytes: vec![0, 0], boot: [7; 16], at_boottime_ns: 7 };
         let told = Record::PluggedByDevice(key("org", "sb"), plugged.clone());
         facts(&ledger, vec![told, life.record(Vec::new())]).unwrap();
         let update = AttachmentUpdate {

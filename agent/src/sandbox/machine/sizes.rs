@@ -109,7 +109,9 @@ impl Sizes {
     /// now is missed.
     pub(super) fn recovered(&mut self, known: Stamp, now: Stamp, plugged: PluggedByDevice) {
         let unseen = Source::Unseen(now, known);
-        let unknown_ns = plugged.at_boottime_ns.saturating_sub(known.boottime_ns);
+        // Of a boot before this one it is what a snapshot was saved with.
+        let at_ns = if plugged.boot == known.boot.0 { plugged.at_boottime_ns } else { known.boottime_ns };
+        let unknown_ns = at_ns.saturating_sub(known.boottime_ns);
         if unknown_ns == 0 {
             return self.0.push_back(Told::new(known, unseen, plugged.bytes));
         }

@@ -6,7 +6,7 @@ use dormouse_ledger::PluggedByDevice;
 use dormouse_metering::{Cause, Change, Observation, Shape, Stamp};
 use serde_json::json;
 
-use super::driver::{BASE, Driver, MIB, Qemu, at, attach, device, identity, key};
+use super::driver::{BASE, BOOT, Driver, MIB, Qemu, at, attach, device, identity, key};
 use crate::sandbox::facts::Survey;
 use crate::sandbox::machine::{Core, Input, LastSign, Phase, Recovered, Sandbox, Settings};
 
@@ -17,7 +17,7 @@ const SIGN: Stamp = at(990_000_000_000);
 fn plugged(mib: [u64; 2], least_mib: [u64; 2], after_ns: u64) -> PluggedByDevice {
     let bytes = |mib: [u64; 2]| mib.map(|mib| mib * MIB).to_vec();
     let at_boottime_ns = SIGN.boottime_ns + after_ns;
-    PluggedByDevice { bytes: bytes(mib), least_bytes: bytes(least_mib), at_boottime_ns }
+    PluggedByDevice { bytes: bytes(mib), least_bytes: bytes(least_mib), boot: BOOT.0, at_boottime_ns }
 }
 
 /// What is told of the memory by an agent that is started with this in the ledger, 10 s after the last sign, and finds
@@ -77,6 +77,10 @@ fn what_each_had_at_the_least_while_that_was_uncertain_is_not_billed_where_one_h
     assert_eq!(found(1_000, [256, 256]), [], "what was told of it stands");
     // No more than the least in all, and all the same less than they had between.
     assert_eq!(found(1_000, [256, 512]), [Change::Plugged(256 * MIB), Change::Plugged(768 * MIB)]);
+    // Of another boot: nothing of it is uncertain in this one.
+    let before = PluggedByDevice { boot: [1; 16], ..plugged([256, 256], [256, 0], 20_000_000_000) };
+    let told = [Change::Plugged(256 * MIB), Change::Plugged(512 * MIB)];
+    assert_eq!(bytes(&found_after(Some(before), [0, 512])), told);
     // Known since.
     assert_eq!(found(0, [0, 512]), [Change::Plugged(256 * MIB), Change::Plugged(512 * MIB)]);
 }
