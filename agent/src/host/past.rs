@@ -2,6 +2,12 @@
 //!
 //! One that was handed back by a detach is left alone by discovery until its QEMU is another one, or somebody asks for it. One
 //! that has ended otherwise is destroyed as it is: whoever tells it so once more is answered that nothing was to be done.
+//!
+//! ```text
+//!   not there ── its last life has ended, by the ledger ─────────────────────────────▶ that is what is answered
+//!        │ it has not: its end is on its way there                                           ▲
+//!        └──▶ all that was told is made durable, and the ledger is asked once more ──────────┘
+//! ```
 
 use std::sync::PoisonError;
 
@@ -20,11 +26,11 @@ use crate::sandbox::view::SandboxView;
 impl HostHandle {
     /// Whether discovery is to leave a sandbox alone, because it was handed back. What the ledger cannot tell is not so.
     pub(super) async fn is_handed_back(&self, key: &SandboxKey) -> bool {
-        let past = self.past(key).await.unwrap_or_else(|why| {
+        let last = self.last_life(key).await.unwrap_or_else(|why| {
             tracing::warn!(%why, "whether a sandbox was detached cannot be read");
             None
         });
-        past.is_some_and(|past| past.is_detached && past.qemu_lives())
+        last.is_some_and(|last| last.is_detached && last.qemu_lives())
     }
 
     /// Carries out a destroy of a sandbox that is not there: refused as it was, unless its last life is over. That is
@@ -34,9 +40,8 @@ impl HostHandle {
         command: Command,
         not_found: Refusal,
     ) -> Result<Executed, Refusal> {
-        let unreadable = |why: String| Refusal::new(Reason::LedgerUnwritable, why);
-        let over = self.past(&command.key).await.map_err(unreadable)?.filter(|past| !past.is_detached);
-        let Some(past) = over else { return Err(not_found) };
+        let past = self.past(&command.key).await?.filter(|past| !past.is_detached);
+        let Some(past) = past else { return Err(not_found) };
         let outcome = Outcome {
             result: CommandResult::Unchanged,
             message: format!("{} has ended already", command.key),
@@ -52,33 +57,49 @@ impl HostHandle {
         }
     }
 
-    /// The last life of that name, if it has ended; what went wrong where that cannot be read.
-    async fn past(&self, key: &SandboxKey) -> Result<Option<Past>, String> {
+    /// The last life of a sandbox that is not there any more, if it has ended. That it has the metering actor was told before
+    /// the sandbox was seen to be gone, and the ledger may be yet to learn.
+    async fn past(&self, key: &SandboxKey) -> Result<Option<Life>, Refusal> {
+        let unreadable = |why: String| Refusal::new(Reason::LedgerUnwritable, why);
+        let last = self.last_life(key).await.map_err(unreadable)?;
+        if last.as_ref().is_none_or(Life::has_ended) {
+            return Ok(last);
+        }
+        self.record(metering::Message::Settle).await?;
+        Ok(self.last_life(key).await.map_err(unreadable)?.filter(Life::has_ended))
+    }
+
+    /// The last life of that name; what went wrong where that cannot be read.
+    async fn last_life(&self, key: &SandboxKey) -> Result<Option<Life>, String> {
         let (reader, key) = (self.reader.clone(), key.clone());
-        let look_up = move || Past::of(&reader.lock().unwrap_or_else(PoisonError::into_inner), &key);
+        let look_up = move || Life::last_of(&reader.lock().unwrap_or_else(PoisonError::into_inner), &key);
         let found = tokio::task::spawn_blocking(look_up).await.map_err(|error| error.to_string())?;
         found.map_err(|error| error.to_string())
     }
 }
 
-/// A life that has ended.
-struct Past {
+/// The last life of a name, as the ledger has it.
+struct Life {
     row: SandboxRow,
     /// It was handed back, and its QEMU was left to itself.
     is_detached: bool,
 }
 
-impl Past {
-    fn of(reader: &Reader, key: &SandboxKey) -> Result<Option<Self>, LedgerError> {
+impl Life {
+    fn last_of(reader: &Reader, key: &SandboxKey) -> Result<Option<Self>, LedgerError> {
         let filter = SandboxFilter {
             org: Some(key.org.clone()),
             sandbox: Some(key.sandbox.clone()),
             ..SandboxFilter::default()
         };
-        let last = reader.sandboxes(&filter)?.pop().filter(|row| row.ended_unix_ns.is_some());
-        let Some(row) = last else { return Ok(None) };
-        let is_detached = last_cause(reader, &row)?.as_deref() == Some(Cause::Detach.as_str());
+        let Some(row) = reader.sandboxes(&filter)?.pop() else { return Ok(None) };
+        let is_detached = row.ended_unix_ns.is_some()
+            && last_cause(reader, &row)?.as_deref() == Some(Cause::Detach.as_str());
         Ok(Some(Self { row, is_detached }))
+    }
+
+    fn has_ended(&self) -> bool {
+        self.row.ended_unix_ns.is_some()
     }
 
     fn qemu_lives(&self) -> bool {

@@ -123,14 +123,12 @@ impl Actor for Metering {
             Message::ConcludeApart(outcome, reply) => {
                 state.happened(Class::Fact, vec![Record::Outcome(*outcome)], answer_durable(reply));
             }
+            Message::Settle(reply) => state.happened(Class::Intent, Vec::new(), answer_durable(reply)),
             Message::Observe(key, seen) => state.observe(&key, *seen),
             Message::Sight(key, sight, heard) => {
                 if state.accounts.sight(&key, sight) {
-                    state.happened(
-                        Class::Note,
-                        vec![Record::Unheard(key, heard)],
-                        log_failure("a lost connection"),
-                    );
+                    let unheard = vec![Record::Unheard(key, heard)];
+                    state.happened(Class::Note, unheard, log_failure("a lost connection"));
                 }
             }
             Message::Saved(snapshot, reply) => state.intend(vec![Record::Snapshot(snapshot)], reply),

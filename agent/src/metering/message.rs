@@ -91,6 +91,8 @@ pub enum Message {
     IntendApart(Box<CommandIntent>, Option<Box<CommandOutcome>>, Reply),
     /// It is done. Answered when the outcome is durable.
     ConcludeApart(Box<CommandOutcome>, Reply),
+    /// Answered when all that was told before is in the ledger.
+    Settle(Reply),
     /// The life that has begun is durable.
     Born(SandboxKey),
     /// A life could not begin: nothing of it became durable.

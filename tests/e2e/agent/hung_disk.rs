@@ -8,6 +8,7 @@ use dormouse_tests::scripted::{Does, Options, Order, Rule};
 use dormouse_tests::wait;
 use nix::mount::{MntFlags, umount2};
 use nix::unistd::Uid;
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::scene::{DEADLINE, Scene, causes};
@@ -132,6 +133,30 @@ async fn a_disk_that_hangs_holds_up_no_answer_and_qemu_hears_nothing_before_the_
     assert_eq!(qemu.times_asked("stop").await.unwrap(), asked + 1);
     let slices = scene.until_slices("s2", |slices| slices.len() == 2).await;
     assert_eq!(causes(&slices), ["attach", "stop"], "what happened meanwhile is there");
+    scene.audits_clean().await;
+}
+
+#[tokio::test]
+async fn to_destroy_what_has_died_waits_until_its_end_is_durable_and_is_not_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("state");
+    let Some((scene, disk)) = scene_on_disk(&state, folder).await else { return };
+    let qemu = scene.sandbox("s1", &Options::default()).await;
+    let hanging = disk.hang();
+    qemu.kill9().await.unwrap();
+    wait::until("the end of s1 to be known", DEADLINE, async || {
+        let listed = scene.agent.json(&["ls"]).await.map_err(|error| error.to_string())?;
+        wait::unless(listed == Value::Array(Vec::new()), || listed.to_string())
+    })
+    .await
+    .unwrap();
+    let destroy = ["destroy", "s1", "--request-id", "d1", "--deadline", "2s"];
+    scene.refused(&destroy, "OUTCOME_UNKNOWN", "DEADLINE_EXCEEDED").await;
+
+    drop(hanging);
+    let told = scene.does(&["destroy", "s1", "--request-id", "d1"]).await;
+    assert_eq!(told["result"], "unchanged", "{told}");
+    assert_eq!(scene.slices("s1").await.last().unwrap()["closed_by"], "death");
     scene.audits_clean().await;
 }
 

@@ -8,6 +8,7 @@
 mod bad_input;
 mod certificates;
 mod detaching;
+mod ended;
 mod for_people;
 mod full_disk;
 mod hung_disk;
