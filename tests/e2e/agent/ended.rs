@@ -35,7 +35,10 @@ async fn to_destroy_what_dies_by_itself_is_done_or_unchanged_and_never_refused()
         killed.unwrap();
         assert_eq!(told, command_reply::Result::Unchanged, "{id}");
         let slices = scene.slices(&id).await;
-        assert!(slices.last().is_some_and(|last| last["final"] == true), "answered before it was durable: {slices:?}");
+        assert!(
+            slices.last().is_some_and(|last| last["final"] == true),
+            "answered before it was durable: {slices:?}"
+        );
     }
     scene.audits_clean().await;
 }

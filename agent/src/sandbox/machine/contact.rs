@@ -1,6 +1,6 @@
 //! Losing and finding QEMU: connection, resync, death.
 
-use dormouse_metering::{BillingState, Cause, Change, RunState, Shape, Stamp};
+use dormouse_metering::{BillingState, Cause, Change, CommandId, RunState, Shape, Stamp};
 
 use super::core::{Core, Limiting, Link, Phase, Resync};
 use super::sight::reaching_back;
@@ -162,7 +162,7 @@ impl Core {
             self.continued = self.continued.or(Some(known.all));
         }
         let least = self.sizes.least(reaching_back(now, known.sizes), &bytes_of(&survey.memory_devices));
-        let vcpus_at = self.limit_may_be_since(now);
+        let (vcpus_at, limiting) = (self.limit_may_be_since(now), self.limiting.clone());
         self.found(now, survey.clone(), process);
         self.missed = None;
         let cause = (Cause::Resync, None);
@@ -174,8 +174,12 @@ impl Core {
         let (at, shape) = (reaching_back(now, known.sizes), survey.shape());
         self.observe_least(least, cause.clone(), actions);
         for change in shape_changes(&shape, &self.shape, state) {
-            let at = if matches!(change, Change::Vcpus(_)) { vcpus_at } else { at };
-            self.observe(at, change, cause.clone(), actions);
+            let (at, cause) = match (change, &limiting) {
+                (Change::Vcpus(milli), Some(asked)) if milli == asked.milli => (vcpus_at, asked.cause()),
+                (Change::Vcpus(_), _) => (vcpus_at, cause.clone()),
+                _ => (at, cause.clone()),
+            };
+            self.observe(at, change, cause, actions);
         }
         actions.push(Action::Publish(Notice::Changed("resync")));
     }
@@ -195,9 +199,11 @@ impl Core {
 
     /// A limit that the kernel is being told, and may have taken by then. Of more the bill knows nothing, and says since when.
     pub(super) fn observe_limit_in_flight(&mut self, at: Stamp, actions: &mut Vec<Action>) {
-        if let Some(Limiting { asked, milli, .. }) = self.limiting {
+        if let Some(limiting) = &self.limiting {
+            let milli = limiting.milli;
             let change = if milli > self.shape.vcpus_milli { Change::Mark } else { Change::Vcpus(milli) };
-            self.observe(reaching_back(at, asked), change, (Cause::Resync, None), actions);
+            let (at, cause) = (reaching_back(at, limiting.asked), limiting.cause());
+            self.observe(at, change, cause, actions);
         }
     }
 
@@ -252,6 +258,13 @@ impl Core {
         };
         self.observe(at, Change::State(state), (cause, None), actions);
         actions.push(Action::Publish(Notice::Changed(cause.as_str())));
+    }
+}
+
+impl Limiting {
+    /// The scale that asks for it, as a cause.
+    fn cause(&self) -> (Cause, Option<CommandId>) {
+        (Cause::Scale, Some(self.command.clone()))
     }
 }
 

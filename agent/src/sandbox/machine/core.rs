@@ -51,7 +51,7 @@ pub(super) struct Replaced {
 }
 
 /// A limit on CPU time that the kernel was asked to take.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Limiting {
     /// When it was asked to.
     pub(super) asked: Stamp,
@@ -59,6 +59,8 @@ pub(super) struct Limiting {
     pub(super) milli: u32,
     /// Whether it is yet to answer. It may have failed to, or have answered an agent that was killed.
     pub(super) answer_comes: bool,
+    /// The scale that asks for it: what is cut because of it names that.
+    pub(super) command: CommandId,
 }
 
 /// A survey that was asked for because events were missed.
@@ -164,7 +166,7 @@ pub struct Core {
     /// When the kernel said last what its CPU time is limited to: nobody tells when another changes that.
     pub(super) vcpus_known: Option<Stamp>,
     /// A limit that the kernel may have taken.
-    pub(super) limiting: Option<Limiting>,
+    pub(super) limiting: Option<Box<Limiting>>,
     /// When the kernel had answered to a limit last.
     pub(super) limited: Option<Stamp>,
     /// When the kernel said it, in the survey that is being taken in.
@@ -272,13 +274,13 @@ impl Core {
         let is_newer = |at: Stamp| {
             self.answered.is_some_and(|asked| asked.boot == at.boot && asked.boottime_ns <= at.boottime_ns)
         };
-        let in_flight = self.limiting.filter(|limiting| limiting.answer_comes);
-        if in_flight.is_some() || self.limited.is_some_and(is_newer) {
+        let is_in_flight = self.limiting.as_ref().is_some_and(|limiting| limiting.answer_comes);
+        if is_in_flight || self.limited.is_some_and(is_newer) {
             survey.vcpu_limit_milli = Err("the kernel was told of another one meanwhile".to_owned());
         }
         self.vcpus_surveyed = self.answered.filter(|_| survey.vcpu_limit_milli.is_ok());
         if survey.vcpu_limit_milli.is_err() && self.phase != Phase::New && self.replaced.is_none() {
-            let doubted = self.limiting.filter(|limiting| !limiting.answer_comes);
+            let doubted = self.limiting.as_ref().filter(|limiting| !limiting.answer_comes);
             let known = doubted.map_or(u32::MAX, |limiting| limiting.milli).min(self.shape.vcpus_milli);
             survey.vcpu_limit_milli = Ok(Some(known).filter(|known| *known < survey.vcpus_milli));
         }

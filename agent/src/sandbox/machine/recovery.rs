@@ -156,11 +156,13 @@ impl Sandbox {
         let scale = unfinished.iter().rfind(|command| matches!(command.request, Request::Scale(_)));
         if let Some(command) = scale {
             // What the guest goes on to plug or give back is this command's doing, whoever hears of it.
-            core.memory_cause = (Cause::Scale, Some(CommandId::new(&command.request_id)));
+            let id = CommandId::new(&command.request_id);
+            core.memory_cause = (Cause::Scale, Some(id.clone()));
             // When the kernel was told is nowhere, and since the last cut it may have been.
             let sign = recovered.last_sign.map_or(now, |sign| sign.told);
             let asked = sign.earlier_by(sign.boottime_ns);
-            core.limiting = vcpus_of(command).map(|milli| Limiting { asked, milli, answer_comes: false });
+            let limiting = |milli| Box::new(Limiting { asked, milli, answer_comes: false, command: id });
+            core.limiting = vcpus_of(command).map(limiting);
         }
         let cycle = unfinished.iter().find(|command| command.request == Request::PowerCycle);
         let cycled_by = cycle.filter(|_| core.started).map(|command| CommandId::new(&command.request_id));

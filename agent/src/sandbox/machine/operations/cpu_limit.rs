@@ -12,7 +12,7 @@
 //! It is set before the guest goes on: there is no moment at which it may use more than it is billed for.
 
 use super::{Answer, Context, is_unsure};
-use crate::sandbox::machine::core::{Limiting, Replaced};
+use crate::sandbox::machine::core::Replaced;
 use crate::sandbox::machine::{Action, Core};
 
 /// Another QEMU is about to take the place of the one that the sandbox has or had.
@@ -62,7 +62,9 @@ pub(super) fn limited(core: &mut Core, limit: Option<u32>) {
 
 /// The kernel may have taken a limit of so many thousandths of a vCPU, and did not say so. It is asked again.
 pub(super) fn in_doubt(cx: &mut Context<'_>, limit_milli: u32) {
-    cx.core.limiting = cx.core.limiting.map(|limiting| Limiting { answer_comes: false, ..limiting });
+    if let Some(limiting) = &mut cx.core.limiting {
+        limiting.answer_comes = false;
+    }
     if let Some(survey) = cx.core.survey.as_mut() {
         survey.vcpu_limit_milli = Ok(Some(limit_milli.min(survey.shape().vcpus_milli)));
     }

@@ -1,15 +1,21 @@
 //! The vCPU limit: what the kernel was told, said and was not asked, and what is billed meanwhile.
 
-use dormouse_metering::{BillingState, Change};
+use dormouse_metering::{BillingState, Cause, Change, CommandId, Observation};
 use serde_json::json;
 
 use super::driver::{Driver, command, token_of, until};
+use super::recovery::{left, qemu, settled};
 use crate::sandbox::command::{Request, Scaling};
 use crate::sandbox::machine::{Action, Answer, Input};
 use crate::sandbox::refusal::{Reason, Refusal};
 
 pub(super) fn vcpus(milli: u32) -> Scaling {
     Scaling { vcpus_milli: Some(milli), ..Scaling::default() }
+}
+
+/// Whose doing an observation says it is.
+pub(super) fn named_by(seen: &Observation) -> (Cause, Option<&str>) {
+    (seen.cause, seen.command.as_ref().map(CommandId::as_str))
 }
 
 #[test]
@@ -92,6 +98,7 @@ fn a_qemu_that_dies_while_the_kernel_is_told_is_billed_the_lesser_since_then() {
     driver.exit();
     let limited = driver.observed.iter().find(|seen| seen.change == Change::Vcpus(500)).expect("the lesser");
     assert!(limited.at.boottime_ns - limited.at.uncertainty_ns <= asked_ns, "{limited:?}");
+    assert_eq!(named_by(limited), (Cause::Scale, Some("limit")));
 }
 
 #[test]
@@ -171,6 +178,7 @@ fn a_guest_that_shuts_down_while_the_kernel_is_told_is_billed_the_lesser_until_t
         assert!(Some(limited) < place(Change::State(BillingState::Paused)), "{:?}", driver.observed);
         let at = driver.observed[limited].at;
         assert!(at.boottime_ns - at.uncertainty_ns <= asked_ns, "{at:?}");
+        assert_eq!(named_by(&driver.observed[limited]), (Cause::Scale, Some("limit")));
         let vcpus_milli = if matches!(answer, Answer::Failed(_)) { 2_000 } else { 500 };
         driver.feed(Input::Answer(token, answer));
         assert_eq!(
@@ -178,5 +186,18 @@ fn a_guest_that_shuts_down_while_the_kernel_is_told_is_billed_the_lesser_until_t
             vcpus_milli,
             "what the kernel said counts after it"
         );
+    }
+}
+
+#[test]
+fn a_limit_that_was_taken_while_no_agent_was_there_names_the_scale_that_asked_for_it() {
+    for (has_milli, named) in [(500, (Cause::Scale, Some("c1"))), (700, (Cause::Resync, None))] {
+        let mut found = qemu("running", 512);
+        found.vcpu_limit_milli = Ok(Some(has_milli));
+        let unfinished = Some(Request::Scale(vcpus(500)));
+        let driver = settled(left(BillingState::Running, unfinished), found);
+        let limited = driver.observed.iter().find(|seen| seen.change == Change::Vcpus(has_milli));
+        assert_eq!(limited.map(named_by), Some(named), "{:?}", driver.observed);
+        assert_eq!(driver.replies.last().unwrap().1.is_ok(), has_milli == 500);
     }
 }

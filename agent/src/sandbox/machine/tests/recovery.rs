@@ -9,6 +9,7 @@ use super::driver::{
     Driver, GIB, MIB, Qemu, at, command, create, device, hibernate, identity, key, manifest, pause, resume,
     scale, suppress,
 };
+use super::limits::{named_by, vcpus};
 use crate::metering::accounts::Sight;
 use crate::sandbox::command::{CommandResult, Method, Request};
 use crate::sandbox::machine::{
@@ -26,7 +27,7 @@ const TOLD: u64 = 980 * SECOND;
 const SIZES: u64 = 970 * SECOND;
 
 /// What the ledger says of a sandbox that has a QEMU with 512 MiB plugged.
-fn left(state: BillingState, unfinished: Option<Request>) -> Recovered {
+pub(super) fn left(state: BillingState, unfinished: Option<Request>) -> Recovered {
     let mut core = Core::new(key(), "/run/dormouse/sb-1.qmp".into(), Settings::default());
     let shape = Qemu::new(100).survey().shape();
     (core.phase, core.generation, core.process) = (Phase::Attached, 7, Some(identity(100)));
@@ -45,7 +46,7 @@ fn asleep(state: BillingState, unfinished: Option<Request>) -> Recovered {
 }
 
 /// QEMU as it is when it is looked for.
-fn qemu(status: &'static str, mib: u64) -> Qemu {
+pub(super) fn qemu(status: &'static str, mib: u64) -> Qemu {
     let mut qemu = Qemu::new(100);
     (qemu.status, qemu.devices) = (status, vec![device("vm0", mib)]);
     qemu
@@ -60,7 +61,7 @@ fn taken_up(recovered: Recovered, qemu: impl Into<Option<Qemu>>) -> Driver {
     driver
 }
 
-fn settled(recovered: Recovered, qemu: impl Into<Option<Qemu>>) -> Driver {
+pub(super) fn settled(recovered: Recovered, qemu: impl Into<Option<Qemu>>) -> Driver {
     let mut driver = taken_up(recovered, qemu);
     driver.settle();
     driver
@@ -460,10 +461,10 @@ fn a_power_cycle_that_had_told_qemu_to_quit_ends_one_that_does_not_answer() {
 
 #[test]
 fn what_died_unseen_while_the_kernel_was_being_told_is_billed_the_lesser() {
-    let scaling = crate::sandbox::command::Scaling { vcpus_milli: Some(500), ..Default::default() };
-    let driver = settled(left(BillingState::Running, Some(Request::Scale(scaling))), None);
+    let driver = settled(left(BillingState::Running, Some(Request::Scale(vcpus(500)))), None);
     let limited = driver.observed.iter().find(|seen| seen.change == Change::Vcpus(500)).expect("the lesser");
     assert_eq!(window(limited.at), (0, PROVEN));
+    assert_eq!(named_by(limited), (Cause::Scale, Some("c1")));
 }
 
 #[test]

@@ -19,7 +19,7 @@ mod memory;
 
 use std::collections::VecDeque;
 
-use dormouse_metering::{Cause, Change, Stamp};
+use dormouse_metering::{Cause, Change, CommandId, Stamp};
 
 use self::disks::Disks;
 use self::floor::Floor;
@@ -125,7 +125,9 @@ impl Scale {
             }
             Some(Step::Vcpus(milli)) => {
                 let limit = Some(*milli).filter(|milli| *milli < vcpus_milli_max(cx.core));
-                cx.core.limiting = Some(Limiting { asked: cx.now, milli: *milli, answer_comes: true });
+                let command = CommandId::new(&cx.command.request_id);
+                let limiting = Limiting { asked: cx.now, milli: *milli, answer_comes: true, command };
+                cx.core.limiting = Some(Box::new(limiting));
                 cx.ask(|token| Action::LimitVcpus(token, limit));
                 Turn::Wait
             }
