@@ -28,3 +28,4 @@ pub mod sandbox;
 pub mod size;
 pub mod tls;
 pub mod traces;
+mod words;

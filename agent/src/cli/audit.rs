@@ -9,6 +9,7 @@ use super::table::{Column, render, terminal_width};
 use super::{json, ledger, output};
 use crate::control;
 use crate::proto::{AuditReply, AuditRequest, Violation};
+use crate::words::counted;
 
 const COLUMNS: [Column; 5] = [
     Column::text("CODE"),
@@ -48,7 +49,10 @@ fn describe(reply: &AuditReply) -> String {
     let AuditReply { sandboxes_checked, slices_checked, events_checked, violations, violations_total } =
         reply;
     let checked = format!(
-        "checked {slices_checked} slices of {sandboxes_checked} sandboxes and {events_checked} events"
+        "checked {} of {} and {}",
+        counted(slices_checked, "slice"),
+        counted(sandboxes_checked, "sandbox"),
+        counted(events_checked, "event")
     );
     if violations.is_empty() {
         return format!("{checked}: everything holds\n");
@@ -59,7 +63,7 @@ fn describe(reply: &AuditReply) -> String {
         more => format!("and {more} more\n"),
     };
     let table = render(COLUMNS, &rows, terminal_width());
-    format!("{table}{shown}{checked}: {violations_total} do not hold\n")
+    format!("{table}{shown}{checked}: {}\n", counted(violations_total, "violation"))
 }
 
 fn row(violation: &Violation) -> [String; 5] {
@@ -84,7 +88,12 @@ mod tests {
 
     #[test]
     fn a_violation_is_an_anomaly_and_is_shown_with_its_place() {
-        let mut reply = AuditReply { slices_checked: 7, violations_total: 1, ..AuditReply::default() };
+        let mut reply = AuditReply {
+            slices_checked: 7,
+            sandboxes_checked: 1,
+            violations_total: 1,
+            ..AuditReply::default()
+        };
         assert_eq!(verdict(&reply), Exit::Done);
         assert!(describe(&reply).ends_with("everything holds\n"));
         reply.violations.push(Violation {
@@ -97,6 +106,6 @@ mod tests {
         assert_eq!(verdict(&reply), Exit::Anomaly);
         let text = describe(&reply);
         assert!(text.contains("AUDIT_GAP  default/sb1"), "{text}");
-        assert!(text.ends_with(": 1 do not hold\n"), "{text}");
+        assert!(text.ends_with("checked 7 slices of 1 sandbox and 0 events: 1 violation\n"), "{text}");
     }
 }

@@ -13,6 +13,7 @@ use super::when;
 use crate::address::LedgerAddress;
 use crate::config::Config;
 use crate::export::{self, Export, ExportError};
+use crate::words::counted;
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Format {
@@ -100,7 +101,7 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
         })
     });
     if let Some(slices) = written.await?? {
-        eprintln!("exported {slices} slices");
+        eprintln!("exported {}", counted(slices, "slice"));
     }
     Ok(Exit::Done)
 }

@@ -15,6 +15,9 @@ use crate::config::ConfigError;
 use crate::control::{ERROR_DOMAIN, code_name};
 use crate::sandbox::refusal::Reason;
 
+/// What to do where the sandbox is no more.
+const OF_WHAT_ENDED: &str = "`dormouse slices ID` shows what it was billed for";
+
 /// Why a command did not do what it was asked. Its JSON is what `--json` prints on standard error.
 #[derive(Debug, Serialize)]
 pub(super) struct Failure {
@@ -85,9 +88,10 @@ impl Failure {
             return Self { code, next, exit, ..Self::new(status.message()) };
         };
         let reason = Reason::ALL.iter().copied().find(|reason| reason.as_str() == info.reason);
+        let of_what_ended = info.metadata.contains_key("ended_by").then_some(OF_WHAT_ENDED);
         Self {
             code,
-            next: reason.map(|reason| advice(reason).to_owned()),
+            next: of_what_ended.or(reason.map(advice)).map(str::to_owned),
             reason: Some(info.reason),
             metadata: info.metadata.into_iter().collect(),
             ..Self::new(status.message())

@@ -14,6 +14,7 @@ use super::{ledger, output};
 use crate::calendar::duration;
 use crate::control;
 use crate::proto::{ExportEventsRequest, OutboxReply, OutboxRequest, Sink};
+use crate::words::counted;
 
 const COLUMNS: [Column; 6] = [
     Column::text("SINK"),
@@ -83,7 +84,7 @@ async fn export(args: Args, context: &Context) -> Result<Exit, Failure> {
 
 fn describe(reply: &OutboxReply) -> String {
     let kept = reply.last_seq.saturating_sub(reply.retained_after_seq);
-    let summary = format!("{kept} events are kept, the last is number {}\n", reply.last_seq);
+    let summary = format!("{} kept, the last is number {}\n", counted(kept, "event"), reply.last_seq);
     if reply.sinks.is_empty() {
         return format!("{summary}no sink is configured: events wait here\n");
     }
@@ -130,7 +131,11 @@ mod tests {
     #[test]
     fn lag_age_and_error_of_each_sink_are_shown() {
         let mut reply = OutboxReply { retained_after_seq: 2, last_seq: 9, sinks: Vec::new() };
-        assert!(describe(&reply).contains("7 events are kept"), "{}", describe(&reply));
+        assert!(
+            describe(&reply).starts_with("7 events kept, the last is number 9\n"),
+            "{}",
+            describe(&reply)
+        );
         assert!(describe(&reply).contains("no sink is configured"));
         reply.sinks.push(Sink {
             name: "fleet".to_owned(),

@@ -14,6 +14,7 @@ use super::target::Target;
 use super::{json, output, slices, timeline};
 use crate::proto::{Disk, Sandbox, SandboxKey, SlicesRequest};
 use crate::size::Size;
+use crate::words::counted;
 
 /// The timeline shows so many slices, the last ones.
 const SLICES_SHOWN: usize = 20;
@@ -49,7 +50,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
     let width = terminal_width().unwrap_or(TIMELINE_WIDTH);
     let more = match earlier {
         0 => String::new(),
-        earlier => format!("{earlier} earlier slices: dormouse slices {}\n", args.target.id),
+        _ => format!("{}: dormouse slices {}\n", counted(earlier, "earlier slice"), args.target.id),
     };
     output::print(&format!("{}\n{more}{}", describe(&sandbox), timeline::render(&last, width)))?;
     Ok(Exit::Done)
@@ -110,10 +111,7 @@ pub(super) fn in_short(sandbox: &Sandbox) -> String {
     let key = sandbox.key.clone().unwrap_or_default();
     let shape = sandbox.shape.unwrap_or_default();
     let memory_bytes = shape.memory_base_bytes + shape.memory_plugged_bytes;
-    let vcpus = match vcpus(shape.vcpus_milli).as_str() {
-        "1" => "1 vCPU".to_owned(),
-        more => format!("{more} vCPUs"),
-    };
+    let vcpus = counted(vcpus(shape.vcpus_milli), "vCPU");
     format!("{}/{} is {}, {}, {vcpus}", key.org, key.sandbox, state(sandbox), Size(memory_bytes))
 }
 

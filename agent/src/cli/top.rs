@@ -19,6 +19,7 @@ use super::table::{Column, render, terminal_width};
 use super::{json as wire, output, show};
 use crate::proto::{ListRequest, Sandbox, UsageRequest};
 use crate::size::Size;
+use crate::words::counted;
 
 const COLUMNS: [Column; 9] = [
     Column::long("ORG"),
@@ -104,7 +105,8 @@ async fn follow(agent: &mut Agent, org: &str, terminal: &Term, interval: Duratio
         let look = look(agent, org).await?;
         let (lines_max, columns) = terminal.size();
         let table = look.table(Some(columns.into()));
-        let head = format!("{} sandboxes; billed now is the mean of 5 s; q ends", look.sandboxes.len());
+        let sandboxes = counted(look.sandboxes.len(), "sandbox");
+        let head = format!("{sandboxes}; billed now is the mean of 5 s; q ends");
         let lines = std::iter::once(head.as_str()).chain(table.lines()).take(lines_max.into());
         let screen: Vec<String> = lines.map(|line| format!("{line}\x1b[K")).collect();
         write(terminal, &format!("\x1b[H{}\x1b[J", screen.join("\r\n")))?;

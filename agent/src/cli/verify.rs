@@ -11,6 +11,7 @@ use super::context::Context;
 use super::exit::Exit;
 use super::failure::Failure;
 use super::output;
+use crate::words::counted;
 
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
@@ -48,18 +49,18 @@ fn describe(report: &VerifyReport) -> String {
         .map(|anomaly| format!("line {}: {} {}", anomaly.line, anomaly.code, anomaly.message))
         .collect();
     lines.push(format!(
-        "{} events of {}, {} to {}; {} watermarks are signed right, through event {}",
-        report.events,
+        "{} of {}, {} to {}; {} signed right, through event {}",
+        counted(report.events, "event"),
         report.source.as_deref().unwrap_or("no host"),
         seq(report.first_seq),
         seq(report.last_seq),
-        report.watermarks,
+        counted(report.watermarks, "watermark"),
         seq(report.signed_through_seq),
     ));
     lines.extend(report.keys.iter().map(|key| format!("signed by {key}")));
     lines.push(match report.anomalies_total {
         0 => "everything holds\n".to_owned(),
-        count => format!("{count} things do not hold\n"),
+        count => format!("{}\n", counted(count, "anomaly")),
     });
     lines.join("\n")
 }

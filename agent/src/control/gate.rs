@@ -21,6 +21,7 @@ use super::status::{code_name, status_of};
 use crate::clock::Clock;
 use crate::sandbox::refusal::{Reason, Refusal};
 use crate::traces;
+use crate::words::counted;
 
 /// The longest request, in bytes. The longest lawful one, an attach with all its tags, is a fiftieth of it.
 pub(super) const REQUEST_BYTES_MAX: usize = 1 << 20;
@@ -65,7 +66,8 @@ impl Gate {
             return Err(Status::unimplemented(format!("this agent has no method {path}")));
         };
         let place = Arc::clone(&self.calls).try_acquire_owned().map_err(|_| {
-            let message = format!("{} calls are under way already: try again in a moment", self.calls_max);
+            let calls = counted(self.calls_max, "call");
+            let message = format!("{calls} under way already: try again in a moment");
             status_of(Refusal::new(Reason::TooManyRequests, message))
         })?;
         Ok((Admitted { caller: Arc::clone(caller), path: rule.path }, place))

@@ -17,7 +17,7 @@ pub trait Host: Clone + Send + Sync + 'static {
     /// The sandboxes of an org, or of every org, by name.
     fn list(&self, org: Option<&str>) -> impl Future<Output = Result<Vec<SandboxView>, Refusal>> + Send;
 
-    /// One sandbox.
+    /// One sandbox. Of one that has ended the refusal says so.
     fn get(&self, key: &SandboxKey) -> impl Future<Output = Result<SandboxView, Refusal>> + Send;
 
     /// Every change from now on.
@@ -42,8 +42,8 @@ impl Host for HostHandle {
         Ok(Self::list(self, org))
     }
 
-    async fn get(&self, key: &SandboxKey) -> Result<SandboxView, Refusal> {
-        Self::get(self, key)
+    fn get(&self, key: &SandboxKey) -> impl Future<Output = Result<SandboxView, Refusal>> + Send {
+        self.find(key)
     }
 
     fn watch(&self) -> broadcast::Receiver<WatchEvent> {

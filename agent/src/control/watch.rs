@@ -13,6 +13,7 @@ use crate::proto;
 use crate::sandbox::command::SandboxKey;
 use crate::sandbox::refusal::{Reason, Refusal};
 use crate::sandbox::view::{WatchEvent, WatchKind};
+use crate::words::counted;
 
 /// Which sandboxes are watched. What is `None` matches all.
 pub(super) struct Watched {
@@ -64,7 +65,12 @@ impl<H: Host> Watch<H> {
                 Ok(event) if !self.watched.matches(&event.sandbox.key) => {}
                 Ok(event) => self.send(convert::watch_event(event)).await,
                 Err(RecvError::Lagged(missed)) => {
-                    self.send(self.event(WatchKind::Gap, None, format!("{missed} events were missed"))).await;
+                    self.send(self.event(
+                        WatchKind::Gap,
+                        None,
+                        format!("{} missed", counted(missed, "event")),
+                    ))
+                    .await;
                     self.tell_all().await?;
                 }
                 Err(RecvError::Closed) => {

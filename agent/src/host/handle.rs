@@ -71,12 +71,10 @@ impl HostHandle {
             return Ok(Executed { outcome, sandbox, replayed: true });
         }
         match self.done(command.clone()).await {
-            Err(refusal)
-                if refusal.reason == Reason::SandboxNotFound
-                    && matches!(command.request, Request::Destroy { .. }) =>
-            {
-                self.destroyed_before(command, refusal).await
-            }
+            Err(refusal) if refusal.reason == Reason::SandboxNotFound => match command.request {
+                Request::Destroy { .. } => self.destroyed_before(command, refusal).await,
+                _ => Err(self.with_past(&command.key, refusal).await),
+            },
             done => done,
         }
     }

@@ -1,7 +1,8 @@
 //! What the ledger says of the last life of a sandbox that is not there any more.
 //!
 //! One that was handed back by a detach is left alone by discovery until its QEMU is another one, or somebody asks for it. One
-//! that has ended otherwise is destroyed as it is: whoever tells it so once more is answered that nothing was to be done.
+//! that has ended otherwise is destroyed as it is: whoever tells it so once more is answered that nothing was to be done. To
+//! whoever asks for anything else it is not found, with when its last life ended and why.
 //!
 //! ```text
 //!   not there ── its last life has ended, by the ledger ─────────────────────────────▶ that is what is answered
@@ -10,8 +11,11 @@
 //! ```
 
 use std::sync::PoisonError;
+use std::time::Duration;
 
-use dormouse_ledger::{LedgerError, Reader, SandboxFilter, SandboxRow, SliceCursor, SliceQuery};
+use dormouse_ledger::{
+    LedgerError, Reader, SandboxFilter, SandboxRow, SliceCursor, SliceQuery, SliceRow, rfc3339,
+};
 use dormouse_metering::Cause;
 
 use super::HostHandle;
@@ -22,6 +26,10 @@ use crate::sandbox::actor::Attachment;
 use crate::sandbox::command::{Command, CommandResult, Outcome, SandboxKey};
 use crate::sandbox::refusal::{Reason, Refusal};
 use crate::sandbox::view::SandboxView;
+use crate::words::why;
+
+/// For how long the refusal of what is not there waits for what the ledger says of its past.
+const PAST_WAIT: Duration = Duration::from_millis(500);
 
 impl HostHandle {
     /// Whether discovery is to leave a sandbox alone, because it was handed back. What the ledger cannot tell is not so.
@@ -30,7 +38,23 @@ impl HostHandle {
             tracing::warn!(%why, "whether a sandbox was detached cannot be read");
             None
         });
-        last.is_some_and(|last| last.is_detached && last.qemu_lives())
+        last.is_some_and(|last| last.is_detached() && last.qemu_lives())
+    }
+
+    /// One sandbox. Of one that has ended the refusal says so.
+    pub async fn find(&self, key: &SandboxKey) -> Result<SandboxView, Refusal> {
+        match self.get(key) {
+            Err(not_found) => Err(self.with_past(key, not_found).await),
+            found => found,
+        }
+    }
+
+    /// The refusal for want of a sandbox, with what became of it. A disk that hangs holds it up for a moment only.
+    pub(super) async fn with_past(&self, key: &SandboxKey, not_found: Refusal) -> Refusal {
+        match tokio::time::timeout(PAST_WAIT, self.past(key)).await {
+            Ok(Ok(Some(past))) => past.refusal(key),
+            _ => not_found,
+        }
     }
 
     /// Carries out a destroy of a sandbox that is not there: refused as it was, unless its last life is over. That is
@@ -40,12 +64,11 @@ impl HostHandle {
         command: Command,
         not_found: Refusal,
     ) -> Result<Executed, Refusal> {
-        let past = self.past(&command.key).await?.filter(|past| !past.is_detached);
-        let Some(past) = past else { return Err(not_found) };
-        let outcome = Outcome {
-            result: CommandResult::Unchanged,
-            message: format!("{} has ended already", command.key),
-        };
+        let Some(past) = self.past(&command.key).await? else { return Err(not_found) };
+        if past.is_detached() {
+            return Err(past.refusal(&command.key));
+        }
+        let outcome = Outcome { result: CommandResult::Unchanged, message: past.in_words(&command.key) };
         let (sandbox, generation) = (SandboxView::gone(command.key.clone()), past.row.key.generation);
         let at = self.environment.clock.now();
         let intent = Box::new(metering::intent(&command, Some(generation), at));
@@ -81,8 +104,8 @@ impl HostHandle {
 /// The last life of a name, as the ledger has it.
 struct Life {
     row: SandboxRow,
-    /// It was handed back, and its QEMU was left to itself.
-    is_detached: bool,
+    /// Where it has ended, its last slice: what closed that has ended it.
+    last: Option<SliceRow>,
 }
 
 impl Life {
@@ -93,13 +116,42 @@ impl Life {
             ..SandboxFilter::default()
         };
         let Some(row) = reader.sandboxes(&filter)?.pop() else { return Ok(None) };
-        let is_detached = row.ended_unix_ns.is_some()
-            && last_cause(reader, &row)?.as_deref() == Some(Cause::Detach.as_str());
-        Ok(Some(Self { row, is_detached }))
+        let last = if row.ended_unix_ns.is_some() { last_slice(reader, &row)? } else { None };
+        Ok(Some(Self { row, last }))
     }
 
     fn has_ended(&self) -> bool {
         self.row.ended_unix_ns.is_some()
+    }
+
+    fn ended_by(&self) -> Option<&str> {
+        self.last.as_ref()?.closed_by.as_deref()
+    }
+
+    /// Whether it was handed back, and its QEMU was left to itself.
+    fn is_detached(&self) -> bool {
+        self.ended_by() == Some(Cause::Detach.as_str())
+    }
+
+    /// When it ended and why, where it has.
+    fn in_words(&self, key: &SandboxKey) -> String {
+        let when = self.row.ended_unix_ns.map(|ns| format!(" at {}", rfc3339(ns))).unwrap_or_default();
+        let why = self.ended_by().map(|cause| format!(": {}", why(cause))).unwrap_or_default();
+        let command = self.last.as_ref().and_then(|last| last.command_id.as_ref());
+        let request = command.map(|id| format!(" (request {id})")).unwrap_or_default();
+        format!("{key} has ended{when}{why}{request}")
+    }
+
+    fn refusal(&self, key: &SandboxKey) -> Refusal {
+        let refusal = Refusal::new(Reason::SandboxNotFound, self.in_words(key));
+        let refusal = refusal.with("org", &key.org).with("sandbox", &key.sandbox);
+        let facts = [
+            ("ended_unix_ns", self.row.ended_unix_ns.map(|ns| ns.to_string())),
+            ("ended_by", self.ended_by().map(str::to_owned)),
+            ("ended_by_command_id", self.last.as_ref().and_then(|last| last.command_id.clone())),
+        ];
+        let known = facts.into_iter().filter_map(|(name, fact)| Some((name, fact?)));
+        known.fold(refusal, |refusal, (name, fact)| refusal.with(name, fact))
     }
 
     fn qemu_lives(&self) -> bool {
@@ -109,8 +161,8 @@ impl Life {
     }
 }
 
-/// What closed the last slice of a life that has ended.
-fn last_cause(reader: &Reader, row: &SandboxRow) -> Result<Option<String>, LedgerError> {
+/// The last slice of a life that has ended.
+fn last_slice(reader: &Reader, row: &SandboxRow) -> Result<Option<SliceRow>, LedgerError> {
     let Some(last) = reader.last_slice(&row.key)? else { return Ok(None) };
     let sandboxes = SandboxFilter {
         org: Some(row.key.org.clone()),
@@ -120,5 +172,5 @@ fn last_cause(reader: &Reader, row: &SandboxRow) -> Result<Option<String>, Ledge
     };
     let after = Some(SliceCursor { key: row.key.clone(), seq: last.saturating_sub(1) });
     let mut page = reader.slices(&SliceQuery { sandboxes, window: None, after, limit: 1, now: None })?;
-    Ok(page.rows.pop().and_then(|slice| slice.closed_by))
+    Ok(page.rows.pop())
 }

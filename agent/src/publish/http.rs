@@ -22,6 +22,7 @@ use serde::Deserialize;
 use super::access::{self, Credentials};
 use super::sink::{Delivered, Sink, SinkError, chain};
 use crate::config;
+use crate::words::counted;
 
 const BATCH: HeaderValue = HeaderValue::from_static("application/cloudevents-batch+json");
 
@@ -140,7 +141,7 @@ fn judge(answer: &Response<Bytes>, events: &[OutboxRow]) -> Delivered {
             let places: Option<Vec<usize>> = errors.iter().map(place).collect();
             let stored = places.and_then(|places| places.into_iter().min()).unwrap_or(0);
             let (count, first) = (errors.len(), &errors[0].message);
-            let why = format!("{status} with errors for {count} events; the first: {first}");
+            let why = format!("{status} with errors for {}; the first: {first}", counted(count, "event"));
             Delivered { stored, failure: Some(SinkError::Refused(why)) }
         }
         (Err(error), true) if content_type.contains("json") && !answer.body().is_empty() => {

@@ -64,7 +64,7 @@ async fn top_draws_on_a_terminal_what_there_is_and_ends_when_told() {
             screen.push_str(&String::from_utf8_lossy(&bytes));
         }
     };
-    for wanted in ["1 sandboxes", "GB-S TODAY", "s1", "running", "connected"] {
+    for wanted in ["1 sandbox;", "GB-S TODAY", "s1", "running", "connected"] {
         draw(wanted);
     }
     scene.does(&["pause", "s1"]).await;

@@ -13,7 +13,7 @@ const MODULES: &[(&str, &[&str])] = &[
         "cli",
         &[
             "address", "calendar", "clock", "config", "control", "database", "export", "host", "http", "ids",
-            "ingest", "metering", "process", "proto", "run", "sandbox", "size", "tls",
+            "ingest", "metering", "process", "proto", "run", "sandbox", "size", "tls", "words",
         ],
     ),
     (
@@ -25,14 +25,17 @@ const MODULES: &[(&str, &[&str])] = &[
     ),
     (
         "control",
-        &["clock", "config", "host", "ids", "metering", "metrics", "proto", "sandbox", "size", "traces"],
+        &[
+            "clock", "config", "host", "ids", "metering", "metrics", "proto", "sandbox", "size", "traces",
+            "words",
+        ],
     ),
-    ("http", &["address", "calendar", "clock", "config", "size"]),
+    ("http", &["address", "calendar", "clock", "config", "size", "words"]),
     ("export", &[]),
     ("ingest", &["database", "tls"]),
-    ("publish", &["clock", "config", "database", "host", "ids", "metering", "sandbox", "tls"]),
+    ("publish", &["clock", "config", "database", "host", "ids", "metering", "sandbox", "tls", "words"]),
     ("metrics", &["config", "sandbox"]),
-    ("host", &["clock", "config", "host_memory", "ids", "metering", "process", "sandbox", "size"]),
+    ("host", &["clock", "config", "host_memory", "ids", "metering", "process", "sandbox", "size", "words"]),
     ("config", &["ids", "sandbox", "size"]),
     ("sandbox", &["clock", "failpoint", "host_memory", "ids", "metering", "process", "size"]),
     ("metering", &["clock", "failpoint", "ids", "sandbox::command", "sandbox::refusal"]),
@@ -48,6 +51,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("size", &[]),
     ("tls", &[]),
     ("traces", &[]),
+    ("words", &[]),
 ];
 
 /// Modules that only say what things are called: everyone may know them.

@@ -39,7 +39,7 @@ pub(super) fn check(conn: &Connection, path: &Path, report: &mut AuditReport) ->
 }
 
 pub(super) fn tell_dangling(report: &mut AuditReport, rows: i64, table: &str, parent: &str) {
-    let message = format!("{rows} rows of {table} refer to rows of {parent} that are not there");
+    let message = format!("rows of {table} refer to rows of {parent} that are not there: {rows}");
     report.of_ledger("AUDIT_INTEGRITY", None, message);
 }
 

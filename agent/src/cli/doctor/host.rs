@@ -9,6 +9,7 @@ use nix::libc;
 
 use super::Finding;
 use crate::proto::RejectedReply;
+use crate::words::counted;
 
 /// The oldest QEMU that hibernates by every method.
 const QEMU_MAJOR_ALL: u32 = 9;
@@ -119,17 +120,19 @@ fn judge_rejected(reply: RejectedReply) -> Vec<Finding> {
         .collect();
     let more = total.saturating_sub(u64::try_from(findings.len()).unwrap_or(u64::MAX));
     if more > 0 {
-        let found = format!("{more} more files are not taken as sandboxes");
+        let found = format!("{} not taken", counted(more, "more file"));
         findings.push(Finding::less("watched folder", found, "look at `dormouse ls --rejected`"));
     }
     findings
 }
 
 fn judge_agent(what: String, sandboxes: usize, orphans: usize) -> Finding {
+    let sandboxes = counted(sandboxes, "sandbox");
     if orphans == 0 {
-        return Finding::well(what, format!("{sandboxes} sandboxes"));
+        return Finding::well(what, sandboxes);
     }
-    let found = format!("{sandboxes} sandboxes, and {orphans} QEMU that it started and no sandbox claims");
+    let orphans = counted(orphans, "QEMU");
+    let found = format!("{sandboxes}, and {orphans} that it started and no sandbox claims");
     Finding::less(what, found, "look at `dormouse ls --orphans`; `dormouse destroy-orphan PID` ends one")
 }
 
@@ -158,8 +161,16 @@ mod tests {
         assert!(findings.iter().all(|finding| finding.verdict == Verdict::Less));
         assert_eq!((findings[0].what.as_str(), findings[0].next.as_str()), ("/run/0.qmp", "chmod o-w"));
         assert!(findings[0].found.contains("[FILE_OPEN_TO_ALL]"), "{}", findings[0].found);
-        assert!(findings[REJECTED_SHOWN_MAX].found.starts_with("1002 more"));
+        assert_eq!(findings[REJECTED_SHOWN_MAX].found, "1002 more files not taken");
         assert!(judge_rejected(RejectedReply::default()).is_empty());
+    }
+
+    #[test]
+    fn one_sandbox_and_one_qemu_are_told_as_one() {
+        let found = |sandboxes, orphans| judge_agent(String::new(), sandboxes, orphans).found;
+        assert_eq!((found(1, 0), found(2, 0)), ("1 sandbox".into(), "2 sandboxes".into()));
+        assert_eq!(found(0, 1), "0 sandboxes, and 1 QEMU that it started and no sandbox claims");
+        assert_eq!(found(1, 2), "1 sandbox, and 2 QEMUs that it started and no sandbox claims");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use crate::cli::exit::Exit;
 use crate::cli::failure::Failure;
 use crate::cli::{output, when};
 use crate::database::Database;
+use crate::words::counted;
 
 const HOUR_NS: i64 = 3_600 * 1_000_000_000;
 
@@ -30,7 +31,7 @@ pub(super) async fn run(args: Args, database: &Database, context: &Context) -> R
     let found = ledger.check(through_ns - through_ns.rem_euclid(HOUR_NS)).await?;
     if args.resend {
         let requests = ledger.request_missing().await?;
-        eprintln!("{requests} runs of events are asked for");
+        eprintln!("{} of events asked for", counted(requests, "run"));
     }
     if context.json {
         let document = serde_json::to_value(&found)
@@ -70,8 +71,8 @@ fn describe(found: &Completeness) -> String {
     let verdict = if found.is_clean() { "everything is there" } else { "not everything is there" };
     let lines: String = missing.chain(lost).chain(silent).chain(broken).chain(quarantined).collect();
     format!(
-        "{lines}checked {} hosts through {}: {verdict}\n",
-        found.hosts,
+        "{lines}checked {} through {}: {verdict}\n",
+        counted(found.hosts, "host"),
         when::rfc3339(found.through_unix_ns)
     )
 }

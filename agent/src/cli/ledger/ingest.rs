@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::database::Database;
 use crate::ingest::{self, JetStream, Options, RedisStream};
 use crate::run;
+use crate::words::counted;
 
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
@@ -89,7 +90,9 @@ fn tell(ingested: Ingested, context: &Context) -> Result<(), Failure> {
         }));
     }
     eprintln!(
-        "stored {stored} events, {slices} of them slices; {repeated} were stored before, {quarantined} are in quarantine"
+        "stored {} ({}); {repeated} stored before, {quarantined} in quarantine",
+        counted(stored, "event"),
+        counted(slices, "slice")
     );
     Ok(())
 }

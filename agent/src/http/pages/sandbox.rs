@@ -17,6 +17,7 @@ use super::tags::{self, Draft};
 use super::timeline::{self, Stretch, stretches};
 use super::words;
 use crate::calendar::duration;
+use crate::words::why;
 
 const SECOND_NS: i64 = 1_000_000_000;
 const DAY_NS: i64 = 86_400 * SECOND_NS;
@@ -200,9 +201,9 @@ fn line(stretch: &Stretch) -> Markup {
                     @if let Some(state) = stretch.state { span.why { ": " (words::why_of_state(state)) } }
                 }
             }
-            td { (words::why(&stretch.opened_by)) }
+            td { (why(&stretch.opened_by)) }
             td {
-                @if let Some(cause) = &stretch.closed_by { (words::why(cause)) } @else { "goes on" }
+                @if let Some(cause) = &stretch.closed_by { (why(cause)) } @else { "goes on" }
                 @if let Some(command) = &stretch.command_id {
                     " " code.why title={ "Command " (command) } { (short(command)) }
                 }

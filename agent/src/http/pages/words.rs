@@ -1,7 +1,7 @@
 //! Amounts, times and reasons as people read them. Nothing is computed in floating point.
 
 use dormouse_ledger::usage::Rules;
-use dormouse_metering::{BillingState, Cause, Dimensions, GbSeconds, VcpuSeconds};
+use dormouse_metering::{BillingState, Dimensions, GbSeconds, VcpuSeconds};
 
 use super::super::answers::Amounts;
 use crate::calendar;
@@ -107,42 +107,6 @@ pub(super) fn why_of_state(state: BillingState) -> &'static str {
     }
 }
 
-/// Why a slice begins or ends.
-pub(super) fn why(cause: &str) -> &str {
-    let Some(known) = Cause::parse(cause) else { return cause };
-    match known {
-        Cause::Attach => "it was found",
-        Cause::Detach => "it was handed back",
-        Cause::Scale => "it was scaled",
-        Cause::Resize => "its size changed by itself",
-        Cause::Pause => "it was paused",
-        Cause::Resume => "it was resumed",
-        Cause::Hibernate => "it was hibernated",
-        Cause::HibernateFailed => "hibernating failed, and it runs on",
-        Cause::Wake => "it was woken",
-        Cause::WakeFailed => "waking failed, and it is hibernated as before",
-        Cause::Reboot => "it was rebooted",
-        Cause::Destroy => "it was destroyed",
-        Cause::Stop => "somebody else stopped it",
-        Cause::Continue => "somebody else continued it",
-        Cause::Reset => "it was reset, not by command",
-        Cause::Shutdown => "it shut down",
-        Cause::Death => "its QEMU ended without a word",
-        Cause::Fault => "QEMU stopped it because of a fault",
-        Cause::Resync => "it was asked again after a time without contact",
-        Cause::ProofEnded => "proof that it existed ended",
-        Cause::Found => "it was found again",
-        Cause::Hour => "an hour was full",
-        Cause::Tick => "a tick of a prepaid org",
-        Cause::ClockStep => "the wall clock was stepped",
-        Cause::HostBoot => "the host was booted",
-        Cause::Suppress => "the platform asked not to bill from here",
-        Cause::Unsuppress => "the platform asked to bill again",
-        Cause::Create => "it was created",
-        Cause::PowerCycle => "it was power-cycled",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -161,15 +125,11 @@ mod tests {
     }
 
     #[test]
-    fn every_state_and_every_cause_is_told_in_words() {
+    fn every_state_and_what_is_billed_in_it_is_told_in_words() {
         for state in BillingState::ALL {
             let fault = state.fault().map(dormouse_metering::Fault::as_str);
             assert_eq!(super::state(state.name(), fault), Some(state));
         }
-        for cause in Cause::ALL {
-            assert_ne!(why(cause.as_str()), cause.as_str());
-        }
-        assert_eq!(why("something new"), "something new");
         assert_eq!(billed_in_words(Dimensions::ALL), "everything");
         assert_eq!(billed_in_words(Dimensions::DISK), "disk only");
         assert_eq!(billed_in_words(Dimensions::NONE), "nothing");
