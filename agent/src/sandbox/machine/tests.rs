@@ -14,4 +14,5 @@ mod scaling;
 mod sight;
 mod starting;
 mod table;
+mod unsaid;
 mod waking;

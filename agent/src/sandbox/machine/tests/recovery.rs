@@ -17,13 +17,13 @@ use crate::sandbox::machine::{
 };
 use crate::sandbox::refusal::{Reason, Refusal};
 
-const SECOND: u64 = 1_000_000_000;
+pub(super) const SECOND: u64 = 1_000_000_000;
 
 /// When a driver's time begins.
 const FOUND: u64 = 1_000 * SECOND;
 
-const PROVEN: u64 = 990 * SECOND;
-const TOLD: u64 = 980 * SECOND;
+pub(super) const PROVEN: u64 = 990 * SECOND;
+pub(super) const TOLD: u64 = 980 * SECOND;
 const SIZES: u64 = 970 * SECOND;
 
 /// What the ledger says of a sandbox that has a QEMU with 512 MiB plugged.
@@ -38,7 +38,7 @@ pub(super) fn left(state: BillingState, unfinished: Option<Request>) -> Recovere
 }
 
 /// The same of one that is hibernated.
-fn asleep(state: BillingState, unfinished: Option<Request>) -> Recovered {
+pub(super) fn asleep(state: BillingState, unfinished: Option<Request>) -> Recovered {
     let mut recovered = left(state, unfinished);
     (recovered.core.phase, recovered.core.process) = (Phase::Hibernated, None);
     recovered.core.snapshot = Some(manifest(Method::MappedRam));
@@ -53,7 +53,7 @@ pub(super) fn qemu(status: &'static str, mib: u64) -> Qemu {
 }
 
 /// Taken up, with nothing answered yet.
-fn taken_up(recovered: Recovered, qemu: impl Into<Option<Qemu>>) -> Driver {
+pub(super) fn taken_up(recovered: Recovered, qemu: impl Into<Option<Qemu>>) -> Driver {
     let qemu = qemu.into();
     let (sandbox, actions) = Sandbox::recover_from(recovered, at(FOUND), qemu.is_some());
     let mut driver = Driver::of(sandbox, qemu);
@@ -87,11 +87,11 @@ fn was_told(driver: &Driver, name: &str) -> bool {
     driver.log.iter().any(|word| word == name)
 }
 
-fn window(at: Stamp) -> (u64, u64) {
+pub(super) fn window(at: Stamp) -> (u64, u64) {
     (at.boottime_ns - at.uncertainty_ns, at.boottime_ns)
 }
 
-fn seen(driver: &Driver) -> Vec<(Change, (u64, u64), Cause)> {
+pub(super) fn seen(driver: &Driver) -> Vec<(Change, (u64, u64), Cause)> {
     driver.observed.iter().map(|seen| (seen.change, window(seen.at), seen.cause)).collect()
 }
 
@@ -314,7 +314,7 @@ fn a_snapshot_whose_guest_has_gone_on_is_removed_once_that_is_durable_and_its_pl
 const IN_FLIGHT: u64 = 50_000_000;
 
 /// A stamp of the boot before, which ended at this wall time.
-fn of_the_boot_before(at: Stamp) -> Stamp {
+pub(super) fn of_the_boot_before(at: Stamp) -> Stamp {
     Stamp { boot: BootId([6; 16]), boottime_ns: at.boottime_ns - SECOND, ..at }
 }
 
@@ -465,28 +465,4 @@ fn what_died_unseen_while_the_kernel_was_being_told_is_billed_the_lesser() {
     let limited = driver.observed.iter().find(|seen| seen.change == Change::Vcpus(500)).expect("the lesser");
     assert_eq!(window(limited.at), (0, PROVEN));
     assert_eq!(named_by(limited), (Cause::Scale, Some("c1")));
-}
-
-#[test]
-fn a_size_that_a_qemu_told_after_an_interrupted_wake_was_found_may_have_been_on_its_way_since_then() {
-    let unfinished = asleep(BillingState::Waking, Some(Request::Wake { cold: false }));
-    let mut driver = settled(unfinished, qemu("running", 512));
-    let found_ns = driver.now_ns;
-    driver.now_ns += SECOND / 2;
-    driver.event("MEMORY_DEVICE_SIZE_CHANGE", json!({"id": "vm0", "size": 0}));
-    let less = driver.observed.iter().rfind(|seen| seen.change == Change::Plugged(0)).expect("less");
-    assert!(window(less.at).0 <= found_ns, "{less:?}");
-}
-
-#[test]
-fn between_two_qemus_nothing_is_billed_though_the_agent_that_ended_the_one_did_not_live_to_say_so() {
-    let mut recovered = left(BillingState::Running, Some(Request::PowerCycle));
-    (recovered.core.started, recovered.core.process) = (true, Some(identity(200)));
-    let mut another = qemu("running", 0);
-    another.pid = 200;
-    let driver = settled(recovered, another);
-    let states = seen(&driver).into_iter().filter(|(change, ..)| matches!(change, Change::State(_)));
-    let states: Vec<_> = states.map(|(change, (since, _), cause)| (change, since, cause)).collect();
-    let paused = (Change::State(BillingState::Paused), TOLD, Cause::PowerCycle);
-    assert_eq!(states, [paused, (Change::State(BillingState::Running), TOLD, Cause::Resync)]);
 }

@@ -1,0 +1,52 @@
+//! What an agent that was killed knew, and the ledger does not.
+
+use dormouse_metering::{BillingState, Cause, Change};
+use serde_json::json;
+
+use super::driver::identity;
+use super::recovery::{
+    PROVEN, SECOND, TOLD, asleep, left, of_the_boot_before, qemu, seen, settled, taken_up, window,
+};
+use crate::sandbox::command::Request;
+use crate::sandbox::machine::LastSign;
+
+#[test]
+fn a_size_that_a_qemu_told_after_an_interrupted_wake_was_found_may_have_been_on_its_way_since_then() {
+    let unfinished = asleep(BillingState::Waking, Some(Request::Wake { cold: false }));
+    let mut driver = settled(unfinished, qemu("running", 512));
+    let found_ns = driver.now_ns;
+    driver.now_ns += SECOND / 2;
+    driver.event("MEMORY_DEVICE_SIZE_CHANGE", json!({"id": "vm0", "size": 0}));
+    let less = driver.observed.iter().rfind(|seen| seen.change == Change::Plugged(0)).expect("less");
+    assert!(window(less.at).0 <= found_ns, "{less:?}");
+}
+
+#[test]
+fn between_two_qemus_nothing_is_billed_though_the_agent_that_ended_the_one_did_not_live_to_say_so() {
+    let mut recovered = left(BillingState::Running, Some(Request::PowerCycle));
+    (recovered.core.started, recovered.core.process) = (true, Some(identity(200)));
+    let mut another = qemu("running", 0);
+    another.pid = 200;
+    let driver = settled(recovered, another);
+    let states = seen(&driver).into_iter().filter(|(change, ..)| matches!(change, Change::State(_)));
+    let states: Vec<_> = states.map(|(change, (since, _), cause)| (change, since, cause)).collect();
+    let paused = (Change::State(BillingState::Paused), TOLD, Cause::PowerCycle);
+    assert_eq!(states, [paused, (Change::State(BillingState::Running), TOLD, Cause::Resync)]);
+}
+
+#[test]
+fn a_guest_that_was_being_woken_when_the_host_went_off_is_lost_since_the_last_sign_of_its_qemu() {
+    let wake = Some(Request::Wake { cold: false });
+    let of_boot = |before: bool| {
+        let mut recovered = asleep(BillingState::Waking, wake.clone());
+        let moved = |sign: LastSign| {
+            let [at, told, sizes] = [sign.at, sign.told, sign.sizes].map(of_the_boot_before);
+            LastSign { at, told, sizes }
+        };
+        recovered.last_sign = recovered.last_sign.map(|sign| if before { moved(sign) } else { sign });
+        seen(&taken_up(recovered, None))
+    };
+    let lost = (Change::State(BillingState::Lost), (TOLD - SECOND, PROVEN - SECOND), Cause::ProofEnded);
+    assert_eq!(of_boot(true), [lost]);
+    assert_eq!(of_boot(false), [], "where the host went on its disk was held");
+}
