@@ -11,8 +11,11 @@
 //!
 //! It is set before the guest goes on: there is no moment at which it may use more than it is billed for.
 
+use dormouse_metering::{Cause, Change, Stamp};
+
 use super::{Answer, Context, is_unsure};
 use crate::sandbox::machine::core::Replaced;
+use crate::sandbox::machine::sight::reaching_back;
 use crate::sandbox::machine::{Action, Core};
 
 /// Another QEMU is about to take the place of the one that the sandbox has or had.
@@ -50,6 +53,18 @@ pub(super) fn answered(cx: &mut Context<'_>, answer: Answer) -> String {
     };
     tracing::warn!(sandbox = %cx.core.key, why, "CPU time is not limited again");
     format!("; its CPU time is not limited as before: {why}")
+}
+
+/// The guest runs. Where somebody else has continued it before it was limited, it had more until then: that is not billed, and
+/// not certain.
+pub(super) fn mark_what_ran_without(cx: &mut Context<'_>, cause: Cause) {
+    let began = cx.core.state_stamp;
+    let is_after = |limited: &Stamp| {
+        began.is_some_and(|began| began.boot == limited.boot && began.boottime_ns < limited.boottime_ns)
+    };
+    if let (Some(limited), Some(began)) = (cx.core.limited.filter(is_after), began) {
+        cx.observe(reaching_back(limited, began), Change::Mark, cause);
+    }
 }
 
 /// The kernel has this limit now.

@@ -100,7 +100,8 @@ impl PowerCycle {
         if cx.core.state == BillingState::Running { self.cycled(cx) } else { cx.query("cont") }
     }
 
-    fn cycled(&self, cx: &Context<'_>) -> Flow {
+    fn cycled(&self, cx: &mut Context<'_>) -> Flow {
+        cpu_limit::mark_what_ran_without(cx, Cause::PowerCycle);
         done(format!("{} runs in another QEMU, from the beginning{}", cx.core.key, self.unlimited))
     }
 

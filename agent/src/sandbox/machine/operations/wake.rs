@@ -238,6 +238,7 @@ impl Wake {
             // What it ran before is not billed, and not certain.
             cx.observe(reaching_back(cx.now, ran), Change::Mark, Cause::Wake);
         }
+        cpu_limit::mark_what_ran_without(cx, Cause::Wake);
         cx.core.consumed.clone_from(&cx.core.snapshot);
         let anew = if self.cold { ", from the beginning" } else { "" };
         done(format!("{} runs again{anew}{}", cx.core.key, self.unlimited))

@@ -212,6 +212,23 @@ fn a_limit_on_cpu_time_is_set_again_before_the_guest_of_another_qemu_goes_on() {
 }
 
 #[test]
+fn a_guest_that_somebody_continued_before_it_was_limited_may_have_had_more_until_then_and_the_bill_says_so() {
+    let mut driver = limited();
+    driver.execute("sleep", super::driver::hibernate(Method::Shared)).unwrap();
+    ask(&mut driver, Request::Wake { cold: false });
+    let told = until(&mut driver, |action| matches!(action, Action::LimitVcpus(..)));
+    let asked_ns = driver.now_ns;
+    driver.observed.clear();
+    driver.event("RESUME", json!({}));
+    driver.now_ns += 100_000_000;
+    driver.answer_well(told);
+    driver.settle();
+    let marked = driver.observed.iter().find(|seen| seen.change == Change::Mark).expect("a word");
+    assert!(marked.at.boottime_ns - marked.at.uncertainty_ns <= asked_ns + 1_000_000, "{marked:?}");
+    assert!(marked.at.boottime_ns > asked_ns + 50_000_000, "{marked:?}");
+}
+
+#[test]
 fn a_limit_that_cannot_be_set_again_is_not_billed_and_the_outcome_says_so() {
     for (asleep, next) in [(true, Ok(None)), (false, Ok(None)), (true, Err("denied".to_owned()))] {
         let mut driver = limited();
