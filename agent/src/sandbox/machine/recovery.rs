@@ -61,6 +61,8 @@ pub struct LastSign {
     pub told: Stamp,
     /// Through when its sizes are known: QEMU may have held later ones back.
     pub sizes: Stamp,
+    /// When what was told of the memory last is stamped, as long as it is not final.
+    pub memory: Option<Stamp>,
 }
 
 impl LastSign {
@@ -114,11 +116,13 @@ impl LastSign {
             matches!(seen.change, Change::Plugged(_) | Change::Holds(..) | Change::Began(..))
         };
         // While QEMU may hold one back, nothing becomes final.
-        let seen = pending.iter().filter(of_memory).map(|seen| seen.at.earlier_by(seen.at.uncertainty_ns));
+        let of_memory = pending.iter().filter(of_memory);
+        let memory = of_memory.clone().map(|seen| seen.at.uncertain_by(0)).filter(of_last_boot).reduce(later);
+        let seen = of_memory.map(|seen| seen.at.earlier_by(seen.at.uncertainty_ns));
         let shortly_before = |size: &Stamp| told.boottime_ns.saturating_sub(size.boottime_ns) < HELD_BACK_NS;
         let of_boot = |size: &Stamp| size.boot == told.boot && size.boottime_ns <= told.boottime_ns;
         let sizes = opened.filter(shortly_before).into_iter().chain(seen).filter(of_boot).reduce(later);
-        Some(Self { at, told, sizes: sizes.unwrap_or(told) })
+        Some(Self { at, told, sizes: sizes.unwrap_or(told), memory })
     }
 }
 
@@ -185,6 +189,7 @@ impl Sandbox {
         }
         // What happened shortly before the last proof may not have been told yet.
         sandbox.core.contact = recovered.last_sign.map(|sign| sign.told);
+        sandbox.core.memory_stamp = recovered.last_sign.and_then(|sign| sign.memory);
         if sandbox.core.phase == Phase::Attached || sandbox.underway.is_some() {
             let known = recovered.last_sign.map(|sign| Known { all: sign.told, sizes: sign.sizes });
             let known = known.unwrap_or_else(|| sandbox.core.known(now));

@@ -37,7 +37,7 @@ fn found_after(plugged_by_device: Option<PluggedByDevice>, mib: [u64; 2]) -> Vec
         unfinished: Vec::new(),
         saved: None,
         ran: true,
-        last_sign: Some(LastSign { at: SIGN, told: SIGN, sizes: SIGN }),
+        last_sign: Some(LastSign { at: SIGN, told: SIGN, sizes: SIGN, memory: None }),
         plugged_by_device,
     };
     let (sandbox, actions) = Sandbox::recover_from(recovered, at(1_000_000_000_000), true);

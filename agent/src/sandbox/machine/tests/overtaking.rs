@@ -124,7 +124,7 @@ fn taken_up(phase: Phase, unfinished: Vec<Command>, lives: bool) -> Driver {
     core.state = if phase == Phase::Attached { BillingState::Running } else { BillingState::Waking };
     core.snapshot = (phase == Phase::Hibernated).then(|| super::driver::manifest(Method::MappedRam));
     let stamp = at(999_000_000_000);
-    let last_sign = Some(LastSign { at: stamp, told: stamp, sizes: stamp });
+    let last_sign = Some(LastSign { at: stamp, told: stamp, sizes: stamp, memory: None });
     let recovered =
         Recovered { core, unfinished, saved: None, ran: true, last_sign, plugged_by_device: None };
     let (sandbox, actions) = Sandbox::recover_from(recovered, at(1_000_000_000_000), lives);

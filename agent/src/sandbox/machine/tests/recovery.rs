@@ -24,7 +24,7 @@ const FOUND: u64 = 1_000 * SECOND;
 
 pub(super) const PROVEN: u64 = 990 * SECOND;
 pub(super) const TOLD: u64 = 980 * SECOND;
-const SIZES: u64 = 970 * SECOND;
+pub(super) const SIZES: u64 = 970 * SECOND;
 
 /// What the ledger says of a sandbox that has a QEMU with 512 MiB plugged.
 pub(super) fn left(state: BillingState, unfinished: Option<Request>) -> Recovered {
@@ -32,7 +32,7 @@ pub(super) fn left(state: BillingState, unfinished: Option<Request>) -> Recovere
     let shape = Qemu::new(100).survey().shape();
     (core.phase, core.generation, core.process) = (Phase::Attached, 7, Some(identity(100)));
     (core.shape, core.state) = (Shape { memory_plugged_bytes: 512 * MIB, ..shape }, state);
-    let last_sign = Some(LastSign { at: at(PROVEN), told: at(TOLD), sizes: at(SIZES) });
+    let last_sign = Some(LastSign { at: at(PROVEN), told: at(TOLD), sizes: at(SIZES), memory: None });
     let unfinished = unfinished.map(|request| command("c1", request)).into_iter().collect();
     Recovered { core, unfinished, saved: None, ran: true, last_sign, plugged_by_device: None }
 }
@@ -404,6 +404,7 @@ fn a_hibernation_that_is_found_done_after_a_boot_of_the_host_is_uncertain_since_
         at: of_the_boot_before(sign.at),
         told: of_the_boot_before(sign.told),
         sizes: of_the_boot_before(sign.sizes),
+        memory: None,
     });
     let driver = settled(recovered, None);
     let hibernated = (Change::State(BillingState::Hibernated), (0, FOUND), Cause::Hibernate);

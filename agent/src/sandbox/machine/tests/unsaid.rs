@@ -3,9 +3,9 @@
 use dormouse_metering::{BillingState, Cause, Change};
 use serde_json::json;
 
-use super::driver::identity;
+use super::driver::{at, identity};
 use super::recovery::{
-    PROVEN, SECOND, TOLD, asleep, left, of_the_boot_before, qemu, seen, settled, taken_up, window,
+    PROVEN, SECOND, SIZES, TOLD, asleep, left, of_the_boot_before, qemu, seen, settled, taken_up, window,
 };
 use crate::sandbox::command::Request;
 use crate::sandbox::machine::LastSign;
@@ -35,13 +35,23 @@ fn between_two_qemus_nothing_is_billed_though_the_agent_that_ended_the_one_did_n
 }
 
 #[test]
+fn what_may_have_been_plugged_at_an_end_that_nobody_saw_comes_behind_what_was_told_of_the_memory_last() {
+    let told_last = PROVEN + SECOND;
+    let mut recovered = left(BillingState::Running, None);
+    recovered.last_sign = recovered.last_sign.map(|sign| LastSign { memory: Some(at(told_last)), ..sign });
+    let less = seen(&settled(recovered, None));
+    let unplugged = (Change::Plugged(0), (SIZES, told_last), Cause::ProofEnded);
+    assert!(less.contains(&unplugged), "{less:?}");
+}
+
+#[test]
 fn a_guest_that_was_being_woken_when_the_host_went_off_is_lost_since_the_last_sign_of_its_qemu() {
     let wake = Some(Request::Wake { cold: false });
     let of_boot = |before: bool| {
         let mut recovered = asleep(BillingState::Waking, wake.clone());
         let moved = |sign: LastSign| {
             let [at, told, sizes] = [sign.at, sign.told, sign.sizes].map(of_the_boot_before);
-            LastSign { at, told, sizes }
+            LastSign { at, told, sizes, memory: None }
         };
         recovered.last_sign = recovered.last_sign.map(|sign| if before { moved(sign) } else { sign });
         seen(&taken_up(recovered, None))
