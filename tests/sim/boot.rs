@@ -240,7 +240,8 @@ impl World {
         if !self.guests.iter().any(lives) {
             let unheard = row.unheard.map(|unheard| self.world_of(unheard));
             let through = unheard.into_iter().fold(self.world_of(proof), u64::min);
-            self.proven.insert(key.clone(), through.saturating_sub(IN_FLIGHT_NS));
+            let through = through.saturating_sub(IN_FLIGHT_NS);
+            self.proven.entry(key.clone()).or_default().push((self.now, through));
         }
     }
 }

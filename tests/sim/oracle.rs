@@ -65,7 +65,7 @@ impl World {
         }
         let mut at = spans.first().map_or(last, |(from, _)| *from);
         let suppressed = self.suppressed_stretches(key);
-        let proven = self.proven.get(key).map_or(u64::MAX, |through| *through);
+        let proven = |at: u64| self.proven_through_gap(key, at).unwrap_or(u64::MAX);
         let mut billed = Vec::new();
         // A window that reaches behind the last final cut has no boundary of its own.
         let of_guest = self.windows.iter().filter(|(guest, ..)| *guest == number);
@@ -73,13 +73,13 @@ impl World {
         for (slice, (from, to)) in slices.iter().zip(spans) {
             windows
                 .push((from.saturating_sub(slice.start.uncertainty_ns), from + slice.start.uncertainty_ns));
-            billed.extend(nothing(at, from, proven, &suppressed));
+            billed.extend(nothing(at, from, proven(at), &suppressed));
             billed.push(stretch(from, to, slice.state, slice.shape));
             at = to;
             windows.push((at.saturating_sub(slice.end.uncertainty_ns), at + slice.end.uncertainty_ns));
         }
         if let Some(open) = open_from {
-            billed.extend(nothing(at, last, proven, &suppressed));
+            billed.extend(nothing(at, last, proven(at), &suppressed));
             at = last;
             windows.push((at.saturating_sub(open.start.uncertainty_ns), at + open.start.uncertainty_ns));
             billed.push(stretch(at, self.now, open.state, open.shape));
@@ -113,6 +113,11 @@ impl World {
         begins.chain(quit).filter(|at| *at >= after).min().unwrap_or(u64::MAX)
     }
 
+    /// Through when a life has to be billed by what the next agent found that was started after this.
+    fn proven_through_gap(&self, key: &SandboxKey, at: u64) -> Option<u64> {
+        self.proven.get(key)?.iter().find(|(found, _)| at < *found).map(|(_, through)| *through)
+    }
+
     fn compare(
         &self,
         number: usize,
@@ -136,7 +141,7 @@ impl World {
             {
                 found.push(format!("{name}: {what} from {from} to {until}: billed {}", billed.state));
             }
-            let proven = self.proven.get(key).is_some_and(|through| from < *through);
+            let proven = self.proven_through_gap(key, from).is_some_and(|through| from < through);
             if proven && billed.state == BillingState::Lost && truth.runs {
                 found.push(format!("{name}: lost from {from} to {until}, though it was proven to live"));
             }

@@ -124,8 +124,8 @@ pub(crate) struct World {
     /// Since when nothing that the agent made of anything is durable, where it is gone and the disk took nothing: of one guest,
     /// or of any.
     pub(crate) untold: Vec<(Option<usize>, u64)>,
-    /// Through when a life of which the process was gone when the agent was started has to be billed.
-    pub(crate) proven: BTreeMap<dormouse_ledger::SandboxKey, u64>,
+    /// When an agent was started that found the process of a life gone, and through when that has to be billed.
+    pub(crate) proven: BTreeMap<dormouse_ledger::SandboxKey, Vec<(u64, u64)>>,
     pub(crate) steps: u64,
     /// How many units the ledger was given.
     pub(crate) units: u64,
