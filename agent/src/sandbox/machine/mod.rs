@@ -166,6 +166,10 @@ impl Sandbox {
             Input::Exited if self.core.link == Link::Up => self.exit_seen = true,
             Input::Exited => self.exited(now, &mut actions),
         }
+        if self.exit_seen && self.core.link != Link::Up {
+            // The connection was given up meanwhile: nobody tells of its end.
+            self.exited(now, &mut actions);
+        }
         self.let_overtake(now, &mut actions);
         actions
     }

@@ -1,8 +1,9 @@
 //! A wake whose snapshot is read while QEMU starts: QEMU has nothing of it before it is known to be right.
 
 use dormouse_metering::{BillingState, Change};
+use serde_json::json;
 
-use super::driver::{Driver, command, until};
+use super::driver::{Driver, command, token_of, until};
 use super::paths::done;
 use crate::sandbox::command::{Method, Request};
 use crate::sandbox::machine::{Action, Answer, Check, Input, Phase, Token};
@@ -96,4 +97,20 @@ fn a_qemu_that_ends_or_is_lost_before_the_digest_is_known_leaves_the_sandbox_hib
         assert_eq!((core.phase, core.process), (Phase::Hibernated, None), "{:?}", driver.log);
         assert!(!done(&driver).contains(&"migrate-incoming"), "{:?}", driver.log);
     }
+}
+
+#[test]
+fn a_wake_whose_qemu_has_ended_before_it_says_why_it_cannot_load_comes_to_its_end() {
+    let mut driver = Driver::hibernated(Method::Shared);
+    driver.feed(Input::Command(command("c1", Request::Wake { cold: false })));
+    until(&mut driver, |action| matches!(action, Action::Qmp(_, qmp) if qmp.name == "query-migrate"));
+    let asked = token_of(&driver.open.pop_front().unwrap()).unwrap();
+    // It is known to be gone, and what it has sent before is still being read.
+    driver.feed(Input::Exited);
+    driver.feed(Input::Answer(asked, Answer::Returned(json!({"status": "failed", "error-desc": "no"}))));
+    driver.qemu = None;
+    driver.settle();
+    let [(_, result)] = driver.replies.as_slice() else { panic!("{:?}", driver.log) };
+    assert!(result.is_err(), "{result:?}");
+    assert_eq!(driver.sandbox.core().phase, Phase::Hibernated);
 }
