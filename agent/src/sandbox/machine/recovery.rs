@@ -205,9 +205,6 @@ impl Sandbox {
         if let Some(command) = cycled_by {
             sandbox.core.ended_unsaid(now, (Cause::PowerCycle, Some(command)), &mut actions);
         }
-        if let Some(sign) = recovered.last_sign.filter(|sign| sign.at.boot != now.boot) {
-            sandbox.core.waking_at_the_end_of_a_boot(sign, &mut actions);
-        }
         if let Some(result) = sandbox.resolve_suppression() {
             sandbox.conclude(now, result, &mut actions);
         }
@@ -374,14 +371,6 @@ impl Sandbox {
 }
 
 impl Core {
-    /// A QEMU that was started for a wake went with its boot, and whether its guest ran until then nobody was there to see.
-    fn waking_at_the_end_of_a_boot(&mut self, sign: LastSign, actions: &mut Vec<Action>) {
-        if self.state == BillingState::Waking {
-            let at = reaching_back(sign.at, sign.told);
-            self.observe(at, Change::State(BillingState::Lost), (Cause::ProofEnded, None), actions);
-        }
-    }
-
     /// There is another QEMU: the one before has ended, and where its guest ran by the ledger, the agent that ended it did not
     /// live to say so.
     fn ended_unsaid(&mut self, now: Stamp, cause: (Cause, Option<CommandId>), actions: &mut Vec<Action>) {

@@ -4,9 +4,7 @@ use dormouse_metering::{BillingState, Cause, Change};
 use serde_json::json;
 
 use super::driver::{at, identity};
-use super::recovery::{
-    PROVEN, SECOND, SIZES, TOLD, asleep, left, of_the_boot_before, qemu, seen, settled, taken_up, window,
-};
+use super::recovery::{PROVEN, SECOND, SIZES, TOLD, asleep, left, qemu, seen, settled, window};
 use crate::sandbox::command::Request;
 use crate::sandbox::machine::LastSign;
 
@@ -42,21 +40,4 @@ fn what_may_have_been_plugged_at_an_end_that_nobody_saw_comes_behind_what_was_to
     let less = seen(&settled(recovered, None));
     let unplugged = (Change::Plugged(0), (SIZES, told_last), Cause::ProofEnded);
     assert!(less.contains(&unplugged), "{less:?}");
-}
-
-#[test]
-fn a_guest_that_was_being_woken_when_the_host_went_off_is_lost_since_the_last_sign_of_its_qemu() {
-    let wake = Some(Request::Wake { cold: false });
-    let of_boot = |before: bool| {
-        let mut recovered = asleep(BillingState::Waking, wake.clone());
-        let moved = |sign: LastSign| {
-            let [at, told, sizes] = [sign.at, sign.told, sign.sizes].map(of_the_boot_before);
-            LastSign { at, told, sizes, memory: None }
-        };
-        recovered.last_sign = recovered.last_sign.map(|sign| if before { moved(sign) } else { sign });
-        seen(&taken_up(recovered, None))
-    };
-    let lost = (Change::State(BillingState::Lost), (TOLD - SECOND, PROVEN - SECOND), Cause::ProofEnded);
-    assert_eq!(of_boot(true), [lost]);
-    assert_eq!(of_boot(false), [], "where the host went on its disk was held");
 }
