@@ -15,7 +15,8 @@
 //!
 //! Of two, a destroy has overtaken the other: that one is overtaken, but for a wake, which may have started a QEMU.
 //! Where QEMU lives and does not answer, a destroy kills it, and so do a hibernation whose snapshot is recorded and a
-//! power-cycle that was seen to have told it to quit.
+//! power-cycle that was seen to have told it to quit. Between the two QEMUs of a power-cycle that goes on nothing ran, whether
+//! the ledger knows it or not.
 
 use dormouse_ledger::PluggedByDevice;
 use dormouse_metering::{BillingState, Cause, Change, CommandId, Observation, OpenSlice, Stamp};
