@@ -143,7 +143,7 @@ impl Sizes {
 
     /// The same of what was told before the one of this index.
     fn least_among(&self, until: usize, window: Stamp, now: &[u64]) -> Option<(Stamp, u64)> {
-        let had = || self.told_in(window, until).filter(|told| told.bytes.len() == now.len());
+        let had = || self.told_in(window, until, now.len());
         let sum: u64 = now.iter().sum();
         if now.len() > 1 && had().next().is_none() {
             // Nothing is known of what each had: any of them may have had nothing.
@@ -152,7 +152,7 @@ impl Sizes {
         let mut each = now.to_vec();
         let mut least = None;
         for told in had().rev() {
-            each.iter_mut().zip(&told.bytes).for_each(|(least, had)| *least = (*least).min(*had));
+            lessen(&mut each, &told.bytes);
             let all = each.iter().sum::<u64>();
             let is_told = told.held_at_once && told.bytes.iter().sum::<u64>() <= all;
             if all < sum && !is_told {
@@ -163,19 +163,18 @@ impl Sizes {
         least
     }
 
-    /// What was told of a window, by what was told before the one of this index.
-    fn told_in(&self, window: Stamp, until: usize) -> impl DoubleEndedIterator<Item = &Told> {
+    /// What was told of a window and of so many devices, by what was told before the one of this index.
+    fn told_in(&self, window: Stamp, until: usize, devices: usize) -> impl DoubleEndedIterator<Item = &Told> {
         let start_ns = window.boottime_ns.saturating_sub(window.uncertainty_ns);
         let had_by = |index: &usize| self.0[*index].since().boottime_ns <= start_ns;
-        self.0.range((0..until).rev().find(had_by).unwrap_or(0)..until)
+        let told = self.0.range((0..until).rev().find(had_by).unwrap_or(0)..until);
+        told.filter(move |told| told.bytes.len() == devices)
     }
 
     /// What each may have had at the least in a window at whose end they have `now`.
     pub(super) fn least_of_each(&self, window: Stamp, now: &[u64]) -> Vec<u64> {
         let mut each = now.to_vec();
-        for told in self.told_in(window, self.0.len()).filter(|told| told.bytes.len() == now.len()) {
-            each.iter_mut().zip(&told.bytes).for_each(|(least, had)| *least = (*least).min(*had));
-        }
+        self.told_in(window, self.0.len(), now.len()).for_each(|told| lessen(&mut each, &told.bytes));
         each
     }
 
@@ -249,6 +248,11 @@ impl Sizes {
     pub(super) fn now(&self) -> &[u64] {
         self.0.back().map_or(&[], |told| &told.bytes)
     }
+}
+
+/// Of each the lesser.
+fn lessen(each: &mut [u64], others: &[u64]) {
+    each.iter_mut().zip(others).for_each(|(least, other)| *least = (*least).min(*other));
 }
 
 pub(super) fn bytes_of(devices: &[MemoryDevice]) -> Vec<u64> {
