@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use dormouse_tests::wait;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use crate::failure::Result;
@@ -67,10 +67,17 @@ impl Demo {
         Ok(())
     }
 
-    /// The same request with the same id: not begun again, but answered.
+    /// The same request with the same id: not begun again, but answered. That it was interrupted is an answer too, where the
+    /// agent was killed before it had told QEMU anything.
     async fn ask_again(&mut self, asked: &[&str]) -> Result<Value> {
         self.story.begin("the same request again");
-        let outcome = self.stage.agent()?.json(asked).await?;
+        let output = self.stage.agent()?.cli(&[asked, &["--json"]].concat()).await?;
+        let refusal: Option<Value> = serde_json::from_str(&output.stderr).ok();
+        if let Some(refusal) = refusal.filter(|refusal| refusal["reason"] == "INTERRUPTED") {
+            self.story.done(format!("interrupted, {}", text(&refusal, "message")));
+            return Ok(json!({ "result": "interrupted" }));
+        }
+        let outcome = output.succeeded()?.json()?;
         let told = match outcome["replayed"].as_bool() {
             Some(true) => "from the ledger",
             _ => "joined",
