@@ -56,12 +56,16 @@ impl World {
             living.push((key, row));
         }
         let stepped = stepped.map(|anchor| accounts.resume_step(anchor.stamp(anchor.boottime_ns)));
+        let booted = accounts.resume_boot(now);
         let seats = self.guests.iter().map(|_| None).collect();
         self.agent = Some(Agent { accounts, seats, proof_under_way: false, commit_due: false });
         if let Some(proof) = self.ledger.proof {
             self.submit(true, vec![Entry::NobodyHeard(proof)], Waiter::Nobody);
         }
-        self.facts(stepped.unwrap_or_default());
+        for at in self.ledger.proof.into_iter().chain([now]) {
+            (0..self.guests.len()).for_each(|guest| self.note(guest, at));
+        }
+        self.facts(stepped.into_iter().flatten().chain(booted).collect());
         if let Beginning::Stepped(step) = beginning {
             self.clock_stepped(&step);
         }

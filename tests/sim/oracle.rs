@@ -70,18 +70,20 @@ impl World {
         // A window that reaches behind the last final cut has no boundary of its own.
         let of_guest = self.windows.iter().filter(|(guest, ..)| *guest == number);
         let mut windows: Vec<(u64, u64)> = of_guest.map(|(_, from, to)| (*from, *to)).collect();
-        for (slice, (from, to)) in slices.iter().zip(spans) {
-            windows
-                .push((from.saturating_sub(slice.start.uncertainty_ns), from + slice.start.uncertainty_ns));
+        let window = |boundary: usize, at: u64, uncertainty_ns: u64| {
+            (earlier((&slices, &spans), (boundary, at), uncertainty_ns), at + uncertainty_ns)
+        };
+        for (index, (slice, (from, to))) in slices.iter().zip(spans.iter().copied()).enumerate() {
+            windows.push(window(index, from, slice.start.uncertainty_ns));
             billed.extend(nothing(at, from, proven(at), &suppressed));
             billed.push(stretch(from, to, slice.state, slice.shape));
             at = to;
-            windows.push((at.saturating_sub(slice.end.uncertainty_ns), at + slice.end.uncertainty_ns));
+            windows.push(window(index + 1, at, slice.end.uncertainty_ns));
         }
         if let Some(open) = open_from {
             billed.extend(nothing(at, last, proven(at), &suppressed));
             at = last;
-            windows.push((at.saturating_sub(open.start.uncertainty_ns), at + open.start.uncertainty_ns));
+            windows.push(window(slices.len(), at, open.start.uncertainty_ns));
             billed.push(stretch(at, self.now, open.state, open.shape));
         } else {
             let detached = slices.last().is_some_and(|last| last.end.cause == Cause::Detach);
@@ -158,6 +160,21 @@ impl World {
             }
         }
     }
+}
+
+/// So long before a boundary, by the time of the life itself: across a boot that is as long as the wall clocks of both say.
+fn earlier((slices, spans): (&[Slice], &[(u64, u64)]), (boundary, at): (usize, u64), ns: u64) -> u64 {
+    let (mut left_ns, mut at) = (ns, at);
+    for (slice, (from, _)) in slices.iter().zip(spans).take(boundary).rev() {
+        if left_ns == 0 {
+            return at;
+        }
+        if left_ns <= slice.duration_ns {
+            return from + (slice.duration_ns - left_ns);
+        }
+        (left_ns, at) = (left_ns - slice.duration_ns, *from);
+    }
+    at.saturating_sub(left_ns)
 }
 
 /// What is wrong with what is billed in an interval, where it is known whether it is suppressed.

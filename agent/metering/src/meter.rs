@@ -205,6 +205,13 @@ impl Meter {
         self.pending.as_slice()
     }
 
+    /// The stamp of the last thing that was told of the life, or of where its open slice begins: `None` before a life and
+    /// after its end.
+    pub fn last_told(&self) -> Option<Stamp> {
+        let began = self.open()?.began();
+        Some(self.pending().last().map_or(began, |last| last.at))
+    }
+
     /// What the sandbox holds and in which state it is, suppressed or not, as far as is known: `None` before a
     /// life and from its end on, final or not.
     pub fn holding(&self) -> Option<(Shape, BillingState)> {

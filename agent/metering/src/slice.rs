@@ -1,6 +1,6 @@
 //! A stretch of one sandbox's life at one shape and in one billing state.
 
-use crate::{BillingState, BootId, Cause, CommandId, Shape};
+use crate::{BillingState, BootId, Cause, CommandId, Shape, Stamp};
 
 /// One edge of a slice: where it is placed, and why it is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,4 +53,16 @@ pub struct OpenSlice {
     pub boot: BootId,
     /// `CLOCK_BOOTTIME` at `start`, in nanoseconds, in that boot.
     pub start_boottime_ns: u64,
+}
+
+impl OpenSlice {
+    /// When it began, by its own word: exact, whatever its boundary's uncertainty.
+    pub fn began(&self) -> Stamp {
+        Stamp {
+            boot: self.boot,
+            boottime_ns: self.start_boottime_ns,
+            wall_ns: self.start.unix_ns,
+            uncertainty_ns: 0,
+        }
+    }
 }

@@ -199,6 +199,27 @@ impl Accounts {
         self.mark_step(&keys)
     }
 
+    /// Cuts what goes on though the host was booted since the ledger was told of it last: at the last proof of the boot before,
+    /// and now. Between the two there is nothing but the wall clock to go by, which may have been set back.
+    ///
+    /// Of one that was being woken nobody knows whether its guest ran, through when: that is not certain.
+    pub fn resume_boot(&mut self, now: Stamp) -> Vec<Record> {
+        let marks = |(key, account): (&SandboxKey, &Account)| {
+            let (_, state) = account.meter.holding()?;
+            let goes_on = matches!(state, BillingState::Hibernated | BillingState::Waking);
+            let last = account.meter.last_told().filter(|last| goes_on && last.boot != now.boot)?;
+            let in_doubt = |at: Stamp| match state {
+                BillingState::Waking => at.uncertain_by(ns_between(last, at)),
+                _ => at,
+            };
+            let proof = self.proof.filter(|at| at.boot == last.boot && at.boottime_ns > last.boottime_ns);
+            let at = proof.into_iter().chain([now]).map(in_doubt);
+            Some(at.map(|at| (key.clone(), at)).collect::<Vec<_>>())
+        };
+        let marks: Vec<_> = self.by_key.iter().filter_map(marks).flatten().collect();
+        marks.into_iter().flat_map(|(key, at)| self.mark(&[key], at, Cause::HostBoot)).collect()
+    }
+
     /// Whether the sandbox's QEMU is heard. True when it was lost with this, and the ledger is to know.
     pub fn sight(&mut self, key: &SandboxKey, sight: Sight) -> bool {
         let before = match sight {
@@ -240,7 +261,10 @@ impl Accounts {
         let is_mark = |item: &Observation| item.change == Change::Mark && item.at == at;
         let is_untold = |meter: &Meter| {
             let began = |open: &OpenSlice| open.boot == at.boot && open.start_boottime_ns < at.boottime_ns;
-            meter.open().is_some_and(began) && !meter.pending().iter().any(is_mark)
+            let is_before =
+                |item: &Observation| item.at.boot == at.boot && item.at.boottime_ns < at.boottime_ns;
+            let lived = meter.open().is_some_and(began) || meter.pending().iter().any(is_before);
+            lived && !meter.pending().iter().any(is_mark)
         };
         let untold = |key: &&SandboxKey| self.by_key.get(*key).is_some_and(|known| is_untold(&known.meter));
         let keys: Vec<SandboxKey> = keys.iter().filter(untold).cloned().collect();
@@ -299,4 +323,12 @@ impl Account {
             ended: self.meter.has_ended(),
         })
     }
+}
+
+/// How long it is from one moment to a later one, of another boot by the wall clock.
+fn ns_between(from: Stamp, to: Stamp) -> u64 {
+    if from.boot == to.boot {
+        return to.boottime_ns.saturating_sub(from.boottime_ns);
+    }
+    u64::try_from(to.wall_ns.saturating_sub(from.wall_ns)).unwrap_or(0)
 }

@@ -81,7 +81,8 @@ impl Actor for Metering {
             let prepaid = prepaid_plans.contains(&sandbox.plan);
             accounts.resume(sandbox.key, sandbox.open, sandbox.pending, prepaid)?;
         }
-        let cut = last_step.map(|at| accounts.resume_step(at)).unwrap_or_default();
+        let mut cut = last_step.map(|at| accounts.resume_step(at)).unwrap_or_default();
+        cut.extend(accounts.resume_boot(clock.now()));
         myself.send_interval(SEAL_INTERVAL, || Message::Seal);
         myself.send_interval(settings.tick, || Message::Tick);
         let mut state =

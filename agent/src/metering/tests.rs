@@ -260,3 +260,61 @@ fn an_hour_is_not_complete_while_a_life_that_began_in_it_may_still_be_told() {
     assert_eq!(accounts.complete_hour(at(3_631)), Some(MIDNIGHT));
     assert_eq!(accounts.complete_hour(at(3_632)), Some(MIDNIGHT + HOUR_NS));
 }
+
+/// After the host was booted again, by a clock that is `set_s` seconds ahead.
+fn booted(seconds: i64, set_s: i64) -> Stamp {
+    let boottime_ns = u64::try_from((seconds - 700) * SECOND).expect("after the boot");
+    Stamp { boot: BootId([2; 16]), boottime_ns, wall_ns: at(seconds + set_s).wall_ns, uncertainty_ns: 0 }
+}
+
+/// What a life is billed as that was in a state since 605 s when the host went off, proven through 650 s, and that ends at
+/// 720 s, after a boot at 710 s: states, seconds and seconds of uncertainty at the end.
+fn across_a_boot(state: BillingState, set_s: i64) -> Vec<(BillingState, i64, i64)> {
+    let mut live = accounts();
+    begins(&mut live, "a", false);
+    let before = told(&mut live, "a", changed(at(605), Change::State(state)), 605);
+    let mut accounts = Accounts::new(1_500 * MS, booted(710, set_s), Some(at(650)));
+    accounts.resume(before.key, before.open, before.pending, false).expect("it was kept");
+    accounts.resume_boot(booted(710, set_s));
+    assert_eq!(accounts.resume_boot(booted(711, set_s)).len(), 0, "what was cut is");
+    let ends = booted(720, set_s);
+    let end = accounts.observe(&key("a"), false, changed(ends, Change::Ended), ends).expect("it is taken");
+    let seconds = |ns: u64| i64::try_from(ns).expect("it is short") / SECOND;
+    let end = batch(end.expect("it is to be written")).slices;
+    let slices = before.slices.iter().chain(&end);
+    slices.map(|one| (one.state, seconds(one.duration_ns), seconds(one.end.uncertainty_ns))).collect()
+}
+
+#[test]
+fn what_goes_on_through_a_boot_is_billed_through_the_proof_and_from_the_start_whatever_the_clock_was_set_to()
+{
+    let of = |seconds| (BillingState::Hibernated, seconds, 0);
+    let running = (BillingState::Running, 5, 0);
+    assert_eq!(across_a_boot(BillingState::Hibernated, 0), [running, of(45), of(60), of(10)]);
+    let set_back = across_a_boot(BillingState::Hibernated, -3_600);
+    assert_eq!(set_back, [running, of(45), of(10)], "by the wall clock nothing was between");
+    let ends = across_a_boot(BillingState::Paused, 0);
+    assert_eq!(ends.len(), 2, "what had a QEMU is told of by whoever finds it gone: {ends:?}");
+}
+
+#[test]
+fn whether_a_guest_ran_that_was_being_woken_when_its_host_went_off_is_not_certain() {
+    let of = |seconds, uncertain| (BillingState::Waking, seconds, uncertain);
+    let running = (BillingState::Running, 5, 0);
+    assert_eq!(across_a_boot(BillingState::Waking, 0), [running, of(45, 45), of(60, 105), of(10, 0)]);
+}
+
+#[test]
+fn a_step_after_a_boot_cuts_what_began_before_that_and_is_not_final_since() {
+    let mut live = accounts();
+    begins(&mut live, "a", false);
+    let before = told(&mut live, "a", changed(at(605), Change::State(BillingState::Hibernated)), 605);
+    let mut first = Accounts::new(1_500 * MS, booted(710, 0), None);
+    first.resume(before.key, before.open, before.pending, false).expect("it was kept");
+    let [marked] = first.resume_boot(booted(710, 0)).try_into().expect("it is one");
+    let marked = batch(marked);
+    let mut next = Accounts::new(1_500 * MS, booted(720, 60), None);
+    next.resume(marked.key, marked.open, marked.pending, false).expect("it was kept");
+    assert_eq!(next.resume_step(booted(715, 60)).len(), 1);
+    assert_eq!(next.resume_step(booted(715, 60)).len(), 0, "what was cut there knows");
+}

@@ -77,12 +77,7 @@ impl LastSign {
         // The passing of an hour is no sign of life, nor is what was decided of the bill.
         let marks =
             [Cause::Hour, Cause::Tick, Cause::ClockStep, Cause::HostBoot, Cause::Suppress, Cause::Unsuppress];
-        let began = open.map(|open| Stamp {
-            boot: open.boot,
-            boottime_ns: open.start_boottime_ns,
-            wall_ns: open.start.unix_ns,
-            uncertainty_ns: 0,
-        });
+        let began = open.map(OpenSlice::began);
         // Its QEMU was of the last boot of which anything is told, and a sign of another is none of that: boots are not to be
         // ordered by a wall clock that may have been wrong in either.
         let boot = pending.last().map(|seen| seen.at.boot).or(began.or(proof).map(|sign| sign.boot))?;
