@@ -120,8 +120,11 @@ impl World {
     }
 
     fn act(&mut self, number: usize, action: Action) {
-        if let Action::PromiseMemory(token, _) = action {
-            return self.answer(number, 1_000, token, Answer::Promised);
+        match action {
+            Action::PromiseMemory(token, _) => return self.answer(number, 1_000, token, Answer::Promised),
+            // What a guest's RAM is synced by is not simulated.
+            Action::SyncMemory => return,
+            _ => {}
         }
         let instant = self.random.range(1_000, 50_000);
         match action {
@@ -160,8 +163,12 @@ impl World {
             Action::Disconnect => self.drop_link(number),
             Action::Reply(id, result) => self.replied(number, &id, &result),
             Action::Refuse(id, refusal) => self.replied(number, &id, &Err(refusal)),
-            // A promise is answered above, and nobody asks for advice here.
-            Action::Publish(_) | Action::PromiseMemory(..) | Action::KeepMemory(_) | Action::Advise(..) => {}
+            // Some are answered above, and nobody asks for advice here.
+            Action::Publish(_)
+            | Action::PromiseMemory(..)
+            | Action::SyncMemory
+            | Action::KeepMemory(_)
+            | Action::Advise(..) => {}
             Action::Retire => {
                 self.drop_link(number);
                 if let Some(agent) = self.agent.as_mut() {

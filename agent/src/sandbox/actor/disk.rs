@@ -17,7 +17,9 @@ use crate::sandbox::command::Method;
 use crate::sandbox::facts::Survey;
 use crate::sandbox::machine::{Answer, Check, Input, SnapshotRemoval, Token, internal_tag};
 use crate::sandbox::refusal::{Reason, Refusal};
-use crate::sandbox::snapshot::{Contents, Damaged, Draft, DraftSpec, Manifest, SnapshotError, to_the_end};
+use crate::sandbox::snapshot::{
+    Contents, Damaged, Draft, DraftSpec, Manifest, SnapshotError, sync_ram, to_the_end,
+};
 
 /// Between two looks at a job that nobody waits for.
 const POLL_MIN: Duration = Duration::from_millis(10);
@@ -72,6 +74,12 @@ pub(super) fn prepared(
     state.draft = prepared.as_ref().ok().cloned().map(Box::new);
     let answer = prepared.map_or_else(Answer::Failed, Answer::SnapshotPrepared);
     state.feed(Input::Answer(token, answer), myself);
+}
+
+/// Begins to bring RAM that lies in files to the disk.
+pub(super) fn sync_memory(state: &State) {
+    let ram_paths = state.machine.core().survey.as_ref().map(ram_paths).unwrap_or_default();
+    tokio::task::spawn_blocking(move || sync_ram(&ram_paths));
 }
 
 /// Makes the draft complete: syncs, digest, manifest, rename.
@@ -197,9 +205,8 @@ fn nodes(state: &State) -> Vec<String> {
 }
 
 fn contents(survey: &Survey, method: Method, now: Stamp) -> Option<Contents> {
-    let in_files = survey.backends.iter().filter_map(|backend| backend.path.as_ref());
     let ram_paths = match method {
-        Method::Shared => in_files.map(PathBuf::from).collect(),
+        Method::Shared => ram_paths(survey),
         Method::MappedRam | Method::Internal => Vec::new(),
     };
     Some(Contents {
@@ -211,6 +218,10 @@ fn contents(survey: &Survey, method: Method, now: Stamp) -> Option<Contents> {
         memory_devices: survey.memory_devices.clone(),
         shape: survey.shape(),
     })
+}
+
+fn ram_paths(survey: &Survey) -> Vec<PathBuf> {
+    survey.backends.iter().filter_map(|backend| backend.path.as_ref()).map(PathBuf::from).collect()
 }
 
 pub(super) fn blocking(reply: AnswerTo, work: impl FnOnce() -> Answer + Send + 'static) {

@@ -98,12 +98,17 @@ impl Draft {
         let text = manifest
             .to_file()
             .map_err(|error| files::failed("put into JSON", &manifest.path())(error.into()))?;
-        files::write_synced(&manifest_tmp, &text)?;
+        let written = files::write(&manifest_tmp, &text)?;
         if manifest.state.is_some() {
             files::rename(&self.state_path, &manifest.state_path())?;
         }
         files::rename(&manifest_tmp, &manifest.path())?;
-        files::sync_folder(&self.folder)?;
+        // Side by side, the two are one commit of the file system's journal.
+        std::thread::scope(|scope| {
+            let content = scope.spawn(|| written.sync_all());
+            files::sync_folder(&self.folder)?;
+            joined(content).map_err(files::failed("sync", &manifest.path()))
+        })?;
         Ok(manifest)
     }
 
@@ -157,6 +162,16 @@ impl Draft {
 /// What a thread has found out.
 fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// Begins to bring files of RAM to the disk while the state is still being written: what is synced then has less to write. One
+/// that cannot be is told of by whoever completes the draft.
+pub fn sync_ram(paths: &[PathBuf]) {
+    std::thread::scope(|scope| {
+        for path in paths {
+            scope.spawn(move || File::open(path).and_then(|file| file.sync_data()));
+        }
+    });
 }
 
 /// Syncing a file syncs what was written to it through a mapping as well.

@@ -36,14 +36,14 @@ pub(super) fn create_new(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(MODE).open(path)
 }
 
-/// Writes a whole file and syncs it.
-pub(super) fn write_synced(path: &Path, text: &str) -> Result<(), SnapshotError> {
+/// Writes a whole file. It is not durable yet.
+pub(super) fn write(path: &Path, text: &str) -> Result<File, SnapshotError> {
     failpoint::reach("before a manifest is written");
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true).mode(MODE).custom_flags(libc::O_NOFOLLOW);
     let mut file = options.open(path).map_err(failed("create", path))?;
     file.write_all(text.as_bytes()).map_err(failed("write", path))?;
-    file.sync_all().map_err(failed("sync", path))
+    Ok(file)
 }
 
 pub(super) fn rename(from: &Path, to: &Path) -> Result<(), SnapshotError> {

@@ -10,12 +10,14 @@
 //!
 //! 1. side by side: every file of RAM is synced (`shared`), and its size, time and inode are noted; the state file
 //!    is synced, and its digest taken; the folders above are synced;
-//! 2. the manifest is written beside it and synced;
+//! 2. the manifest is written beside it;
 //! 3. the state file is renamed, then the manifest;
-//! 4. the folder is synced.
+//! 4. side by side: the manifest and the folder are synced.
 //!
-//! So whoever sees a manifest sees a whole snapshot, and what a crash leaves is a draft
-//! ([`SnapshotStore::stale_drafts`]). QEMU itself syncs nothing and checks nothing: a state file that was
+//! So whoever sees a manifest that matches its own digest sees a whole snapshot, and what a crash leaves is a draft
+//! ([`SnapshotStore::stale_drafts`]); nothing is woken of which the ledger does not know that all of this was done. RAM is
+//! synced once more before, while QEMU writes the state ([`sync_ram`]): most of it is on the disk by the time of step 1.
+//! QEMU itself syncs nothing and checks nothing: a state file that was
 //! cut or changed would be loaded and run. That is what the digest is for. RAM files of gigabytes are not
 //! digested, which would cost more than the whole hibernation: they are held to size, time of change and
 //! inode, so a change that also forges the time goes unseen.
@@ -32,7 +34,7 @@ mod verify;
 use std::io;
 use std::path::PathBuf;
 
-pub use draft::{Contents, Draft};
+pub use draft::{Contents, Draft, sync_ram};
 pub(crate) use files::to_the_end;
 pub use manifest::{Manifest, RamFile, StateFile};
 pub use store::{DraftSpec, SnapshotStore, StaleDraft};

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use nix::unistd::{Gid, Uid};
 
 use super::draft::Draft;
+use super::verify::{self, Damage};
 use super::{SnapshotError, files};
 use crate::sandbox::command::{Method, SandboxKey};
 
@@ -77,7 +78,8 @@ impl SnapshotStore {
         }
     }
 
-    /// What saves have left that were not completed: drafts, and state files without a manifest.
+    /// What saves have left that were not completed: drafts, and state files without a manifest, or with one that the host's
+    /// end has cut short.
     ///
     /// To be asked when nothing is being saved, or to be compared with what is.
     pub fn stale_drafts(&self) -> Result<Vec<StaleDraft>, SnapshotError> {
@@ -171,7 +173,7 @@ fn add_stale(drafts: &mut Stale, key: &SandboxKey, name: &str, path: PathBuf) {
     let Some((generation, ordinal)) = parse(stem) else { return };
     let stale = match kind {
         "state.tmp" | "json.tmp" => true,
-        "state" => !path.with_extension("json").exists(),
+        "state" | "json" => is_unwritten(&path.with_extension("json")),
         _ => false,
     };
     if !stale {
@@ -187,6 +189,11 @@ fn add_stale(drafts: &mut Stale, key: &SandboxKey, name: &str, path: PathBuf) {
     });
     draft.bytes += bytes;
     draft.files.push(path);
+}
+
+/// Whether a manifest was never wholly written: it is not there, or it is no JSON. One that was changed later is something else.
+fn is_unwritten(manifest: &Path) -> bool {
+    matches!(verify::load(manifest), Err(Damage::ManifestMissing | Damage::ManifestMalformed(_)))
 }
 
 /// `<generation>-<ordinal>`. A generation before 1970 begins with a dash of its own.

@@ -293,20 +293,25 @@ fn what_a_crash_leaves_is_listed_removed_and_never_in_the_way() {
     fs::write(folder.join("7-1.json.tmp"), b"half").unwrap();
     // Died between the two renames.
     fs::write(folder.join("7-2.state"), b"whole").unwrap();
+    // The host went off before the manifest was on the disk, and its name was.
+    fs::write(folder.join("7-3.state"), b"whole").unwrap();
+    fs::write(folder.join("7-3.json"), [0; 2]).unwrap();
+    // Of a later version, or changed since.
+    fs::write(folder.join("7-4.json"), br#"{"blake3":"","manifest":{}}"#).unwrap();
     fs::write(folder.join("somebody's notes"), b"").unwrap();
 
     let manifest = saved.snapshot(Method::MappedRam, b"state");
-    assert_eq!(manifest.ordinal, 3);
+    assert_eq!(manifest.ordinal, 5);
     let stale = saved.store.stale_drafts().unwrap();
     let found: Vec<_> = stale.iter().map(|draft| (draft.generation, draft.ordinal, draft.bytes)).collect();
-    assert_eq!(found, [(7, 1, 16), (7, 2, 5)]);
+    assert_eq!(found, [(7, 1, 16), (7, 2, 5), (7, 3, 7)]);
     assert!(stale.iter().all(|draft| draft.key == key()));
     for draft in stale {
         draft.remove().unwrap();
     }
     assert!(saved.store.stale_drafts().unwrap().is_empty());
     intact(&manifest);
-    assert_eq!(names(&folder), ["7-3.json", "7-3.state", "somebody's notes"]);
+    assert_eq!(names(&folder), ["7-4.json", "7-5.json", "7-5.state", "somebody's notes"]);
 }
 
 #[test]

@@ -123,7 +123,7 @@ impl Unread {
     }
 }
 
-fn load(path: &Path) -> Result<Manifest, Damage> {
+pub(super) fn load(path: &Path) -> Result<Manifest, Damage> {
     let unreadable = |source| Damage::Unreadable { path: path.to_owned(), source };
     let file = match files::open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Damage::ManifestMissing),

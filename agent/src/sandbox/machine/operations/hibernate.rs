@@ -97,6 +97,10 @@ impl Hibernate {
             let bug = Refusal::new(Reason::Bug, "a sandbox without a survey or a draft cannot be saved");
             return self.undo(cx, bug);
         };
+        if self.method == Method::Shared {
+            // The guest stands: what is written now does not change any more.
+            cx.actions.push(Action::SyncMemory);
+        }
         let tag = internal_tag(cx.core.generation, place.ordinal());
         let mut transfer = Transfer::save(self.method, &survey, place.state_path(), &tag);
         let turn = transfer.begin(cx);

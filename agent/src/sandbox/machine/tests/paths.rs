@@ -116,7 +116,7 @@ fn a_request_id_that_comes_again_with_something_else_is_refused_to_whoever_broug
 #[test]
 fn hibernate_records_the_snapshot_before_qemu_goes() {
     for (method, saving) in [
-        (Method::Shared, ["migrate-set-capabilities", "migrate", "query-migrate"].as_slice()),
+        (Method::Shared, ["sync memory", "migrate-set-capabilities", "migrate", "query-migrate"].as_slice()),
         (Method::MappedRam, &["migrate-set-capabilities", "migrate", "query-migrate"]),
         (Method::Internal, &["migrate-set-capabilities", "snapshot-save", "query-jobs", "job-dismiss"]),
     ] {
