@@ -151,6 +151,10 @@ impl Core {
         if let Some(missed) = self.missed.filter(|missed| missed.sizes.boot == at.boot) {
             return at.earlier_by(at.boottime_ns.saturating_sub(missed.sizes.boottime_ns));
         }
+        if self.survey.as_ref().is_some_and(|survey| survey.memory_devices.is_empty()) {
+            // Where there is no device, none holds anything back, and a new one tells its first size at once.
+            return at;
+        }
         let known_ns = of_boot(self.memory_known).map_or(0, |known| known.boottime_ns);
         let unknown_ns = at.boottime_ns.saturating_sub(known_ns);
         // However long that takes: it may hang, or the host have slept.

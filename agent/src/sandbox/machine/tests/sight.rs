@@ -5,6 +5,7 @@ use serde_json::json;
 
 use super::driver::{Driver, MIB, at, attach, command, device, pause, token_of, until};
 use crate::sandbox::command::{Method, Request};
+use crate::sandbox::facts::MemoryDevice;
 use crate::sandbox::machine::{Action, Answer, Input, QemuEvent};
 use crate::sandbox::refusal::{Reason, Refusal};
 
@@ -146,4 +147,25 @@ fn a_size_that_a_woken_qemu_may_have_held_back_is_unknown_since_it_was_asked_whe
         let since_ns = since_ns(&driver, Change::Plugged(256 * MIB));
         assert!(since_ns.is_some_and(|since_ns| since_ns <= awake_ns), "{hangs} {since_ns:?} {awake_ns}");
     }
+}
+
+/// What is said of the memory of a guest that shuts down as soon as it is attached.
+fn said_of_memory(devices: Vec<MemoryDevice>) -> Vec<Change> {
+    let mut driver = Driver::new();
+    driver.qemu.as_mut().unwrap().devices = devices;
+    driver.feed(Input::Command(command("c1", attach())));
+    while driver.replies.is_empty() {
+        let action = driver.open.pop_front().unwrap();
+        driver.answer_well(action);
+    }
+    driver.event("SHUTDOWN", json!({"guest": true, "reason": "guest-shutdown"}));
+    driver.exit();
+    let changes = driver.observed.iter().map(|seen| seen.change);
+    changes.filter(|change| matches!(change, Change::Plugged(_))).collect()
+}
+
+#[test]
+fn where_there_is_no_memory_device_nothing_of_the_memory_is_uncertain_at_an_end() {
+    assert!(!said_of_memory(vec![device("vm0", 0)]).is_empty());
+    assert_eq!(said_of_memory(Vec::new()), []);
 }
