@@ -198,7 +198,9 @@ impl World {
             }
             Announcement::Before(command, _, state) => {
                 let generation = key.generation;
-                let entries = vec![Entry::Intent(command, generation), Entry::Lifecycle(key, state)];
+                let mut entries = vec![Entry::Intent(command, generation)];
+                // What is to be created has no life yet.
+                entries.extend((generation != 0).then_some(Entry::Lifecycle(key, state)));
                 self.submit(false, entries, durable);
             }
             Announcement::After(command, _, result) => {
@@ -209,7 +211,8 @@ impl World {
                 let undone = matches!(command.request, Request::Hibernate { .. }) && result.is_err();
                 let gone = core.snapshot.as_ref().filter(|_| consumes || undone).map(|last| last.ordinal);
                 let state = core.state;
-                let mut entries = vec![Entry::Outcome(command, result), Entry::Lifecycle(key.clone(), state)];
+                let mut entries = vec![Entry::Outcome(command, result)];
+                entries.extend((key.generation != 0).then(|| Entry::Lifecycle(key.clone(), state)));
                 entries.extend(gone.map(|ordinal| Entry::Consumed(key, ordinal)));
                 self.submit(true, entries, durable);
             }
@@ -230,8 +233,10 @@ impl World {
         let generation = self.ledger.next_generation(&name, at.wall_ns);
         let key = SandboxKey { org: guest.key.org.clone(), sandbox: name.clone(), generation };
         let id = Some(CommandId::new(&command.request_id));
-        let began =
-            Observation { at, change: Change::Began(shape, state), cause: Cause::Attach, command: id };
+        // A create has its intent already, and its outcome is yet to come.
+        let is_attach = matches!(command.request, Request::Attach { .. });
+        let cause = if is_attach { Cause::Attach } else { Cause::Create };
+        let began = Observation { at, change: Change::Began(shape, state), cause, command: id };
         let Some(agent) = self.agent.as_mut() else { return };
         let record = match agent.accounts.observe(&key, prepaid, began, at) {
             Ok(record) => record,
@@ -239,11 +244,12 @@ impl World {
         };
         let outcome =
             Outcome { result: CommandResult::Done, message: format!("{} is attached", command.key) };
-        let mut entries =
-            vec![Entry::Intent(command.clone(), generation), Entry::Seen(key.clone(), process, state)];
+        let intent = is_attach.then(|| Entry::Intent(command.clone(), generation));
+        let mut entries: Vec<Entry> =
+            intent.into_iter().chain([Entry::Seen(key.clone(), process, state)]).collect();
         entries.extend(record.and_then(slices));
         entries.extend(devices.map(|plugged| Entry::PluggedByDevice(key.clone(), plugged)));
-        entries.push(Entry::Outcome(command.clone(), Ok(outcome)));
+        entries.extend(is_attach.then(|| Entry::Outcome(command.clone(), Ok(outcome))));
         let of = self.seat(number).map_or(0, |seat| seat.number);
         self.submit(false, entries, Waiter::Recorded((number, of), token, key));
         self.note(number, at);
@@ -458,12 +464,13 @@ impl World {
             return self.answer(number, MS, token, failed(Reason::LaunchFailed, "cannot start"));
         }
         let incoming = snapshot.and_then(|ordinal| self.guests[number].snapshots.get(&ordinal).cloned());
-        if snapshot.is_none() {
+        let underway = self.seat(number).and_then(|seat| seat.machine.underway());
+        let underway = underway.map(|(command, _)| command.clone());
+        if underway.as_ref().is_some_and(|command| command.request == Request::PowerCycle) {
             self.keep_disks(number);
         }
         let process = self.start_qemu(number, status);
-        let underway = self.seat(number).and_then(|seat| seat.machine.underway());
-        let started_for = underway.map(|(command, _)| command.request_id.clone());
+        let started_for = underway.map(|command| command.request_id);
         if let Some(qemu) = self.guests[number].qemu.as_mut() {
             (qemu.incoming, qemu.started_for) = (incoming, started_for);
         }

@@ -132,6 +132,10 @@ pub(crate) enum Event {
     Ask,
     /// Something goes wrong.
     Trouble,
+    /// The agent is killed in the middle of something short.
+    Kill {
+        epoch: u64,
+    },
     /// The agent starts, in this boot.
     Restart {
         boot: usize,

@@ -76,6 +76,7 @@ impl World {
         for (key, row) in living {
             self.take_up(&key, &row);
         }
+        self.take_up_creates();
     }
 
     /// As `host::recover` does it.
@@ -95,7 +96,9 @@ impl World {
         let manifest = complete.map(|(manifest, _)| Box::new(manifest.clone()));
         let open = self.ledger.order.iter().filter_map(|id| self.ledger.commands.get(id));
         let unfinished: Vec<Command> = open
-            .filter(|intent| intent.outcome.is_none() && intent.generation == key.generation)
+            .filter(|intent| intent.outcome.is_none())
+            // A create was asked for before there was a generation.
+            .filter(|intent| intent.generation == key.generation || intent.generation == 0)
             .filter(|intent| intent.command.key.sandbox == key.sandbox)
             .map(|intent| intent.command.clone())
             .collect();
@@ -134,7 +137,7 @@ impl World {
         self.carry_out(number, actions);
     }
 
-    fn core(&self, number: usize) -> Core {
+    pub(crate) fn core(&self, number: usize) -> Core {
         let guest = &self.guests[number].key;
         let key =
             dormouse::sandbox::command::SandboxKey { org: guest.org.clone(), sandbox: guest.sandbox.clone() };
@@ -313,12 +316,7 @@ impl World {
             let nobody = self.agent.as_ref().is_some_and(|agent| agent.seats[number].is_none());
             let lives = self.guests[number].qemu.as_ref().is_some_and(|qemu| !qemu.leaving);
             if nobody && (lives || self.guests[number].socket_left) {
-                let machine = Sandbox::new(self.core(number));
-                self.scheduled += 1;
-                let (unlike, slept_ns) = (self.scheduled << 20, self.clock.slept_ns());
-                if let Some(agent) = self.agent.as_mut() {
-                    agent.seats[number] = Some(Seat::new(machine, unlike, slept_ns));
-                }
+                self.seat_anew(number);
                 let request = Request::Attach {
                     qmp_path: "/run/dormouse/sb.qmp".into(),
                     plan: "pro".to_owned(),
@@ -332,7 +330,7 @@ impl World {
 
     pub(crate) fn command(&mut self, number: usize, request: Request) {
         let key = self.core(number).key;
-        let attaches = matches!(request, Request::Attach { .. });
+        let attaches = matches!(request, Request::Attach { .. } | Request::Create { .. });
         let again = !attaches && self.random.chance(40) && !self.ids.is_empty();
         let mut command = Command {
             key,

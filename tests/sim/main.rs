@@ -10,10 +10,12 @@
 //!
 //! What a seed draws depends on its range, so that those that found something replay what they found: from 100,000,000 on
 //! guests have up to three memory devices, from 200,000,000 on somebody suppresses them and takes that back besides, and from
-//! 300,000,000 on the host is booted again, and guests are power-cycled and limited in their CPU time.
+//! 300,000,000 on the host is booted again, and guests are power-cycled and limited in their CPU time; from 400,000,000 on
+//! sandboxes are created.
 
 mod agent;
 mod boot;
+mod create;
 mod event;
 mod known;
 mod ledger;
@@ -152,10 +154,10 @@ fn every_history_is_billed_as_the_oracle_says() {
     let seconds = number("SIM_SECONDS").unwrap_or(default_seconds);
     let from = number("SIM_FROM");
     // Without a word, of every range in turn.
-    let ranges = [1_000_000, 101_000_000, 201_000_000, 301_000_000];
+    let ranges = [1_000_000, 101_000_000, 201_000_000, 301_000_000, 401_000_000];
     let seed = |history: u64| {
         from.map_or_else(
-            || ranges[usize::try_from(history % 4).unwrap_or(0)] + history / 4,
+            || ranges[usize::try_from(history % 5).unwrap_or(0)] + history / 5,
             |first| first + history,
         )
     };

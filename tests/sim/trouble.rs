@@ -18,6 +18,9 @@ impl World {
         let next = self.random.range(MS, every * 2);
         self.after(next, Event::Ask);
         let number = self.random.index(self.guests.len());
+        if self.knobs.creates && self.somebody_creates(number) {
+            return;
+        }
         let sleeps = self.seat(number).is_some_and(|seat| seat.machine.core().phase == Phase::Hibernated);
         let request = match self.random.range(0, 20) {
             _ if sleeps && self.random.chance(600) => Request::Wake { cold: false },

@@ -24,6 +24,8 @@ const SEVERAL_DEVICES_FROM: u64 = 100_000_000;
 const SUPPRESSING_FROM: u64 = 200_000_000;
 /// From this one on the host is booted again, and guests are power-cycled and limited in their CPU time besides.
 const BOOTING_FROM: u64 = 300_000_000;
+/// From this one on sandboxes are created besides.
+const CREATING_FROM: u64 = 400_000_000;
 /// 2026-01-01T01:00:00Z, an hour that histories begin before.
 const FULL_HOUR: i64 = 1_767_229_200_000_000_000;
 
@@ -89,6 +91,8 @@ pub(crate) struct Knobs {
     pub(crate) suppresses: bool,
     /// Whether the host is booted again, and anybody power-cycles and limits guests.
     pub(crate) boots: bool,
+    /// Whether sandboxes are created.
+    pub(crate) creates: bool,
 }
 
 #[derive(Debug)]
@@ -160,6 +164,7 @@ impl World {
             tick: random.range(2, 20) * SECOND,
             suppresses: seed >= SUPPRESSING_FROM,
             boots,
+            creates: seed >= CREATING_FROM,
         };
         let guests = if random.chance(850) { 1 } else { 2 };
         let several = seed >= SEVERAL_DEVICES_FROM;
@@ -221,6 +226,9 @@ impl World {
             socket_left: false,
         };
         self.guests.push(guest);
+        if self.knobs.creates && self.random.chance(500) {
+            return self.mark(number);
+        }
         self.start_qemu(number, "running");
     }
 
@@ -302,7 +310,8 @@ impl World {
             Event::Ask => self.somebody_asks(),
             Event::Trouble => self.trouble(),
             Event::Restart { boot } if boot == self.boots.len() && !self.is_off => self.restart(),
-            Event::Restart { .. } => {}
+            Event::Kill { epoch } if epoch == self.epoch && self.agent.is_some() => self.kill_agent(),
+            Event::Restart { .. } | Event::Kill { .. } => {}
             Event::Boot => self.boot_host(),
             Event::CreatedAgain { guest } => self.created_again(guest),
             event => self.agent_event(event),
