@@ -33,3 +33,8 @@ pub fn duration(duration_ns: u64) -> String {
         _ => format!("{}d {:02}h", seconds / 86_400, seconds / 3_600 % 24),
     }
 }
+
+/// How far a time may be from the truth, from a millisecond on: QEMU's stamps have a microsecond of their own.
+pub fn uncertain(uncertainty_ns: u64) -> Option<String> {
+    (uncertainty_ns >= MS_NS).then(|| format!("±{}", duration(uncertainty_ns)))
+}

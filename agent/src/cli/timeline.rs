@@ -7,7 +7,7 @@ use dormouse_ledger::SliceRow;
 
 use super::table::printable;
 use super::when::rfc3339;
-use crate::calendar::duration;
+use crate::calendar::{duration, uncertain};
 use crate::size::Size;
 
 /// A bar narrower than this shows nothing.
@@ -90,11 +90,12 @@ fn columns(life: &[SliceRow]) -> Vec<String> {
         .collect()
 }
 
-/// What opened the slice, and what closed it.
+/// What opened the slice and what closed it, and by how much it may be wrong how long it lasted.
 fn causes(slice: &SliceRow) -> String {
     let closed_by = slice.closed_by.as_deref().unwrap_or("(open)");
     let provisional = if slice.closed_by.is_some() && !slice.is_final { " (not final)" } else { "" };
-    format!("{} → {}{provisional}", printable(&slice.opened_by), printable(closed_by))
+    let uncertain = uncertain(slice.uncertainty_ns).map_or_else(String::new, |by| format!(" ({by})"));
+    format!("{} → {}{provisional}{uncertain}", printable(&slice.opened_by), printable(closed_by))
 }
 
 /// Where in the life a slice lies: at least one cell, in the shade of its state.
@@ -164,16 +165,17 @@ mod tests {
 
     #[test]
     fn a_life_is_shown_line_by_line_with_bars_that_tile() {
-        let life = [
+        let mut life = [
             slice(1, "running", 0, Some(20)),
             slice(2, "paused", 20, Some(30)),
             slice(3, "running", 30, None),
         ];
+        life[1].uncertainty_ns = 300_000_000;
         assert_eq!(
-            render(&life, 85),
+            render(&life, 97),
             "default/sb1, generation 17, from 2026-03-01T12:00:00.000Z\n\
              1  12:00:00.000  20.000s  running  1.25GiB  ████████████              attach → pause\n\
-             2  12:00:20.000  10.000s  paused   1.25GiB              ▒▒▒▒▒▒        attach → pause\n\
+             2  12:00:20.000  10.000s  paused   1.25GiB              ▒▒▒▒▒▒        attach → pause (±300.000ms)\n\
              3  12:00:30.000  10.000s  running  1.25GiB                    ██████  attach → (open)\n"
         );
     }
@@ -214,5 +216,7 @@ mod tests {
         ] {
             assert_eq!(duration(ns), text);
         }
+        assert_eq!(uncertain(36_711_385).as_deref(), Some("±36.711ms"));
+        assert_eq!(uncertain(1_100), None, "as uncertain is every stamp of QEMU's");
     }
 }

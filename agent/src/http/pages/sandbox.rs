@@ -16,7 +16,7 @@ use super::questions::Questions;
 use super::tags::{self, Draft};
 use super::timeline::{self, Stretch, stretches};
 use super::words;
-use crate::calendar::duration;
+use crate::calendar::{duration, uncertain};
 use crate::words::why;
 
 const SECOND_NS: i64 = 1_000_000_000;
@@ -160,7 +160,8 @@ fn table(life: &Life) -> Markup {
         div.wide role="region" aria-label="Slices" tabindex="0" {
             table {
                 caption {
-                    "Slices with their reasons; those that only a full hour or a tick has cut stand in one line."
+                    "Slices with their reasons; those that only a full hour or a tick has cut stand in one line. "
+                    "Behind ± stands by how much a duration may be wrong."
                 }
                 thead {
                     tr {
@@ -188,7 +189,12 @@ fn line(stretch: &Stretch) -> Markup {
         tr {
             th scope="row" { (first) @if last > first { "–" (last) } }
             td.time { (words::moment(&rfc3339(stretch.place.start))) }
-            td.number { (duration(stretch.duration_ns)) }
+            td.number {
+                (duration(stretch.duration_ns))
+                @if let Some(by) = uncertain(stretch.uncertainty_ns) {
+                    " " span.why { (by) }
+                }
+            }
             td {
                 span class={ "state " (stretch.state_name) } { (stretch.state_name) }
                 @if let Some(fault) = fault { " (" (fault.as_str()) ")" }

@@ -70,6 +70,8 @@ pub(super) struct Stretch {
     pub(super) is_open: bool,
     /// How long, by the host's boottime clock.
     pub(super) duration_ns: u64,
+    /// By how much that may be wrong.
+    pub(super) uncertainty_ns: u64,
     /// The numbers of its first and last slice.
     pub(super) seqs: (u64, u64),
     /// The billing state, if it is known here.
@@ -109,6 +111,7 @@ impl Stretch {
             place: from..to.max(from),
             is_open: slice.ended_at.is_none(),
             duration_ns: slice.duration_nanoseconds.parse().unwrap_or_default(),
+            uncertainty_ns: slice.uncertainty_nanoseconds.parse().unwrap_or_default(),
             seqs: (slice.seq, slice.seq),
             state,
             state_name: slice.state.clone(),
@@ -135,6 +138,7 @@ impl Stretch {
         self.place.end = next.place.end;
         self.is_open = next.is_open;
         self.duration_ns = self.duration_ns.saturating_add(next.duration_ns);
+        self.uncertainty_ns = self.uncertainty_ns.saturating_add(next.uncertainty_ns);
         self.seqs.1 = next.seqs.1;
         (self.closed_by, self.command_id) = (next.closed_by, next.command_id);
     }
@@ -296,17 +300,18 @@ mod tests {
 
     #[test]
     fn what_only_hours_and_ticks_have_cut_is_one_stretch() {
-        let slices = [
+        let mut slices = [
             slice(1, "running", 0, Some(10), "attach"),
             slice(2, "running", 10, Some(20), "hour"),
             slice(3, "running", 20, Some(30), "reboot"),
             slice(4, "paused", 30, Some(40), "pause"),
             slice(5, "paused", 40, None, "tick"),
         ];
+        (slices[0].uncertainty_nanoseconds, slices[1].uncertainty_nanoseconds) = ("5".into(), "2".into());
         let found = stretches(&slices, NOON + 50 * SECOND_NS, &rules());
         let told: Vec<_> = found.iter().map(|of| (of.seqs, of.state_name.as_str(), of.is_open)).collect();
         assert_eq!(told, [((1, 2), "running", false), ((3, 3), "running", false), ((4, 5), "paused", true)]);
-        assert_eq!(found[0].duration_ns, 20 * SECOND_NS.unsigned_abs());
+        assert_eq!((found[0].duration_ns, found[0].uncertainty_ns), (20 * SECOND_NS.unsigned_abs(), 7));
         assert_eq!(found[2].place, NOON + 30 * SECOND_NS..NOON + 50 * SECOND_NS);
         assert_eq!((found[0].billed, found[2].billed), (Dimensions::ALL, Dimensions::DISK));
     }
