@@ -14,6 +14,9 @@ use crate::size::Size;
 const BAR_MIN: usize = 12;
 const BAR_MAX: usize = 60;
 
+/// How long a date is in RFC 3339.
+const DAY_LEN: usize = "2026-03-01".len();
+
 /// Writes slices as a timeline that is at most `width` columns wide, as far as the words allow: for each generation
 /// of a sandbox a heading, and a line for each slice with its number, time of beginning, duration, state, memory,
 /// bar and causes. The slices of a sandbox must follow each other, as the ledger gives them.
@@ -57,8 +60,10 @@ fn render_life(life: &[SliceRow], width: usize) -> String {
     out
 }
 
-/// Number, time of day, duration, state and memory of each slice, aligned.
+/// Number, time of beginning, duration, state and memory of each slice, aligned. The heading has the day of a life of one.
 fn columns(life: &[SliceRow]) -> Vec<String> {
+    let day = |slice: &SliceRow| rfc3339(slice.start_unix_ns)[..DAY_LEN].to_owned();
+    let is_one_day = life.iter().map(day).is_sorted_by(|a, b| a == b);
     let cells: Vec<[String; 5]> = life
         .iter()
         .map(|slice| {
@@ -67,10 +72,11 @@ fn columns(life: &[SliceRow]) -> Vec<String> {
                 |reason| format!("{}:{}", slice.state, printable(reason)),
             );
             let started = rfc3339(slice.start_unix_ns);
+            let time = &started[DAY_LEN + 1..started.len() - 1];
             let memory_bytes = slice.memory_base_bytes.saturating_add(slice.memory_plugged_bytes);
             [
                 slice.seq.to_string(),
-                started[11..started.len() - 1].to_owned(),
+                if is_one_day { time.to_owned() } else { format!("{} {time}", &started[..DAY_LEN]) },
                 duration(slice.duration_ns),
                 state,
                 Size(memory_bytes).to_string(),
@@ -192,6 +198,14 @@ mod tests {
             assert!(timeline.lines().all(|line| line.chars().count() <= width), "{width}\n{timeline}");
         }
         assert!(render(&life, 0).contains("attach → (open)"), "the words stay whole");
+    }
+
+    #[test]
+    fn a_life_of_several_days_says_which() {
+        let life = [slice(1, "running", 0, Some(86_400)), slice(2, "paused", 86_400, None)];
+        let timeline = render(&life, 80);
+        assert!(timeline.contains("1  2026-03-01 12:00:00.000  "), "{timeline}");
+        assert!(timeline.contains("2  2026-03-02 12:00:00.000  "), "{timeline}");
     }
 
     #[test]
