@@ -2,35 +2,31 @@
 
 use ::time::UtcDateTime;
 
-/// How many bytes such a text has.
-const LENGTH: usize = 30;
+const SECOND_NS: i64 = 1_000_000_000;
 
 /// RFC 3339 in UTC with nine decimals: `2026-03-01T12:00:00.000000000Z`.
 pub fn rfc3339(unix_ns: i64) -> String {
     // Every such number lies between the years 1677 and 2262.
-    let at = UtcDateTime::from_unix_timestamp_nanos(unix_ns.into()).unwrap_or(UtcDateTime::UNIX_EPOCH);
+    let at =
+        UtcDateTime::from_unix_timestamp(unix_ns.div_euclid(SECOND_NS)).unwrap_or(UtcDateTime::UNIX_EPOCH);
+    let ns = u32::try_from(unix_ns.rem_euclid(SECOND_NS)).unwrap_or_default();
     let (year, month, day) = at.to_calendar_date();
-    let (hour, minute, second, ns) = at.as_hms_nano();
+    let (hour, minute, second) = at.as_hms();
     let [month, day, hour, minute, second] = [month.into(), day, hour, minute, second].map(u32::from);
     // By hand: the audit writes one for each event, and `format!` takes several times as long.
-    let mut text = String::with_capacity(LENGTH);
-    for (number, first_digit, behind) in [
-        (year.unsigned_abs(), 1_000, '-'),
-        (month, 10, '-'),
-        (day, 10, 'T'),
-        (hour, 10, ':'),
-        (minute, 10, ':'),
-        (second, 10, '.'),
-        (ns, 100_000_000, 'Z'),
-    ] {
-        let mut place = first_digit;
-        while place > 0 {
-            text.push(char::from_digit(number / place % 10, 10).unwrap_or('0'));
-            place /= 10;
+    let mut text = *b"0000-00-00T00:00:00.000000000Z";
+    for (mut number, behind) in
+        [(year.unsigned_abs(), 4), (month, 7), (day, 10), (hour, 13), (minute, 16), (second, 19), (ns, 29)]
+    {
+        for digit in text[..behind].iter_mut().rev() {
+            if number == 0 {
+                break;
+            }
+            *digit += (number % 10).to_le_bytes()[0];
+            number /= 10;
         }
-        text.push(behind);
     }
-    text
+    String::from_utf8_lossy(&text).into_owned()
 }
 
 #[cfg(test)]

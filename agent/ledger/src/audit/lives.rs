@@ -8,6 +8,7 @@ use std::ops::Range;
 use dormouse_metering::audit::{Audit, Violation};
 use dormouse_metering::{Boundary, Meter, Slice};
 use rusqlite::{Connection, OptionalExtension};
+use serde::Serialize;
 
 use super::hashes::{INPUTS_AT_ONCE, hash_all};
 use super::rollups::Rollups;
@@ -68,7 +69,7 @@ impl Unhashed {
         // Writing to memory does not fail; if it did, the sums would differ.
         let _ = write!(self.bytes, "{}:{}:{}", row.sandbox, row.generation, row.seq);
         let id_end = self.bytes.len();
-        let _ = serde_json::to_writer(&mut self.bytes, row);
+        write_json(row, &mut self.bytes);
         self.events.push((host_seq, start..id_end, id_end..self.bytes.len()));
     }
 
@@ -82,6 +83,32 @@ impl Unhashed {
         self.bytes.clear();
         self.events.clear();
     }
+}
+
+/// What `Serialize` writes of a row, in half the time: the names need not be looked at for what is to be escaped.
+fn write_json(row: &SliceRow, json: &mut Vec<u8>) {
+    macro_rules! fields {
+        ($first:literal $of_first:ident $(, $name:literal $field:ident)*) => {{
+            let SliceRow { $of_first, $($field),* } = row;
+            write_field(json, concat!("{\"", $first, "\":"), $of_first);
+            $(write_field(json, concat!(",\"", $name, "\":"), $field);)*
+        }};
+    }
+    fields!(
+        "org" org, "sandbox" sandbox, "generation" generation, "seq" seq, "state" state, "reason" reason,
+        "start_unix_ns" start_unix_ns, "end_unix_ns" end_unix_ns, "duration_ns" duration_ns,
+        "memory_base_bytes" memory_base_bytes, "memory_plugged_bytes" memory_plugged_bytes,
+        "memory_requested_bytes" memory_requested_bytes, "vcpus_milli" vcpus_milli, "disk_bytes" disk_bytes,
+        "opened_by" opened_by, "closed_by" closed_by, "command_id" command_id,
+        "opened_by_command_id" opened_by_command_id, "uncertainty_ns" uncertainty_ns, "final" is_final
+    );
+    json.push(b'}');
+}
+
+fn write_field<T: Serialize>(json: &mut Vec<u8>, name: &str, value: &T) {
+    json.extend_from_slice(name.as_bytes());
+    // Writing to memory does not fail; if it did, the sums would differ.
+    let _ = serde_json::to_writer(json, value);
 }
 
 struct Walk<'a> {
@@ -187,5 +214,32 @@ impl Walk<'_> {
             self.report.of_sandbox("AUDIT_COMMAND_UNKNOWN", key, Some(seq), message);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dormouse_metering::{BillingState, Cause, CommandId, Fault, Shape};
+
+    use super::*;
+    use crate::SandboxKey;
+
+    #[test]
+    fn a_row_is_written_as_it_is_serialized() {
+        let key =
+            SandboxKey { org: "o\"rg\\ \u{1}\u{e9}".into(), sandbox: "sb".into(), generation: i64::MIN };
+        let start = Boundary { unix_ns: -5, uncertainty_ns: 3, cause: Cause::Attach, command: None };
+        let command = Some(CommandId::new("req\n1"));
+        let end = Boundary { unix_ns: i64::MAX, uncertainty_ns: u64::MAX, cause: Cause::Tick, command };
+        let shape = Shape { vcpus_milli: 1, memory_base_bytes: 2, disk_bytes: u64::MAX, ..Shape::default() };
+        for state in [BillingState::Running, BillingState::Faulted(Fault::IoError)] {
+            let (start, end) = (start.clone(), end.clone());
+            let slice = Slice { seq: 7, state, shape, duration_ns: 9, start, end };
+            for row in [SliceRow::closed(&key, &slice, true), SliceRow::open_until(&key, &slice)] {
+                let mut json = Vec::new();
+                write_json(&row, &mut json);
+                assert_eq!(String::from_utf8(json).unwrap(), serde_json::to_string(&row).unwrap());
+            }
+        }
     }
 }

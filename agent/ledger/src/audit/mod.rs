@@ -22,6 +22,7 @@
 //! | `AUDIT_ROLLUP` | L2: every hourly rollup is what the slices before its hour amount to |
 //! | `AUDIT_SUM` | L2: what SQLite sums over an org is what its sandboxes' slices add up to |
 
+mod ahead;
 mod events;
 mod file;
 mod hashes;
@@ -33,6 +34,7 @@ mod told;
 
 use std::hash::RandomState;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use rusqlite::Connection;
@@ -160,7 +162,7 @@ impl Reader {
             let mut whole = Found::default();
             let contents = Contents::read(conn, self.path(), &mut whole)?;
             let results = Mutex::new(Ok(whole));
-            moment::share(&contents.jobs(), conn, helpers, |job, conn| {
+            let work = |job: &Job, conn: &Connection| {
                 let found = contents.work(job, conn);
                 let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
                 match (&mut *results, found) {
@@ -168,6 +170,12 @@ impl Reader {
                     (Ok(_), Err(error)) => *results = Err(error),
                     (Err(_), _) => {}
                 }
+            };
+            let (path, is_over) = (self.path(), AtomicBool::new(false));
+            std::thread::scope(|scope| {
+                scope.spawn(|| ahead::read(path, &is_over));
+                moment::share(&contents.jobs(), conn, helpers, work);
+                is_over.store(true, Ordering::Relaxed);
             });
             let mut whole = results.into_inner().unwrap_or_else(PoisonError::into_inner)?;
             contents.compare(conn, &mut whole)?;
@@ -266,13 +274,17 @@ impl Contents {
         })
     }
 
-    /// The longest first, and last the parts of the chain, which are all of one length.
+    /// First most of the chain, which lies in the file nearly as it is read, while the file is still read ahead for those
+    /// who read all over it. Of these the longest first; last the rest of the chain, in parts of one length, so that all cores
+    /// end together.
     fn jobs(&self) -> Vec<Job> {
         let each = (self.lives.len() / JOBS_OF_LIVES).clamp(1, LIVES_OF_A_JOB_MAX);
         let lives = (0..self.lives.len()).step_by(each);
         let lives = lives.map(|from| Job::Lives(from, (from + each).min(self.lives.len())));
-        let events = self.parts.iter().copied().map(Job::Events);
-        [Job::File, Job::Index, Job::Sums].into_iter().chain(lives).chain(events).collect()
+        let (ahead, behind) = self.parts.split_at(self.parts.len() / 4 * 3);
+        let events = |parts: &[(i64, i64)]| parts.iter().copied().map(Job::Events).collect::<Vec<_>>();
+        let whole = [Job::File, Job::Index, Job::Sums];
+        events(ahead).into_iter().chain(whole).chain(lives).chain(events(behind)).collect()
     }
 
     fn work(&self, job: &Job, conn: &Connection) -> Result<Found, LedgerError> {
