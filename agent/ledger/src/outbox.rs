@@ -29,6 +29,9 @@ pub const WATERMARK_EVENT: &str = "dev.dormouse.watermark.v1";
 /// The type of an event that tells through which number a host's events can be had from it no more.
 pub const RETENTION_EVENT: &str = "dev.dormouse.retention.v1";
 
+/// What is around the data of nearly every event takes less.
+const ENVELOPE_BYTES: usize = 640;
+
 /// What an event says of itself.
 #[derive(Deserialize)]
 pub(crate) struct Envelope<'a> {
@@ -230,7 +233,10 @@ impl<'a> Draft<'a> {
             prevhash: &prev_hash,
             data: &self.data,
         };
-        serde_json::to_vec(&event).map_err(|error| LedgerError::rejected(error.to_string()))
+        let mut bytes = Vec::with_capacity(ENVELOPE_BYTES + self.data.get().len());
+        serde_json::to_writer(&mut bytes, &event)
+            .map_err(|error| LedgerError::rejected(error.to_string()))?;
+        Ok(bytes)
     }
 
     /// Appends the event to the outbox and moves the head to it.
@@ -240,7 +246,8 @@ impl<'a> Draft<'a> {
         host: &HostName,
         head: &mut Head,
     ) -> Result<(), LedgerError> {
-        const APPEND: &str = "INSERT INTO outbox (host_seq, event_id, type, org, sandbox, event_unix_ns, payload, \
+        // Refused, it ends the transaction, as its trigger does.
+        const APPEND: &str = "INSERT OR ROLLBACK INTO outbox (host_seq, event_id, type, org, sandbox, event_unix_ns, payload, \
                               payload_hash, prev_hash) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
         let payload = self.bytes(host, *head)?;
         let next = Head { host_seq: head.host_seq + 1, hash: blake3::hash(&payload) };

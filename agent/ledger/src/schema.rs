@@ -9,7 +9,7 @@ use rusqlite::{Connection, OpenFlags};
 use crate::{HostName, LedgerError};
 
 /// Numbered from 1, in order. A migration that was released is never edited.
-const MIGRATIONS: [&str; 11] = [
+const MIGRATIONS: [&str; 12] = [
     include_str!("../migrations/0001_ledger.sql"),
     include_str!("../migrations/0002_standing.sql"),
     include_str!("../migrations/0003_denials.sql"),
@@ -21,11 +21,12 @@ const MIGRATIONS: [&str; 11] = [
     include_str!("../migrations/0009_retention.sql"),
     include_str!("../migrations/0010_rollups.sql"),
     include_str!("../migrations/0011_least.sql"),
+    include_str!("../migrations/0012_checks.sql"),
 ];
 
 /// The newest schema version that this program knows.
-pub(crate) const VERSION: i64 = 11;
-const _: () = assert!(MIGRATIONS.len() == 11, "VERSION is the number of migrations");
+pub(crate) const VERSION: i64 = 12;
+const _: () = assert!(MIGRATIONS.len() == 12, "VERSION is the number of migrations");
 
 /// `DORM`, in the file's header: what tells a ledger from any other SQLite file.
 const APPLICATION_ID: i32 = 0x444f_524d;

@@ -18,6 +18,7 @@ use rusqlite::Connection;
 use crate::host_key::HostKey;
 use crate::outbox::Head;
 use crate::{Committed, HostName, LedgerError, Record};
+pub(crate) use slices::Lives;
 
 /// The open transaction.
 pub(crate) struct Apply<'a> {
@@ -26,6 +27,8 @@ pub(crate) struct Apply<'a> {
     pub(crate) key: &'a HostKey,
     /// The last event of the outbox, this transaction's included.
     pub(crate) head: &'a mut Head,
+    /// What is known of lives, this transaction's changes included.
+    pub(crate) lives: &'a mut Lives,
 }
 
 impl Apply<'_> {

@@ -78,13 +78,14 @@ impl Apply<'_> {
         Ok(())
     }
 
-    pub(super) fn attachment(&self, update: &AttachmentUpdate) -> Result<(), LedgerError> {
+    pub(super) fn attachment(&mut self, update: &AttachmentUpdate) -> Result<(), LedgerError> {
         let pk = self.pk(&update.key)?;
         if let Some(attachment) = &update.attachment {
             self.conn.prepare_cached(ATTACHMENT)?.execute((pk, attachment.to_string()))?;
         }
         if update.lifecycle.is_some() || update.plan.is_some() {
             self.conn.prepare_cached(STANDS)?.execute((pk, &update.lifecycle, &update.plan))?;
+            self.lives.forget_one(&update.key);
         }
         Ok(())
     }

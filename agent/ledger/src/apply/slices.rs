@@ -1,5 +1,7 @@
 //! Slices that became final, the slice that stays open behind them, and what is pending.
 
+use std::collections::HashMap;
+
 use blake3::Hash;
 use dormouse_metering::{CommandId, OpenSlice, Slice};
 use rusqlite::{OptionalExtension, params};
@@ -21,12 +23,14 @@ const LIFE: &str = "SELECT s.pk, s.plan, (SELECT coalesce(max(seq), 0) FROM slic
 const STORED: &str =
     concat!("SELECT ", slice_columns!(), " FROM slices x WHERE x.sandbox_pk = ?1 AND x.seq = ?2");
 
-const CLOSE: &str = "INSERT INTO slices (sandbox_pk, seq, state, fault, vcpus_milli, memory_base_bytes, \
+/// Refused, this and [`OPEN`] end the transaction, as their triggers do: so that a statement could be undone by itself, SQLite
+/// would copy each page that it touches.
+const CLOSE: &str = "INSERT OR ROLLBACK INTO slices (sandbox_pk, seq, state, fault, vcpus_milli, memory_base_bytes, \
      memory_plugged_bytes, memory_requested_bytes, disk_bytes, start_unix_ns, start_uncertainty_ns, opened_by, \
      opened_command, duration_ns, end_unix_ns, end_uncertainty_ns, closed_by, closed_command, host_seq) \
      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)";
 
-const OPEN: &str = "UPDATE sandboxes SET open_seq = ?2, open_state = ?3, open_fault = ?4, open_vcpus_milli = ?5, \
+const OPEN: &str = "UPDATE OR ROLLBACK sandboxes SET open_seq = ?2, open_state = ?3, open_fault = ?4, open_vcpus_milli = ?5, \
      open_memory_base_bytes = ?6, open_memory_plugged_bytes = ?7, open_memory_requested_bytes = ?8, \
      open_disk_bytes = ?9, open_start_unix_ns = ?10, open_start_uncertainty_ns = ?11, open_opened_by = ?12, \
      open_opened_command = ?13, open_boot = ?14, open_start_boottime_ns = ?15, standing_hash = ?16, open_beneath = ?17 \
@@ -47,6 +51,33 @@ const NOT_OPEN: &str = "UPDATE sandboxes SET standing_hash = ?2 WHERE pk = ?1";
 const FORGET_PENDING: &str = "DELETE FROM pending WHERE sandbox_pk = ?1 AND ord = ?2";
 const PENDING: &str = "INSERT INTO pending (sandbox_pk, ord, observation) VALUES (?1, ?2, ?3)";
 
+/// So many lives are remembered: each has a page of the slices' table in the cache, too.
+const LIVES_MAX: usize = 4096;
+
+/// What was found of lives, by an earlier batch: it is looked up once, not for each slice. In an open transaction it says what
+/// there will be after that; who undoes a part of it forgets all of this.
+#[derive(Default)]
+pub(crate) struct Lives(HashMap<SandboxKey, Life>);
+
+impl Lives {
+    /// What is there may be something else.
+    pub(crate) fn forget(&mut self) {
+        self.0.clear();
+    }
+
+    /// The same, of one life.
+    pub(super) fn forget_one(&mut self, key: &SandboxKey) {
+        self.0.remove(key);
+    }
+
+    fn remember(&mut self, key: SandboxKey, life: Life) {
+        if self.0.len() >= LIVES_MAX {
+            self.forget();
+        }
+        self.0.insert(key, life);
+    }
+}
+
 /// What a batch finds of its life.
 struct Life {
     /// Its key in the file.
@@ -61,7 +92,19 @@ struct Life {
 
 impl Apply<'_> {
     pub(super) fn slices(&mut self, batch: &SliceBatch) -> Result<(), LedgerError> {
-        let Life { pk, plan, last, last_pending } = self.life(&batch.key)?;
+        let (key, mut life) = match self.lives.0.remove_entry(&batch.key) {
+            Some(known) => known,
+            None => (batch.key.clone(), self.life(&batch.key)?),
+        };
+        self.batch(batch, &mut life)?;
+        if !batch.ended {
+            self.lives.remember(key, life);
+        }
+        Ok(())
+    }
+
+    fn batch(&mut self, batch: &SliceBatch, life: &mut Life) -> Result<(), LedgerError> {
+        let Life { pk, ref plan, last, last_pending } = *life;
         let mut standing = Standing::behind(batch.open.as_ref());
         let mut pending = Vec::with_capacity(batch.pending.len());
         for observation in &batch.pending {
@@ -74,7 +117,8 @@ impl Apply<'_> {
             if seq <= last {
                 self.same_slice(pk, seq, &batch.key, slice)?;
             } else {
-                self.close((pk, seq), (&batch.key, &plan), slice)?;
+                self.close((pk, seq), (&batch.key, plan), slice)?;
+                life.last = seq;
             }
         }
         if batch.ended {
@@ -94,8 +138,10 @@ impl Apply<'_> {
         for ord in 0..=last_pending {
             self.conn.prepare_cached(FORGET_PENDING)?.execute((pk, ord))?;
         }
+        life.last_pending = -1;
         for (ord, json) in (0_i64..).zip(pending) {
             self.conn.prepare_cached(PENDING)?.execute((pk, ord, json))?;
+            life.last_pending = ord;
         }
         Ok(())
     }

@@ -2,7 +2,8 @@
 //!
 //! A unit that is refused must leave nothing behind. Nearly none is, and a savepoint around each would copy every
 //! page that the unit touches: so the transaction is tried without them, and once more with them when a unit was
-//! refused after it had changed something.
+//! refused after it had changed something. What a trigger of the slices, the open slices or the events refuses ends the
+//! transaction, which is then tried without that unit.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use rusqlite::Connection;
 
 use super::queue::Queue;
 use super::{Class, Committed, Done, Unit};
-use crate::apply::Apply;
+use crate::apply::{Apply, Lives};
 use crate::host_key::HostKey;
 use crate::outbox::Head;
 use crate::{HostName, LedgerError};
@@ -34,6 +35,7 @@ pub(super) struct Committer {
     key: HostKey,
     /// The last event that is durable.
     head: Head,
+    lives: Lives,
     queue: Arc<Queue>,
     /// Whether a commit waits for the disk, as the connection is set now.
     waits_for_disk: bool,
@@ -55,7 +57,8 @@ enum Apart {
     Savepoints,
 }
 
-type Answers = Vec<Result<Committed, LedgerError>>;
+type Answer = Result<Committed, LedgerError>;
+type Answers = Vec<Answer>;
 
 impl Committer {
     pub(super) fn new(
@@ -65,7 +68,7 @@ impl Committer {
         queue: Arc<Queue>,
     ) -> Result<Self, LedgerError> {
         let head = Head::read(&conn)?;
-        Ok(Self { conn, host, key, head, queue, waits_for_disk: true })
+        Ok(Self { conn, host, key, head, lives: Lives::default(), queue, waits_for_disk: true })
     }
 
     /// Commits what comes until the queue is stopped and empty.
@@ -96,34 +99,32 @@ impl Committer {
     }
 
     /// Commits the units, or says why it cannot be done now: then the intents are refused, and the facts are
-    /// back in the queue.
+    /// back in the queue. Callers are told in the order of their units, whichever of them was refused.
     fn attempt(&mut self, mut units: Vec<Unit>) -> Result<(), String> {
+        let mut places: Vec<usize> = (0..units.len()).collect();
+        let mut refused: Vec<(usize, Unit, Answer)> = Vec::new();
         loop {
             match self.transaction(&units) {
                 Ok(answers) => {
                     // Before the callers are told: what they ask for next must not be refused.
                     self.queue.recovered();
-                    for (unit, result) in units.into_iter().zip(answers) {
-                        unit.report(&result);
-                        answer(unit.done, result);
-                    }
+                    let committed = places.into_iter().zip(units).zip(answers);
+                    refused.extend(committed.map(|((place, unit), result)| (place, unit, result)));
+                    tell(refused);
                     return Ok(());
                 }
                 Err(Failed { error, .. }) if error.is_environmental() => {
+                    tell(refused);
                     return Err(self.back_off(units, &error));
                 }
                 Err(Failed { unit: Some(index), error }) => {
-                    let unit = units.remove(index);
-                    let result = Err(error);
-                    unit.report(&result);
-                    answer(unit.done, result);
+                    refused.push((places.remove(index), units.remove(index), Err(error)));
                 }
                 Err(Failed { unit: None, error }) => {
-                    for unit in units {
-                        let result = Err(LedgerError::corrupt(error.to_string()));
-                        unit.report(&result);
-                        answer(unit.done, result);
-                    }
+                    let corrupt = || Err(LedgerError::corrupt(error.to_string()));
+                    refused
+                        .extend(places.into_iter().zip(units).map(|(place, unit)| (place, unit, corrupt())));
+                    tell(refused);
                     return Ok(());
                 }
             }
@@ -180,16 +181,24 @@ impl Committer {
             if has_new {
                 self.queue.tell_events(head.host_seq);
             }
-        } else if !self.conn.is_autocommit()
+        } else {
+            self.lives.forget();
             // Some failures end the transaction by themselves.
-            && let Err(error) = self.execute("ROLLBACK")
-        {
-            tracing::error!(%error, "a failed transaction could not be rolled back");
+            if !self.conn.is_autocommit()
+                && let Err(error) = self.execute("ROLLBACK")
+            {
+                tracing::error!(%error, "a failed transaction could not be rolled back");
+            }
         }
         applied
     }
 
-    fn apply_all(&self, units: &[Unit], head: &mut Head, apart: Apart) -> Result<Option<Answers>, Failed> {
+    fn apply_all(
+        &mut self,
+        units: &[Unit],
+        head: &mut Head,
+        apart: Apart,
+    ) -> Result<Option<Answers>, Failed> {
         self.execute("BEGIN IMMEDIATE").map_err(|error| Failed { unit: None, error })?;
         let mut answers = Vec::with_capacity(units.len());
         for (index, unit) in units.iter().enumerate() {
@@ -198,8 +207,8 @@ impl Committer {
             if apart == Apart::Savepoints {
                 self.execute("SAVEPOINT unit").map_err(failed)?;
             }
-            let result =
-                Apply { conn: &self.conn, host: &self.host, key: &self.key, head }.unit(&unit.records);
+            let Self { conn, host, key, lives, .. } = &mut *self;
+            let result = Apply { conn, host, key, head, lives }.unit(&unit.records);
             match result {
                 Err(error) if error.is_environmental() || self.conn.is_autocommit() => {
                     return Err(failed(error));
@@ -207,6 +216,7 @@ impl Committer {
                 Ok(Committed::Applied { .. }) => {}
                 Ok(Committed::Repeat(_)) | Err(_) => {
                     if apart == Apart::Savepoints {
+                        self.lives.forget();
                         self.execute("ROLLBACK TO unit").map_err(failed)?;
                     } else if self.conn.total_changes() != changes_before {
                         return Ok(None);
@@ -242,6 +252,15 @@ impl Unit {
         if let (Class::Fact | Class::Note | Class::Aside, Err(error)) = (self.class, result) {
             tracing::error!(%error, reason = error.reason(), records = ?self.records, "the ledger refused a fact");
         }
+    }
+}
+
+/// Tells callers what became of their units, each of which has its place among them.
+fn tell(mut answered: Vec<(usize, Unit, Answer)>) {
+    answered.sort_by_key(|(place, ..)| *place);
+    for (_, unit, result) in answered {
+        unit.report(&result);
+        answer(unit.done, result);
     }
 }
 

@@ -25,6 +25,8 @@ struct Inner {
     units: VecDeque<Unit>,
     intents: usize,
     asides: usize,
+    /// Whether the writer waits, and nobody has woken it yet. To wake nobody costs as much as to wake somebody.
+    awaited: bool,
     stopped: bool,
     health: Health,
 }
@@ -37,6 +39,12 @@ impl Inner {
         self.intents -= count(Class::Intent);
         self.asides -= count(Class::Aside);
         taken
+    }
+
+    /// Whether the writer goes on waiting, as it says.
+    fn awaits(&mut self, waits: bool) -> bool {
+        self.awaited = waits;
+        waits
     }
 
     /// Whether what is there may wait for what comes behind it.
@@ -64,7 +72,7 @@ impl Inner {
 impl Queue {
     pub(super) fn new() -> Self {
         let (units, health) = (VecDeque::new(), Health::Writable);
-        let inner = Inner { units, intents: 0, asides: 0, stopped: false, health };
+        let inner = Inner { units, intents: 0, asides: 0, awaited: false, stopped: false, health };
         Self { inner: Mutex::new(inner), changed: Condvar::new(), on_events: OnceLock::new() }
     }
 
@@ -79,7 +87,8 @@ impl Queue {
             return Err(Box::new(Refused { error, records: unit.records, done: unit.done }));
         }
         // Who keeps back an aside has been woken by the first, and has nothing to do about the next.
-        let wakes = unit.class != Class::Aside || inner.units.is_empty();
+        let wakes = inner.awaited && (unit.class != Class::Aside || inner.units.is_empty());
+        inner.awaited &= !wakes;
         inner.intents += usize::from(unit.class == Class::Intent);
         inner.asides += usize::from(unit.class == Class::Aside);
         inner.units.push_back(unit);
@@ -94,10 +103,12 @@ impl Queue {
     /// Waits for units, where they are asides alone a moment longer for others, and takes those that are there. `None` once
     /// the queue is stopped and empty.
     pub(super) fn wait(&self, units_max: usize) -> Option<Vec<Unit>> {
-        let idle = |inner: &mut Inner| inner.units.is_empty() && !inner.stopped;
+        let idle = |inner: &mut Inner| inner.awaits(inner.units.is_empty() && !inner.stopped);
         let inner = self.changed.wait_while(self.lock(), idle).unwrap_or_else(PoisonError::into_inner);
-        let kept = self.changed.wait_timeout_while(inner, KEPT_BACK, |inner| inner.may_wait(units_max));
+        let kept_back = |inner: &mut Inner| inner.awaits(inner.may_wait(units_max));
+        let kept = self.changed.wait_timeout_while(inner, KEPT_BACK, kept_back);
         let (mut inner, _) = kept.unwrap_or_else(PoisonError::into_inner);
+        inner.awaited = false;
         let taken = inner.take(units_max);
         (!taken.is_empty()).then_some(taken)
     }

@@ -129,6 +129,43 @@ fn a_slice_that_runs_backwards_or_lasts_what_it_did_not_is_refused() {
 }
 
 #[test]
+fn a_slice_of_a_sandbox_that_is_not_there_is_refused_whoever_looks_at_references() {
+    for foreign_keys in [true, false] {
+        let (place, _) = written();
+        let conn = place.raw();
+        conn.pragma_update(None, "foreign_keys", foreign_keys).unwrap();
+        let first = "INSERT INTO slices SELECT 77, 1, state, fault, vcpus_milli, memory_base_bytes, \
+             memory_plugged_bytes, memory_requested_bytes, disk_bytes, duration_ns, start_unix_ns, \
+             start_uncertainty_ns, opened_by, opened_command, end_unix_ns, end_uncertainty_ns, closed_by, \
+             closed_command, 99 FROM slices WHERE seq = 1";
+        let error = refusal(conn.execute(first, []));
+        assert!(error.contains("dormouse: a slice is of a sandbox that is there"), "{error}");
+        conn.execute_batch("DROP TRIGGER slices_tile").unwrap();
+        assert_eq!(conn.execute(first, []).is_err(), foreign_keys);
+    }
+}
+
+#[test]
+fn no_check_of_what_is_written_with_each_slice_makes_a_table_of_its_own() {
+    let (place, _) = written();
+    let conn = place.raw();
+    let closing = format!("INSERT INTO slices VALUES ({})", ["1"; 19].join(", "));
+    for statement in [
+        closing.as_str(),
+        "UPDATE sandboxes SET open_state = 'running', open_fault = NULL, open_seq = 1, open_start_unix_ns = 1 WHERE pk = 1",
+        "UPDATE commands SET outcome_status = 'done' WHERE org = 'org' AND request_id = 'req-1'",
+        "INSERT INTO outbox VALUES (1, '1', '1', NULL, NULL, 1, x'', x'', x'')",
+    ] {
+        let mut program = conn.prepare(&format!("EXPLAIN {statement}")).unwrap();
+        let steps: Vec<String> =
+            program.query_map([], |row| row.get("opcode")).unwrap().collect::<Result<_, _>>().unwrap();
+        assert!(steps.iter().any(|step| step == "Program"), "{statement}: its triggers are asked");
+        let is_made = |step: &&String| ["OpenEphemeral", "OpenAutoindex"].contains(&step.as_str());
+        assert_eq!(steps.iter().find(is_made), None, "{statement}");
+    }
+}
+
+#[test]
 fn the_two_exceptions_of_a_stepped_clock_are_accepted() {
     let (place, _) = written();
     assert_eq!(insert_fourth(&place.raw(), "duration_ns", "0").unwrap(), 1, "wall time that a step skipped");

@@ -20,19 +20,24 @@ fn a_unit_that_breaks_a_rule_fails_alone_and_leaves_nothing() {
     let mut bad = Life::begins(key("org", "bad"));
     facts(&ledger, vec![good.seen(), bad.seen(), good.record(vec![]), bad.record(vec![])]).unwrap();
     let slice = bad.cut(5, Cause::Tick, None);
-    let mut gap = bad.cut(5, Cause::Tick, None);
+    let whole = bad.cut(5, Cause::Tick, None);
+    let mut gap = whole.clone();
     gap.start.unix_ns += 1;
     gap.duration_ns -= 1;
     let first = good.cut(1, Cause::Tick, None);
     let first = good.record(vec![first]);
     let second = good.cut(1, Cause::Tick, None);
-    // Queued together, so that they are likely to share a transaction.
+    // The writer is held up until all are queued, so that they share a transaction.
+    let (queued, all_queued) = mpsc::channel::<()>();
+    let held_up = Box::new(move |_| assert!(all_queued.recv().is_err(), "nothing is sent"));
+    ledger.writer().submit(Class::Fact, Vec::new(), held_up).unwrap();
     let (answer, answered) = mpsc::channel();
-    for record in [first, bad.record(vec![slice, gap]), good.record(vec![second])] {
+    for record in [first, bad.record(vec![slice.clone(), gap]), good.record(vec![second])] {
         let answer = answer.clone();
         let done = Box::new(move |result| answer.send(result).unwrap());
         ledger.writer().submit(Class::Fact, vec![record], done).unwrap();
     }
+    drop(queued);
     let answers: Vec<_> = answered.iter().take(3).collect();
     assert!(answers[0].is_ok() && answers[2].is_ok());
     let error = answers[1].as_ref().unwrap_err();
@@ -41,6 +46,28 @@ fn a_unit_that_breaks_a_rule_fails_alone_and_leaves_nothing() {
     let report = place.reader().audit().unwrap();
     assert!(report.is_clean(), "{report:?}");
     assert_eq!((report.slices, report.events), (2, 2));
+    // Of the one that was refused nothing is remembered, of the others all: each goes on.
+    let third = good.cut(1, Cause::Tick, None);
+    facts(&ledger, vec![bad.record(vec![slice, whole]), good.record(vec![third])]).unwrap();
+    assert_eq!(place.reader().audit().unwrap().slices, 5);
+}
+
+#[test]
+fn an_event_carries_the_plan_that_its_sandbox_has_when_it_is_committed() {
+    let (place, mut life) = written();
+    let ledger = place.open();
+    let plans = ["", "team", "team", "scale"].map(str::to_owned);
+    for plan in &plans {
+        let slice = life.cut(1, Cause::Tick, None);
+        let (key, attachment, lifecycle) = (life.key.clone(), None, None);
+        let plan = (!plan.is_empty()).then(|| plan.clone());
+        let update = AttachmentUpdate { key, attachment, lifecycle, plan };
+        facts(&ledger, vec![Record::Attachment(update), life.record(vec![slice])]).unwrap();
+    }
+    let events = place.reader().outbox(3, 9).unwrap();
+    let told: Vec<serde_json::Value> =
+        events.iter().map(|event| serde_json::from_slice(&event.payload).unwrap()).collect();
+    assert_eq!(told.iter().map(|event| &event["plan"]).collect::<Vec<_>>(), ["pro", "team", "team", "scale"]);
 }
 
 #[test]
