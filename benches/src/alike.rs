@@ -68,15 +68,8 @@ pub(crate) async fn copy_in_postgres(client: &Client, sandboxes: usize) -> Resul
                END LOOP; END $$",
         )
         .await?;
-    let columns = |table: &str, not: &str| {
-        let sql = format!(
-            "SELECT string_agg(attname, ', ' ORDER BY attnum) FROM pg_attribute \
-             WHERE attrelid = '{table}'::regclass AND attnum > 0 AND NOT attisdropped AND attname NOT IN ({not})"
-        );
-        async move { client.query_one(&sql, &[]).await.map(|row| row.get::<_, String>(0)) }
-    };
-    let slices = columns("slices", "'sandbox_id'").await?;
-    let hours = columns("usage_hours", "'kind_id'").await?;
+    let slices = columns(client, "slices", "sandbox_id").await?;
+    let hours = columns(client, "usage_hours", "kind_id").await?;
     let last = i64::try_from(sandboxes)?;
     let copy = format!(
         "INSERT INTO sandboxes (source_id, org, sandbox) \
@@ -91,4 +84,13 @@ pub(crate) async fn copy_in_postgres(client: &Client, sandboxes: usize) -> Resul
     client.batch_execute(&copy).await?;
     client.batch_execute("VACUUM ANALYZE").await?;
     Ok(())
+}
+
+/// The columns of a table, but one, and but those that PostgreSQL makes of others.
+pub(crate) async fn columns(client: &Client, table: &str, but: &str) -> Result<String, Error> {
+    let sql = format!(
+        "SELECT string_agg(attname, ', ' ORDER BY attnum) FROM pg_attribute WHERE attrelid = '{table}'::regclass \
+         AND attnum > 0 AND NOT attisdropped AND attgenerated = '' AND attname <> '{but}'"
+    );
+    Ok(client.query_one(&sql, &[]).await?.get(0))
 }

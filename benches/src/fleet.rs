@@ -20,7 +20,7 @@ use tokio_postgres::Client;
 
 use crate::report::{Goal, Row};
 use crate::stopwatch::Stopwatch;
-use crate::{Error, Size};
+use crate::{Error, Size, alike};
 
 const ROUNDS: usize = 5;
 const HOSTS: usize = 20;
@@ -238,11 +238,13 @@ async fn prepare(server: &Postgres) -> Result<(), Error> {
 
 /// The rows that lie in a time, as the ledger has stored them, in batches.
 async fn stored_by(server: &Postgres, time_ns: Range<i64>, batch: usize) -> Result<Vec<Bytes>, Error> {
+    let ledger = connect(server, "ledger").await?;
+    let columns = alike::columns(&ledger, "slices", "").await?;
     let Range { start, end } = time_ns;
     let query = format!(
-        "COPY (SELECT * FROM slices WHERE start_unix_ns >= {start} AND start_unix_ns < {end} ORDER BY ctid) TO STDOUT"
+        "COPY (SELECT {columns} FROM slices WHERE start_unix_ns >= {start} AND start_unix_ns < {end} ORDER BY ctid) TO STDOUT"
     );
-    let rows = connect(server, "ledger").await?.copy_out(&query).await?;
+    let rows = ledger.copy_out(&query).await?;
     let rows: Vec<Bytes> = rows.try_collect().await?;
     Ok(rows.chunks(batch).map(|rows| Bytes::from(rows.concat())).collect())
 }

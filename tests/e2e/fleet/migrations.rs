@@ -52,6 +52,27 @@ async fn what_is_there_goes_down_and_up_with_its_partitions() {
 }
 
 #[tokio::test]
+async fn slices_stay_and_do_not_overlap_on_either_side_of_a_step() {
+    let scene = Scene::new().await;
+    let (mut host, mut life) = (Host::new("h1"), Life::new("org", "sb"));
+    store(&mut scene.ledger().await, &[host.slice(&life.lasts(SECOND_NS))]).await;
+    let (mut client, before) = (scene.client().await, scene.everything().await);
+    let again = "INSERT INTO slices SELECT sandbox_id, generation, seq + 1, org, host_id, api_key_id, state, reason, \
+        start_unix_ns, end_unix_ns, duration_ns, memory_base_bytes, memory_plugged_bytes, \
+        memory_requested_bytes, vcpus_milli, disk_bytes, opened_by, closed_by, command_id, \
+        opened_by_command_id, uncertainty_ns FROM slices";
+    for version in [VERSION, VERSION - 1, VERSION] {
+        migrate(&mut client, version).await.unwrap();
+        let refused = client.execute(again, &[]).await.unwrap_err();
+        let constraint = refused.as_db_error().and_then(|said| said.constraint()).unwrap();
+        assert_eq!(constraint, "slices_2026_01_no_overlap", "version {version}");
+    }
+    assert_eq!(scene.everything().await, before);
+    let next = host.slice(&life.lasts(SECOND_NS));
+    assert_eq!(store(&mut scene.ledger().await, &[next]).await, stored(1, 1, 0, 0), "and it goes on");
+}
+
+#[tokio::test]
 async fn two_who_migrate_at_once_do_it_one_after_the_other() {
     let server = Postgres::start(Durability::Volatile).await.unwrap();
     let mut clients = Vec::new();

@@ -1,21 +1,21 @@
 //! Storing a batch: everything of it, or nothing, and each event once.
 //!
 //! ```text
-//! COPY into staged ── [sift] ── store ── lock the sources ── rollups, numbers, lifecycle, watermarks ── COMMIT
-//!                        ▲        │ it fails        │ another stored a number of it meanwhile
-//!                        │        ▼                 ▼
-//!                        └── a remedy, each once    all of it again
+//! COPY into the tables ───────────────────────┬── lock the sources ── rollups, numbers, lifecycle, watermarks ── COMMIT
+//!   │ it fails, a number is known, prepaid     │       │ another stored a number of it meanwhile
+//!   ▼                                          │       ▼
+//! COPY into staged ── [sift] ── store ─────────┘     all of it again
+//!                        ▲        │ it fails
+//!                        └── a remedy, each once
 //! ```
 //!
 //! Storing is tried first and asked about afterwards: most batches hold nothing that was stored before, nothing that
-//! overlaps and nothing that refers to what is gone, and pay for none of it. That nothing is stored twice, and that no
+//! overlaps and nothing that refers to what is gone, and pay for none of it. Those go straight into the tables. That nothing is stored twice, and that no
 //! two slices of a sandbox overlap, the constraints see to: so several instances store side by side, and only what adds
 //! up (rollups and numbers) waits for who is before it, until that has committed.
 
-use std::collections::{BTreeSet, HashSet};
-use std::pin::pin;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
-use futures_util::SinkExt;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Transaction};
 
@@ -23,8 +23,9 @@ use super::chain::Chain;
 use super::event::Seal;
 use super::remedy::{Failure, Reference, Remedy, Tried};
 use super::rollup::Rollup;
+use super::sift::Sifted;
 use super::sources::{Sources, Staged};
-use super::{Batch, Event, FleetError, Told, keys, migrations, quarantine, sift, sql, staging};
+use super::{Batch, Event, FleetError, Told, keys, migrations, quarantine, sift, sql, staging, straight};
 
 /// How often a batch is tried again that lost against others who store or delete at the same time.
 const LOST_MAX: u32 = 10;
@@ -120,39 +121,24 @@ impl FleetLedger {
     async fn attempt(&mut self, batch: &Batch<'_>, partitioned: bool) -> Result<Attempt, FleetError> {
         let staged = self.sources.stage(batch)?;
         let mut tx = self.client.transaction().await?;
-        copy(&tx, &staged).await?;
-        let (ids, numbers): (Vec<i32>, Vec<String>) = staged.numbers().into_iter().unzip();
-        let mut hosts = hosts(&tx, &self.statements, &ids, &numbers).await?;
-        let prepaid = lock_accounts(&tx, &self.statements, batch).await?;
-        let mut tried = Tried(if partitioned { vec![Remedy::Partition] } else { Vec::new() });
-        let mut sifted =
-            sift::Sifted { rejected: keys::take_foreign(&tx, batch).await?, ..Default::default() };
-        if hosts.any_number_is_known {
-            tried.0.push(Remedy::Sift);
-            sift::sift(&tx, batch, &mut sifted).await?;
+        let mut found = look(&tx, &self.statements, batch, &staged).await?;
+        let mut sifted = Sifted { rejected: keys::foreign(&tx, batch).await?, ..Sifted::default() };
+        let mut stored = None;
+        if !found.any_number_is_known && !found.any_org_prepays {
+            stored = store_straight(&mut tx, &self.statements, &staged, &sifted, &found).await?;
         }
-        let slices = loop {
-            let attempt = tx.savepoint("store").await?;
-            let failed = match store(&attempt, &self.statements, &hosts, prepaid).await {
-                Ok(slices) => {
-                    attempt.commit().await?;
-                    break slices;
-                }
-                Err(error) => error,
-            };
-            attempt.rollback().await?;
-            match tried.remedy(Failure::of(&failed)) {
-                None => return Err(failed.into()),
-                Some(Remedy::Partition) => return Ok(Attempt::NoPartition),
-                Some(Remedy::Sift) => sift::sift(&tx, batch, &mut sifted).await?,
-                Some(Remedy::Forget(Reference::ApiKey)) => forget_api_keys(&tx).await?,
-                Some(Remedy::Forget(Reference::Host)) => hosts.forget_what_is_gone(&tx).await?,
-            }
-        };
-        if lock_sources(&tx, &self.statements, &ids).await? {
+        if stored.is_none() {
+            let tried = Tried(if partitioned { vec![Remedy::Partition] } else { Vec::new() });
+            let parts = (batch, &staged);
+            stored = store_staged(&mut tx, &self.statements, parts, &mut found, &mut sifted, tried).await?;
+        }
+        let Some(slices) = stored else { return Ok(Attempt::NoPartition) };
+        let (ids, numbers) = staged.numbers(&sifted);
+        if lock_sources(&tx, &self.statements, &ids, &numbers).await? {
             return Ok(Attempt::Overtaken);
         }
         let learnt = self.rollup.add(&tx, &staged.added(&sifted)?).await?;
+        tx.execute(&self.statements.add_numbers, &[&ids, &numbers]).await?;
         let kept = || batch.events.iter().filter(|(place, _)| !sifted.contains(*place));
         tell_the_rest(&tx, &self.statements, &staged, kept()).await?;
         let quarantined = quarantine::keep(&tx, batch, &sifted).await?;
@@ -161,6 +147,65 @@ impl FleetLedger {
         let stored = kept().count() as u64;
         let repeated = batch.repeated + sifted.repeated.len() as u64;
         Ok(Attempt::Committed(Ingested { stored, slices, repeated, quarantined }))
+    }
+}
+
+/// Stores a batch that nothing speaks against, and says how many slices are in it. `None` where something does: then
+/// nothing of it is stored yet.
+async fn store_straight(
+    tx: &mut Transaction<'_>,
+    statements: &sql::Statements,
+    staged: &Staged<'_>,
+    sifted: &Sifted,
+    found: &Found,
+) -> Result<Option<u64>, FleetError> {
+    let attempt = tx.savepoint("straight").await?;
+    match straight::store(&attempt, &statements.copies, staged, sifted, &found.hosts()).await {
+        Ok(slices) => {
+            attempt.commit().await?;
+            Ok(Some(slices))
+        }
+        Err(FleetError::Database(error)) => {
+            tracing::debug!(%error, "a batch is staged");
+            attempt.rollback().await?;
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Stores what may be stored of a batch, with a remedy for what speaks against it. `None` where it lies in a month that has
+/// no partition yet.
+async fn store_staged(
+    tx: &mut Transaction<'_>,
+    statements: &sql::Statements,
+    (batch, staged): (&Batch<'_>, &Staged<'_>),
+    found: &mut Found,
+    sifted: &mut Sifted,
+    mut tried: Tried,
+) -> Result<Option<u64>, FleetError> {
+    staging::fill(tx, &statements.stage, staged, sifted).await?;
+    if found.any_number_is_known {
+        tried.0.push(Remedy::Sift);
+        sift::sift(tx, batch, sifted).await?;
+    }
+    loop {
+        let attempt = tx.savepoint("store").await?;
+        let failed = match store(&attempt, statements, found).await {
+            Ok(slices) => {
+                attempt.commit().await?;
+                return Ok(Some(slices));
+            }
+            Err(error) => error,
+        };
+        attempt.rollback().await?;
+        match tried.remedy(Failure::of(&failed)) {
+            None => return Err(failed.into()),
+            Some(Remedy::Partition) => return Ok(None),
+            Some(Remedy::Sift) => sift::sift(tx, batch, sifted).await?,
+            Some(Remedy::Forget(Reference::ApiKey)) => forget_api_keys(tx).await?,
+            Some(Remedy::Forget(Reference::Host)) => found.forget_what_is_gone(tx).await?,
+        }
     }
 }
 
@@ -178,39 +223,28 @@ impl<'a> Failure<'a> {
     }
 }
 
-async fn copy(tx: &Transaction<'_>, staged: &Staged<'_>) -> Result<(), FleetError> {
-    let mut sink = pin!(tx.copy_in(staging::COPY).await?);
-    let mut rows = staging::Rows::begin();
-    for (place, source_id, sandbox_id, event) in &staged.rows {
-        rows.write(*place, *source_id, *sandbox_id, event)?;
-        if let Some(chunk) = rows.chunk() {
-            sink.feed(chunk).await?;
-        }
-    }
-    sink.feed(rows.end()).await?;
-    sink.finish().await?;
-    Ok(())
-}
-
-/// The sources of a batch, and the hosts that slices may refer to.
-struct Hosts {
+/// What is found in the ledger about a batch: its sources, and the hosts that slices may refer to.
+struct Found {
     source_ids: Vec<i32>,
     host_ids: Vec<Option<i64>>,
     any_number_is_known: bool,
+    any_org_prepays: bool,
 }
 
-/// Looks who the sources of a batch are, and whether a number of theirs in it is stored.
-async fn hosts(
+/// Looks who the sources of a batch are, whether a number of theirs in it is stored, and whether an org in it prepays.
+async fn look(
     tx: &Transaction<'_>,
     statements: &sql::Statements,
-    ids: &[i32],
-    numbers: &[String],
-) -> Result<Hosts, FleetError> {
+    batch: &Batch<'_>,
+    staged: &Staged<'_>,
+) -> Result<Found, FleetError> {
+    let (ids, numbers) = staged.numbers(&Sifted::default());
     let rows = tx.query(&statements.look_at_sources, &[&ids, &numbers]).await?;
-    Ok(Hosts {
+    Ok(Found {
         source_ids: rows.iter().map(|row| row.get(0)).collect(),
         host_ids: rows.iter().map(|row| row.get(1)).collect(),
         any_number_is_known: rows.iter().any(|row| row.get(2)),
+        any_org_prepays: lock_accounts(tx, statements, batch).await?,
     })
 }
 
@@ -220,13 +254,20 @@ async fn lock_sources(
     tx: &Transaction<'_>,
     statements: &sql::Statements,
     ids: &[i32],
+    numbers: &[String],
 ) -> Result<bool, FleetError> {
     tx.execute(&statements.lock_sources, &[&ids]).await?;
     // As of now, and not as of when the lock was waited for.
-    Ok(tx.query_one(&statements.are_numbers_known, &[]).await?.get(0))
+    Ok(tx.query_one(&statements.are_numbers_known, &[&ids, &numbers]).await?.get(0))
 }
 
-impl Hosts {
+impl Found {
+    /// The host of each source that has one.
+    fn hosts(&self) -> HashMap<i32, i64> {
+        let sources = self.source_ids.iter().zip(&self.host_ids);
+        sources.filter_map(|(source_id, host_id)| Some((*source_id, (*host_id)?))).collect()
+    }
+
     /// Keeps those that are still there from going until this transaction ends, and drops the others.
     async fn forget_what_is_gone(&mut self, tx: &Transaction<'_>) -> Result<(), FleetError> {
         let there = "SELECT id FROM hosts WHERE id = ANY($1) ORDER BY id FOR KEY SHARE";
@@ -272,12 +313,11 @@ async fn lock_accounts(
 async fn store(
     tx: &Transaction<'_>,
     statements: &sql::Statements,
-    hosts: &Hosts,
-    prepaid: bool,
+    found: &Found,
 ) -> Result<u64, tokio_postgres::Error> {
     tx.execute(&statements.store_events, &[]).await?;
-    let (sources, hosts) = (&hosts.source_ids, &hosts.host_ids);
-    if !prepaid {
+    let (sources, hosts) = (&found.source_ids, &found.host_ids);
+    if !found.any_org_prepays {
         return tx.execute(&statements.store_slices, &[sources, hosts]).await;
     }
     let stored = tx.query_one(&statements.store_prepaid_slices, &[sources, hosts]).await?;
@@ -285,14 +325,13 @@ async fn store(
     Ok(u64::try_from(stored.get::<_, i64>(0)).unwrap_or_default())
 }
 
-/// Adds the numbers, and stores what is told beside slices.
+/// Stores what is told beside slices.
 async fn tell_the_rest<'a>(
     tx: &Transaction<'_>,
     statements: &sql::Statements,
     staged: &Staged<'_>,
     events: impl Iterator<Item = &'a (usize, Event)>,
 ) -> Result<(), FleetError> {
-    tx.execute(&statements.add_numbers, &[]).await?;
     let events: Vec<&Event> = events.map(|(_, event)| event).collect();
     let sourced = events.iter().map(|event| Ok((staged.source_id(&event.source)?, *event)));
     let sourced: Vec<(i32, &Event)> = sourced.collect::<Result<_, FleetError>>()?;

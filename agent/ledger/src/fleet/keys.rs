@@ -12,11 +12,9 @@ use super::{Batch, Event, FleetError, Rejection, WhyNot};
 const PIN: &str = "INSERT INTO host_keys (source, public_key) \
      SELECT * FROM unnest($1::text[], $2::bytea[]) ON CONFLICT DO NOTHING";
 const PINNED: &str = "SELECT source, public_key FROM host_keys WHERE source = ANY($1)";
-const TAKE: &str = "DELETE FROM staged WHERE place = ANY($1)";
 
-/// Takes watermarks and retentions that are not signed by their host's key out of the staging table, and says where they were in the
-/// batch. The first key that a host is ever seen with is its key from then on.
-pub(super) async fn take_foreign(
+/// The watermarks and retentions that are not signed by their host's key, by their places in the batch. The first key that a host is ever seen with is its key from then on.
+pub(super) async fn foreign(
     tx: &Transaction<'_>,
     batch: &Batch<'_>,
 ) -> Result<BTreeMap<usize, Rejection>, FleetError> {
@@ -31,19 +29,13 @@ pub(super) async fn take_foreign(
     tx.execute(PIN, &[&sources, &keys]).await?;
     let pinned = tx.query(PINNED, &[&sources]).await?;
     let pinned: HashMap<&str, &[u8]> = pinned.iter().map(|row| (row.get(0), row.get(1))).collect();
-    let foreign: BTreeMap<usize, Rejection> = signed(batch)
-        .filter(|(_, event, key)| pinned.get(event.source.as_str()) != Some(key))
-        .map(|(place, ..)| {
+    let foreign = signed(batch).filter(|(_, event, key)| pinned.get(event.source.as_str()) != Some(key)).map(
+        |(place, ..)| {
             let detail = "it is signed by another key than its host was first seen with".to_owned();
             (place, Rejection { why: WhyNot::OtherKey, detail })
-        })
-        .collect();
-    // Places fitted into an integer when they were staged.
-    let places: Vec<i32> = foreign.keys().filter_map(|place| i32::try_from(*place).ok()).collect();
-    if !places.is_empty() {
-        tx.execute(TAKE, &[&places]).await?;
-    }
-    Ok(foreign)
+        },
+    );
+    Ok(foreign.collect())
 }
 
 /// What hosts have signed for, with the key that did.

@@ -14,7 +14,7 @@ struct Migration {
 }
 
 /// Numbered from 1, in order.
-const MIGRATIONS: [Migration; 7] = [
+const MIGRATIONS: [Migration; 8] = [
     Migration {
         name: "slices",
         up: include_str!("../../fleet-migrations/0001_slices_up.sql"),
@@ -50,11 +50,16 @@ const MIGRATIONS: [Migration; 7] = [
         up: include_str!("../../fleet-migrations/0007_retention_up.sql"),
         down: include_str!("../../fleet-migrations/0007_retention_down.sql"),
     },
+    Migration {
+        name: "span",
+        up: include_str!("../../fleet-migrations/0008_span_up.sql"),
+        down: include_str!("../../fleet-migrations/0008_span_down.sql"),
+    },
 ];
 
 /// The newest schema version that this program knows.
-pub const VERSION: i32 = 7;
-const _: () = assert!(MIGRATIONS.len() == 7, "VERSION is the number of migrations");
+pub const VERSION: i32 = 8;
+const _: () = assert!(MIGRATIONS.len() == 8, "VERSION is the number of migrations");
 
 /// Whoever migrates holds this advisory lock: `DORM` and `FLEE` in ASCII.
 const LOCK: i64 = 0x444f_524d_464c_4545;

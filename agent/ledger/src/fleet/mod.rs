@@ -19,6 +19,7 @@
 //! which become NULL when what they refer to goes.
 
 mod batch;
+mod binary;
 mod chain;
 mod check;
 mod error;
@@ -34,6 +35,7 @@ mod sift;
 mod sources;
 mod sql;
 mod staging;
+mod straight;
 mod usage;
 
 pub use batch::Batch;

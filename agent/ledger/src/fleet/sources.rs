@@ -34,10 +34,12 @@ pub(super) struct Sources {
     sandboxes_count: usize,
 }
 
+/// Place in the batch, source, sandbox if it is a slice, event.
+pub(super) type StagedRow<'a> = (i32, i32, Option<i64>, &'a Event);
+
 /// Events with the numbers that stand for their names.
 pub(super) struct Staged<'a> {
-    /// Place in the batch, source, sandbox if it is a slice, event.
-    pub(super) rows: Vec<(i32, i32, Option<i64>, &'a Event)>,
+    rows: Vec<StagedRow<'a>>,
     ids: &'a HashMap<String, i32>,
 }
 
@@ -127,27 +129,31 @@ impl Staged<'_> {
         id_of(self.ids, source)
     }
 
+    /// What was not taken out.
+    pub(super) fn kept(&self, sifted: &Sifted) -> impl Iterator<Item = &StagedRow<'_>> {
+        // Places are those of a batch in memory.
+        let is_out = |place: i32| usize::try_from(place).is_ok_and(|place| sifted.contains(place));
+        self.rows.iter().filter(move |(place, ..)| !is_out(*place))
+    }
+
     /// What the slices amount to that were not taken out.
     pub(super) fn added(&self, sifted: &Sifted) -> Result<Added, FleetError> {
         let mut added = Added::default();
-        for (place, _, sandbox_id, event) in &self.rows {
-            if let (Some(sandbox_id), Told::Slice(row)) = (sandbox_id, &event.told)
-                // Places are those of a batch in memory.
-                && !usize::try_from(*place).is_ok_and(|place| sifted.contains(place))
-            {
+        for (_, _, sandbox_id, event) in self.kept(sifted) {
+            if let (Some(sandbox_id), Told::Slice(row)) = (sandbox_id, &event.told) {
                 added.slice(*sandbox_id, row)?;
             }
         }
         Ok(added)
     }
 
-    /// Of each source the event numbers in the batch, as PostgreSQL writes a multirange.
-    pub(super) fn numbers(&self) -> Vec<(i32, String)> {
+    /// Of each source the event numbers that were not taken out, as PostgreSQL writes a multirange.
+    pub(super) fn numbers(&self, sifted: &Sifted) -> (Vec<i32>, Vec<String>) {
         let mut by_source: BTreeMap<i32, Vec<i64>> = BTreeMap::new();
-        for (_, source_id, _, event) in &self.rows {
+        for (_, source_id, _, event) in self.kept(sifted) {
             by_source.entry(*source_id).or_default().push(event.host_seq);
         }
-        by_source.into_iter().map(|(source_id, numbers)| (source_id, multirange(numbers))).collect()
+        by_source.into_iter().map(|(source_id, numbers)| (source_id, multirange(numbers))).unzip()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use tokio_postgres::{Client, Error, Statement};
 
-use super::chain;
+use super::{chain, staging, straight};
 
 /// Of the connection: what is sorted is sorted in memory, and who hangs in the middle of a transaction holds the locks
 /// of its sources for a minute at most. Nothing is compiled: what sifts a batch is estimated to cost anything, and
@@ -20,6 +20,8 @@ pub(super) const AS_BEFORE: &str = "SET LOCAL enable_hashjoin = on; SET LOCAL en
 /// Statements, prepared once for each connection.
 pub(super) struct Statements {
     pub(super) look_at_sources: Statement,
+    pub(super) copies: straight::Copies,
+    pub(super) stage: Statement,
     pub(super) lock_sources: Statement,
     pub(super) are_numbers_known: Statement,
     pub(super) lock_accounts: Statement,
@@ -40,10 +42,10 @@ const LOOK_AT_SOURCES: &str = "SELECT o.id, h.id, o.received && n.numbers::int8m
 
 const LOCK_SOURCES: &str = "SELECT FROM sources WHERE id = ANY($1) ORDER BY id FOR UPDATE";
 
-/// Of what is staged, once it is sifted.
-const ARE_NUMBERS_KNOWN: &str = "SELECT EXISTS (SELECT FROM sources o JOIN ( \
-     SELECT source_id, range_agg(int8range(host_seq, host_seq, '[]')) AS numbers FROM staged GROUP BY source_id) n \
-     ON n.source_id = o.id WHERE o.received && n.numbers)";
+/// `$1` the sources' ids, `$2` the numbers of each that were stored.
+const ARE_NUMBERS_KNOWN: &str = "SELECT EXISTS (SELECT FROM sources o \
+     JOIN unnest($1::integer[], $2::text[]) AS n (source_id, numbers) ON n.source_id = o.id \
+     WHERE o.received && n.numbers::int8multirange)";
 
 const LOCK_ACCOUNTS: &str = "SELECT 1 FROM credit_accounts WHERE org = ANY($1) ORDER BY org FOR UPDATE";
 
@@ -89,9 +91,9 @@ const STORE_PREPAID_SLICES: &str = concat!(
      SELECT count(*) FROM stored"
 );
 
-const ADD_NUMBERS: &str = "UPDATE sources o SET received = o.received + n.numbers \
-     FROM (SELECT source_id, range_agg(int8range(host_seq, host_seq, '[]')) AS numbers FROM staged \
-         GROUP BY source_id) n WHERE o.id = n.source_id";
+/// `$1` the sources' ids, `$2` the numbers of each that were stored.
+const ADD_NUMBERS: &str = "UPDATE sources o SET received = o.received + n.numbers::int8multirange \
+     FROM unnest($1::integer[], $2::text[]) AS n (source_id, numbers) WHERE o.id = n.source_id";
 
 const STORE_LIFECYCLE: &str = "INSERT INTO lifecycle (source_id, event_id, org, sandbox, generation, kind, \
      unix_ns, data) VALUES ($1, $2, $3, $4, $5, $6, $7, $8::text::json)";
@@ -106,6 +108,11 @@ impl Statements {
     pub(super) async fn prepare(client: &Client) -> Result<Self, Error> {
         Ok(Self {
             look_at_sources: client.prepare(LOOK_AT_SOURCES).await?,
+            copies: straight::Copies {
+                events: client.prepare(straight::COPY_EVENTS).await?,
+                slices: client.prepare(straight::COPY_SLICES).await?,
+            },
+            stage: client.prepare(staging::COPY).await?,
             lock_sources: client.prepare(LOCK_SOURCES).await?,
             are_numbers_known: client.prepare(ARE_NUMBERS_KNOWN).await?,
             lock_accounts: client.prepare(LOCK_ACCOUNTS).await?,
