@@ -54,7 +54,7 @@ section! {
         key_file: Option<PathBuf> = None,
         /// How long the sink may take to store a batch.
         timeout_ms: u64 = 10_000,
-        /// The most events in a batch. Memory holds two batches of a sink, of 4 MiB at the most each, and one event.
+        /// The most events in a batch. Memory holds four batches of a sink, of 4 MiB at the most each, and one event.
         batch_events: u64 = 2_000,
         /// How long to wait after a failure, at first.
         backoff_min_ms: u64 = 100,

@@ -119,10 +119,10 @@ mod tests {
     impl Sink for Given {
         async fn deliver(&mut self, events: &[OutboxRow]) -> Delivered {
             self.numbers.push(events.iter().map(|event| event.host_seq).collect());
-            match self.fails {
-                true => Delivered { stored: 1, failure: Some(SinkError::Unreachable("down".to_owned())) },
-                false => Delivered::all(events),
+            if self.fails {
+                return Delivered { stored: 1, failure: Some(SinkError::Unreachable("down".to_owned())) };
             }
+            Delivered::all(events)
         }
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use dormouse_ledger::{HostName, OutboxRow};
 use redis::aio::MultiplexedConnection;
 use redis::{
-    AsyncConnectionConfig, Client, ErrorKind, IntoConnectionInfo, Pipeline, RedisError, ServerErrorKind,
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, IntoConnectionInfo, Pipeline, RedisError, ServerErrorKind,
 };
 
 use super::access::{self, Credentials};
@@ -48,7 +48,10 @@ impl RedisStream {
         let mut pipeline = Pipeline::with_capacity(events.len());
         pipeline.atomic();
         let mut add = |entry: &[u8]| {
-            pipeline.cmd("XADD").arg(&self.stream).arg("*").arg("event").arg(entry).ignore();
+            // With room for all that it holds: else it grows again and again, for each event.
+            let mut command = Cmd::with_capacity(5, "XADD*event".len() + self.stream.len() + entry.len());
+            command.arg("XADD").arg(&self.stream).arg("*").arg("event").arg(entry);
+            pipeline.add_command(command);
         };
         match &self.flat {
             None => events.iter().for_each(|event| add(&event.payload)),

@@ -10,9 +10,10 @@
 //! ```
 //!
 //! Storing is tried first and asked about afterwards: most batches hold nothing that was stored before, nothing that
-//! overlaps and nothing that refers to what is gone, and pay for none of it. Those go straight into the tables. That nothing is stored twice, and that no
-//! two slices of a sandbox overlap, the constraints see to: so several instances store side by side, and only what adds
-//! up (rollups and numbers) waits for who is before it, until that has committed.
+//! overlaps and nothing that refers to what is gone, and pay for none of it. Those go straight into the tables.
+//! That nothing is stored twice, and that no two slices of a sandbox overlap, the constraints see to: so several
+//! instances store side by side, and only what adds up (rollups and numbers) waits for who is before it, until that
+//! has committed.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 

@@ -13,7 +13,8 @@ const PIN: &str = "INSERT INTO host_keys (source, public_key) \
      SELECT * FROM unnest($1::text[], $2::bytea[]) ON CONFLICT DO NOTHING";
 const PINNED: &str = "SELECT source, public_key FROM host_keys WHERE source = ANY($1)";
 
-/// The watermarks and retentions that are not signed by their host's key, by their places in the batch. The first key that a host is ever seen with is its key from then on.
+/// The watermarks and retentions that are not signed by their host's key, by their places in the batch. The first
+/// key that a host is ever seen with is its key from then on.
 pub(super) async fn foreign(
     tx: &Transaction<'_>,
     batch: &Batch<'_>,
