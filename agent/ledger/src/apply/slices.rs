@@ -47,6 +47,8 @@ const END: &str = "UPDATE sandboxes SET open_seq = NULL, open_state = NULL, open
 /// Of a life that has not begun.
 const NOT_OPEN: &str = "UPDATE sandboxes SET standing_hash = ?2 WHERE pk = ?1";
 
+const STORED_PENDING: &str = "SELECT ord, observation FROM pending WHERE sandbox_pk = ?1 ORDER BY ord";
+
 /// Row by row: to delete them at once, SQLite would collect them in a temporary table first, even where there are none.
 const FORGET_PENDING: &str = "DELETE FROM pending WHERE sandbox_pk = ?1 AND ord = ?2";
 const PENDING: &str = "INSERT INTO pending (sandbox_pk, ord, observation) VALUES (?1, ?2, ?3)";
@@ -86,7 +88,7 @@ struct Life {
     plan: String,
     /// The number of its last closed slice.
     last: i64,
-    /// The number of the last observation that is pending.
+    /// The place of the last observation that is pending.
     last_pending: i64,
 }
 
@@ -135,11 +137,35 @@ impl Apply<'_> {
         } else {
             self.conn.prepare_cached(NOT_OPEN)?.execute((pk, standing.hash().as_bytes()))?;
         }
-        for ord in 0..=last_pending {
+        let stored = if last_pending < 0 { Vec::new() } else { self.stored_pending(pk)? };
+        self.replace_pending(life, &stored, &pending)
+    }
+
+    fn stored_pending(&self, pk: i64) -> Result<Vec<(i64, String)>, LedgerError> {
+        let mut find = self.conn.prepare_cached(STORED_PENDING)?;
+        let stored = find.query_map([pk], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok(stored.collect::<Result<_, _>>()?)
+    }
+
+    /// Writes what is pending now in the place of what was. Nearly always some at the beginning have become final and
+    /// others have come at the end: what stays is not written again.
+    fn replace_pending(
+        &self,
+        life: &mut Life,
+        was: &[(i64, String)],
+        now: &[String],
+    ) -> Result<(), LedgerError> {
+        let pk = life.pk;
+        let is_first = |(_, json): &(i64, String)| Some(json) == now.first();
+        let (gone, was) = was.split_at(was.iter().position(is_first).unwrap_or(was.len()));
+        let same = was.iter().zip(now).take_while(|((_, was), now)| was == *now).count();
+        let (kept, changed) = was.split_at(same);
+        for (ord, _) in gone.iter().chain(changed) {
             self.conn.prepare_cached(FORGET_PENDING)?.execute((pk, ord))?;
         }
-        life.last_pending = -1;
-        for (ord, json) in (0_i64..).zip(pending) {
+        let next = kept.last().map_or(0, |(ord, _)| ord + 1);
+        life.last_pending = next - 1;
+        for (ord, json) in (next..).zip(&now[same..]) {
             self.conn.prepare_cached(PENDING)?.execute((pk, ord, json))?;
             life.last_pending = ord;
         }

@@ -2,9 +2,9 @@
 
 use crate::support::{BEGAN, Life, Place, SECOND, facts, key, stamp};
 use dormouse_ledger::{
-    AttachmentUpdate, Class, Committed, PluggedByDevice, Record, SandboxFilter, SliceQuery,
+    AttachmentUpdate, Class, Committed, PluggedByDevice, Record, SandboxFilter, SliceBatch, SliceQuery,
 };
-use dormouse_metering::Cause;
+use dormouse_metering::{Cause, Change, Observation};
 
 #[test]
 fn a_life_is_read_as_it_was_written() {
@@ -33,6 +33,39 @@ fn a_life_is_read_as_it_was_written() {
     assert_eq!(open["end_unix_ns"], serde_json::Value::Null);
     assert_eq!(open["duration_ns"], 5 * SECOND);
     assert_eq!(reader.recovery().unwrap().host_seq, 2);
+}
+
+#[test]
+fn what_is_pending_is_read_as_it_was_told_last_and_what_stays_is_not_written_again() {
+    let place = Place::new();
+    let ledger = place.open();
+    let life = Life::begins(key("org", "sb"));
+    facts(&ledger, vec![life.seen()]).unwrap();
+    let tell = |seconds: &[i64]| {
+        let seen = |seconds: &i64| Observation {
+            at: stamp(*seconds),
+            change: Change::Mark,
+            cause: Cause::Pause,
+            command: None,
+        };
+        let pending: Vec<_> = seconds.iter().map(seen).collect();
+        let (key, open) = (life.key.clone(), Some(life.open.clone()));
+        let batch = SliceBatch { key, slices: vec![], open, pending: pending.clone(), ended: false };
+        facts(&ledger, vec![Record::Slices(batch)]).unwrap();
+        assert_eq!(place.reader().sandboxes(&SandboxFilter::default()).unwrap()[0].pending, pending);
+        let raw = place.raw();
+        let mut places = raw.prepare("SELECT ord FROM pending ORDER BY ord").unwrap();
+        places.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect::<Vec<i64>>()
+    };
+    assert_eq!(tell(&[1, 2, 3]), [0, 1, 2]);
+    assert_eq!(tell(&[3, 4, 5]), [2, 3, 4], "the third stays where it is");
+    assert_eq!(tell(&[3, 9, 4, 5]), [2, 3, 4, 5], "one came late");
+    assert_eq!(tell(&[4, 5]), [4, 5]);
+    assert_eq!(tell(&[5, 5, 4]), [5, 6, 7]);
+    assert_eq!(tell(&[7, 5, 4]), [0, 1, 2], "nothing stays");
+    assert_eq!(tell(&[]), Vec::<i64>::new());
+    assert_eq!(tell(&[1]), [0]);
+    assert_eq!(ledger.reader().unwrap().audit().unwrap().violations, []);
 }
 
 #[test]
