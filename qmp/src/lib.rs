@@ -52,6 +52,7 @@ mod config;
 mod error;
 mod event;
 pub mod message;
+pub mod queue;
 mod schema;
 #[cfg(feature = "test-util")]
 pub mod scripted;

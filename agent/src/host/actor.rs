@@ -4,14 +4,17 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use dormouse_ledger::Reader;
-use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
+use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
 use tracing::Span;
 
 use super::directory::{Directory, Entry};
 use super::recover;
 use crate::sandbox::actor::Message as SandboxMessage;
-use crate::sandbox::actor::{Answered, Arguments as SandboxArguments, Environment, Origin, SandboxActor};
+use crate::sandbox::actor::{
+    ActorId, Address, Answered, Arguments as SandboxArguments, Ended, Environment, Origin, start,
+};
 use crate::sandbox::command::{Command, Request, SandboxKey};
 use crate::sandbox::machine::{Core, Settings};
 use crate::sandbox::refusal::{Reason, Refusal};
@@ -23,6 +26,8 @@ pub(super) enum Message {
     Attach(Box<Command>, oneshot::Sender<Answered>, Span),
     /// Start the actor of a sandbox that the ledger knows.
     Recover(Box<recover::Found>),
+    /// The actor of a sandbox has ended by itself.
+    Ended(ActorId, Ended),
     /// Answer once everything before this is done.
     Settle(oneshot::Sender<()>),
 }
@@ -36,7 +41,16 @@ pub(super) struct State {
     pub(super) directory: Directory,
     pub(super) reader: Reader,
     pub(super) settings: Arc<Settings>,
-    pub(super) names: HashMap<ActorId, SandboxKey>,
+    pub(super) actors: HashMap<ActorId, (SandboxKey, AbortHandle)>,
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        // No sandbox outlives the host's actor, however that ends.
+        for (_, actor) in self.actors.values() {
+            actor.abort();
+        }
+    }
 }
 
 impl Actor for HostActor {
@@ -55,9 +69,13 @@ impl Actor for HostActor {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            Message::Attach(command, reply, span) => state.attach(*command, reply, span, &myself).await,
+            Message::Attach(command, reply, span) => state.attach(*command, reply, span, &myself),
             Message::Recover(found) => {
-                state.recover(*found, &myself).await;
+                state.recover(*found, &myself);
+                Ok(())
+            }
+            Message::Ended(actor, how) => {
+                state.ended(actor, how, &myself);
                 Ok(())
             }
             Message::Settle(settled) => {
@@ -67,34 +85,10 @@ impl Actor for HostActor {
             }
         }
     }
-
-    async fn handle_supervisor_evt(
-        &self,
-        myself: ActorRef<Message>,
-        event: SupervisionEvent,
-        state: &mut State,
-    ) -> Result<(), ActorProcessingErr> {
-        match event {
-            SupervisionEvent::ActorTerminated(actor, _, _) => {
-                if let Some(key) = state.names.remove(&actor.get_id()) {
-                    state.directory.remove(&key, &actor.get_id());
-                }
-            }
-            SupervisionEvent::ActorFailed(actor, why) => {
-                if let Some(key) = state.names.remove(&actor.get_id()) {
-                    tracing::error!(sandbox = %key, %why, "a sandbox's actor failed and is started again");
-                    state.directory.remove(&key, &actor.get_id());
-                    state.recover_failed(&key, &myself).await;
-                }
-            }
-            SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => {}
-        }
-        Ok(())
-    }
 }
 
 impl State {
-    async fn attach(
+    fn attach(
         &mut self,
         command: Command,
         reply: oneshot::Sender<Answered>,
@@ -109,8 +103,8 @@ impl State {
             _ => return Ok(()),
         };
         if let Some(entry) = self.directory.get(&command.key).filter(|entry| !entry.has_ended()) {
-            if let Err(ractor::MessagingErr::SendErr(SandboxMessage::Execute(_, reply, _))) =
-                entry.actor.cast(SandboxMessage::Execute(command, reply, span))
+            if let Err(refused) = entry.actor.cast(SandboxMessage::Execute(command, reply, span))
+                && let SandboxMessage::Execute(_, reply, _) = *refused
             {
                 let refusal = Refusal::new(Reason::Interrupted, "the sandbox has just ended; ask again");
                 let _ = reply.send(Err(refusal));
@@ -129,28 +123,37 @@ impl State {
         let mut view = SandboxView::gone(command.key.clone());
         (view.plan, view.tags) = (plan.clone(), tags.clone());
         let origin = Origin::New(Box::new(core));
-        let actor = self.spawn(command.key.clone(), view, origin, myself).await?;
+        let actor = self.start(command.key.clone(), view, origin, myself)?;
         // A new actor takes messages until it stops.
         let _ = actor.cast(SandboxMessage::Execute(command, reply, span));
         Ok(())
     }
 
-    async fn recover(&mut self, found: recover::Found, myself: &ActorRef<Message>) {
+    fn recover(&mut self, found: recover::Found, myself: &ActorRef<Message>) {
         let recover::Found { recovered, view, process } = found;
         let key = view.key.clone();
         let origin = Origin::Ledger(Box::new(recovered), process);
-        if let Err(error) = self.spawn(key.clone(), view, origin, myself).await {
+        if let Err(error) = self.start(key.clone(), view, origin, myself) {
             tracing::error!(sandbox = %key, %error, "a sandbox's actor cannot be started");
         }
     }
 
-    async fn recover_failed(&mut self, key: &SandboxKey, myself: &ActorRef<Message>) {
+    fn ended(&mut self, actor: ActorId, how: Ended, myself: &ActorRef<Message>) {
+        let Some((key, _)) = self.actors.remove(&actor) else { return };
+        self.directory.remove(&key, actor);
+        if let Ended::Failed(why) = how {
+            tracing::error!(sandbox = %key, %why, "a sandbox's actor failed and is started again");
+            self.recover_failed(&key, myself);
+        }
+    }
+
+    fn recover_failed(&mut self, key: &SandboxKey, myself: &ActorRef<Message>) {
         let launching = &self.environment.launching;
         let started = super::orphans::started(&launching.agent);
         let means = recover::Means { settings: &self.settings, launching, started };
         match recover::one(&self.reader, key, &means) {
             Ok(Some(found)) => {
-                self.recover(found, myself).await;
+                self.recover(found, myself);
                 self.environment.watch_list.remove_dead_of(key);
             }
             Ok(None) => self.environment.watch_list.remove_all_of(key),
@@ -158,18 +161,23 @@ impl State {
         }
     }
 
-    async fn spawn(
+    fn start(
         &mut self,
         key: SandboxKey,
         view: SandboxView,
         origin: Origin,
         myself: &ActorRef<Message>,
-    ) -> Result<ActorRef<SandboxMessage>, ActorProcessingErr> {
+    ) -> Result<Address, ActorProcessingErr> {
         let view = Shown::new(view);
         let environment = Arc::clone(&self.environment);
         let arguments = SandboxArguments { environment, origin, view: view.clone() };
-        let (actor, _) = SandboxActor::spawn_linked(None, SandboxActor, arguments, myself.get_cell()).await?;
-        self.names.insert(actor.get_id(), key.clone());
+        let host = myself.clone();
+        let tell = move |actor, how| {
+            // Where the host is gone, nobody starts it again.
+            let _ = host.cast(Message::Ended(actor, how));
+        };
+        let (actor, task) = start(arguments, tell)?;
+        self.actors.insert(actor.id(), (key.clone(), task));
         self.directory.insert(key, Entry { actor: actor.clone(), view });
         Ok(actor)
     }

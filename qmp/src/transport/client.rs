@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use qapi_qmp::QmpCommand;
 use serde_json::Value;
-use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use super::events::Position;
 use super::shared::Shared;
 use crate::error::QmpError;
+use crate::queue::{Sender, TrySendError};
 use crate::session::{AnomalyCounts, CloseReason};
 
 /// Sends commands to one QEMU. Cheap to clone; every clone speaks on the same connection.
@@ -19,7 +19,7 @@ use crate::session::{AnomalyCounts, CloseReason};
 /// written; one that has been is carried out, and its reply is counted as late and dropped.
 #[derive(Debug, Clone)]
 pub struct Client {
-    requests: mpsc::Sender<Box<Request>>,
+    requests: Sender<Box<Request>>,
     shared: Arc<Shared>,
     reply_deadline: Duration,
 }
@@ -37,11 +37,7 @@ pub(super) struct Request {
 }
 
 impl Client {
-    pub(super) fn new(
-        requests: mpsc::Sender<Box<Request>>,
-        shared: Arc<Shared>,
-        reply_deadline: Duration,
-    ) -> Self {
+    pub(super) fn new(requests: Sender<Box<Request>>, shared: Arc<Shared>, reply_deadline: Duration) -> Self {
         Self { requests, shared, reply_deadline }
     }
 

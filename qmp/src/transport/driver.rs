@@ -6,8 +6,7 @@ use std::sync::Arc;
 
 use tokio::io::Interest;
 use tokio::net::UnixStream;
-use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::{Duration, Instant, sleep_until};
 
 use super::client::{Client, Placed, Request};
@@ -15,6 +14,7 @@ use super::events::{EventStream, Incoming, Position};
 use super::shared::Shared;
 use crate::config::Config;
 use crate::error::QmpError;
+use crate::queue::{Receiver, Sender, TrySendError, bounded};
 use crate::session::{CloseReason, Output, Session};
 use crate::version::Version;
 
@@ -27,10 +27,10 @@ pub(super) struct Driver {
     /// When `unwritten` must be gone.
     write_until: Option<Instant>,
     write_deadline: Duration,
-    requests: mpsc::Receiver<Box<Request>>,
+    requests: Receiver<Box<Request>>,
     clients_gone: bool,
     replies: HashMap<u64, oneshot::Sender<Placed>>,
-    events: mpsc::Sender<Box<Incoming>>,
+    events: Sender<Box<Incoming>>,
     /// Where in the stream of events the next one comes.
     position: Position,
     /// Events dropped since the last one that found room.
@@ -44,8 +44,8 @@ const READ_BYTES: usize = 16 * 1024;
 
 impl Driver {
     pub(super) fn new(stream: UnixStream, config: &Config) -> (Self, Client, EventStream) {
-        let (requests_tx, requests) = mpsc::channel(config.queue_length + 1);
-        let (events, events_rx) = mpsc::channel(config.event_queue_length.max(1));
+        let (requests_tx, requests) = bounded(config.queue_length + 1);
+        let (events, events_rx) = bounded(config.event_queue_length.max(1));
         let shared = Arc::new(Shared::default());
         let driver = Self {
             stream,
@@ -80,8 +80,8 @@ impl Driver {
         }
     }
 
-    /// Runs until the session ends.
-    pub(super) async fn run(mut self) {
+    /// Runs until the session ends. Boxed: an async function keeps room for its arguments twice.
+    pub(super) async fn run(mut self: Box<Self>) {
         while self.shared.close.get().is_none() {
             self.step().await;
         }
@@ -89,7 +89,8 @@ impl Driver {
         drop(self);
         if missed > 0 {
             // Fails when the consumer has gone away, and then nobody misses anything.
-            let _ = Box::pin(events.send(Box::new(Incoming::Gap { missed }))).await;
+            Box::pin(events.room()).await;
+            let _ = events.try_send(Box::new(Incoming::Gap { missed }));
         }
     }
 
@@ -115,7 +116,7 @@ impl Driver {
             },
             () = sleep_until(deadline.unwrap_or(self.connected_at)), if deadline.is_some() => self.tick(),
             // Boxed: a connection keeps room for whatever it may ever wait for.
-            _ = async { Box::pin(self.events.reserve()).await.map(drop) }, if self.missed > 0 => self.report_gap(),
+            () = async { Box::pin(self.events.room()).await }, if self.missed > 0 => self.report_gap(),
             () = async { Box::pin(self.events.closed()).await }, if self.clients_gone => {
                 self.session.close(CloseReason::Released);
             }

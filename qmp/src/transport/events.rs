@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
-
 use super::shared::Shared;
 use crate::event::Event;
+use crate::queue::Receiver;
 use crate::session::{Anomaly, CloseReason};
 
 /// What comes in besides replies.
@@ -32,13 +31,13 @@ pub struct Position(pub(super) u64);
 /// Receives what comes in, in the order in which QEMU sent it.
 #[derive(Debug)]
 pub struct EventStream {
-    incoming: mpsc::Receiver<Box<Incoming>>,
+    incoming: Receiver<Box<Incoming>>,
     taken: u64,
     shared: Arc<Shared>,
 }
 
 impl EventStream {
-    pub(super) fn new(incoming: mpsc::Receiver<Box<Incoming>>, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(incoming: Receiver<Box<Incoming>>, shared: Arc<Shared>) -> Self {
         Self { incoming, taken: 0, shared }
     }
 

@@ -4,7 +4,7 @@
 //! to the [`EventStream`]. Every channel is bounded and no consumer can delay the task: a command too many is
 //! refused, an event too many becomes a gap. What a caller drops costs nobody else anything.
 //!
-//! What the channels carry is boxed: a channel keeps room for 32 of its items at once, and most connections are idle.
+//! What the queues carry is boxed: each keeps room for some, and most connections are idle.
 //!
 //! It never reconnects and never stamps an event with its arrival: both are the consumer's to decide.
 
@@ -66,7 +66,7 @@ impl Connection {
         let peer = Peer::of(&stream).map_err(connect_error)?;
         let (mut driver, client, events) = Driver::new(stream, &config);
         let version = driver.negotiate().await?;
-        tokio::spawn(driver.run());
+        tokio::spawn(Box::new(driver).run());
         Ok(Self { client, events, peer, version })
     }
 }

@@ -4,12 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dormouse_metering::{Observation, Stamp};
-use ractor::ActorRef;
 use tokio::sync::oneshot;
 
 use super::link::{self, Ask, Contact, Link};
 use super::start::Wanted;
-use super::{Answered, Message, State, disk, records};
+use super::{Address, Answered, Message, State, disk, records};
 use crate::metering::{self, Acknowledgement};
 use crate::process::{CommandLine, Process, ProcessIdentity};
 use crate::sandbox::machine::{Action, Announcement, Answer, Input, Notice, Token};
@@ -17,7 +16,7 @@ use crate::sandbox::refusal::{Reason, Refusal};
 use crate::sandbox::view::WatchKind;
 
 impl State {
-    pub(super) fn act(&mut self, action: Action, now: Stamp, myself: &ActorRef<Message>) {
+    pub(super) fn act(&mut self, action: Action, now: Stamp, myself: &Address) {
         match action {
             Action::Announce(token, announcement) => self.announce(announcement, acknowledge(token, myself)),
             Action::Observe(observation) => self.observe(observation, None),
@@ -63,7 +62,7 @@ impl State {
             Action::Publish(notice) => self.publish(&notice, now),
             Action::Retire => {
                 self.remove_memory();
-                myself.stop(None);
+                self.retired = true;
             }
         }
     }
@@ -115,7 +114,7 @@ impl State {
         }
     }
 
-    fn connect(&mut self, token: Token, after_ms: u64, myself: &ActorRef<Message>) {
+    fn connect(&mut self, token: Token, after_ms: u64, myself: &Address) {
         self.disconnect();
         let (path, terms) = (self.machine.core().qmp_path.clone(), self.machine.core().terms.clone());
         let attempt =
@@ -129,12 +128,9 @@ impl State {
         self.attempt = Some(attempt.abort_handle());
     }
 
-    pub(super) fn connected(
-        &mut self,
-        token: Token,
-        contact: Result<Contact, Refusal>,
-        myself: &ActorRef<Message>,
-    ) {
+    pub(super) fn connected(&mut self, token: Token, contact: Result<Contact, Refusal>, myself: &Address) {
+        // Whoever may abort a task that has ended keeps all its memory, and this one is large.
+        self.attempt = None;
         let answer = match contact {
             Ok(contact) => {
                 let process = contact.process.clone();
@@ -158,7 +154,7 @@ impl State {
         }
     }
 
-    fn ask(&self, token: Token, ask: Ask, myself: &ActorRef<Message>) {
+    fn ask(&self, token: Token, ask: Ask, myself: &Address) {
         if !self.link.as_ref().is_some_and(|link| link.ask(token, ask)) {
             let refusal = Refusal::new(Reason::QmpUnreachable, "QMP does not answer; the agent keeps trying");
             answer_to(token, myself)(Answer::Failed(refusal));
@@ -232,7 +228,7 @@ impl State {
 pub(super) type AnswerTo = Box<dyn FnOnce(Answer) + Send>;
 
 /// What answers an action: a message to the actor that asked for it.
-pub(super) fn answer_to(token: Token, myself: &ActorRef<Message>) -> AnswerTo {
+pub(super) fn answer_to(token: Token, myself: &Address) -> AnswerTo {
     let myself = myself.clone();
     Box::new(move |answer| {
         // An actor that is gone needs not be told.
@@ -240,7 +236,7 @@ pub(super) fn answer_to(token: Token, myself: &ActorRef<Message>) -> AnswerTo {
     })
 }
 
-fn acknowledge(token: Token, myself: &ActorRef<Message>) -> metering::Reply {
+fn acknowledge(token: Token, myself: &Address) -> metering::Reply {
     let answer = answer_to(token, myself);
     Box::new(move |acknowledgement| {
         answer(match acknowledgement {

@@ -11,14 +11,13 @@ use std::time::Duration;
 
 use dormouse_metering::Stamp;
 use dormouse_qmp::{
-    Anomaly, Client, CloseReason, Connection, Event, EventStream, Incoming, Position, QmpError,
+    Anomaly, Client, CloseReason, Connection, Event, EventStream, Incoming, Position, QmpError, queue,
 };
-use ractor::ActorRef;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, oneshot};
 
-use super::Message;
 use super::environment::Environment;
 use super::survey::survey;
+use super::{Address, Message};
 use crate::failpoint;
 use crate::process::{CommandLine, Process};
 use crate::sandbox::facts::{QemuVersion, Survey};
@@ -51,8 +50,8 @@ pub struct Contact {
 /// The connection that is kept.
 pub(super) struct Link {
     pub(super) number: u64,
-    /// Boxed: the channel keeps room for many.
-    commands: mpsc::Sender<Box<(Token, Ask)>>,
+    /// Boxed: the queue keeps room for some.
+    commands: queue::Sender<Box<(Token, Ask)>>,
     client: Client,
 }
 
@@ -114,9 +113,9 @@ impl Link {
         number: u64,
         contact: Contact,
         environment: &Arc<Environment>,
-        actor: ActorRef<Message>,
+        actor: Address,
     ) -> Self {
-        let (commands, queue) = mpsc::channel(COMMANDS_MAX);
+        let (commands, queue) = queue::bounded(COMMANDS_MAX);
         let since = environment.clock.now();
         let client = contact.client.clone();
         let keeper = Keeper {
@@ -130,7 +129,7 @@ impl Link {
             permits: Arc::new(Semaphore::new(FROM_QEMU_MAX)),
             troubles: Troubles::default(),
         };
-        tokio::spawn(keeper.run(contact.events, queue));
+        tokio::spawn(Box::new(keeper).run(contact.events, queue));
         Self { number, commands, client }
     }
 
@@ -154,7 +153,7 @@ struct Keeper {
     environment: Arc<Environment>,
     /// Nothing of this connection can have happened before it.
     since: Stamp,
-    actor: ActorRef<Message>,
+    actor: Address,
     permits: Arc<Semaphore>,
     troubles: Troubles,
 }
@@ -181,7 +180,12 @@ impl Troubles {
 }
 
 impl Keeper {
-    async fn run(mut self, mut events: EventStream, mut queue: mpsc::Receiver<Box<(Token, Ask)>>) {
+    /// Boxed: an async function keeps room for its arguments twice.
+    async fn run(
+        mut self: Box<Self>,
+        mut events: EventStream,
+        mut queue: queue::Receiver<Box<(Token, Ask)>>,
+    ) {
         let mut in_flight: Option<InFlight> = None;
         loop {
             let idle = in_flight.is_none();

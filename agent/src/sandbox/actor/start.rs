@@ -5,11 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use nix::unistd::{Gid, Uid};
-use ractor::ActorRef;
 use tokio::process::Command;
 
 use super::act::with_cause;
-use super::{Message, State};
+use super::{Address, Message, State};
 use crate::failpoint;
 use crate::process::{CommandLine, LaunchSpec, Launched, launch, wake_argv};
 use crate::sandbox::command::SandboxKey;
@@ -28,7 +27,7 @@ pub(super) enum Wanted {
 }
 
 impl State {
-    pub(super) fn start(&self, wanted: Wanted, token: Token, myself: &ActorRef<Message>) {
+    pub(super) fn start(&self, wanted: Wanted, token: Token, myself: &Address) {
         let key = self.machine.core().key.clone();
         let request_id = self.machine.underway().map(|(command, _)| command.request_id.clone());
         let launching = self.environment.launching.clone();
@@ -44,7 +43,7 @@ impl State {
         &mut self,
         token: Token,
         launched: Result<Box<Launched>, Refusal>,
-        myself: &ActorRef<Message>,
+        myself: &Address,
     ) {
         let answer = match launched {
             Ok(launched) => {

@@ -78,6 +78,7 @@ impl Sizes {
         {
             self.0.pop_front();
         }
+        self.0.shrink_to_fit();
     }
 
     /// QEMU is seen again, and was not from `at` on, when the devices had what was told last, or this where nothing was.
