@@ -106,6 +106,8 @@ pub(crate) struct Row {
 #[derive(Clone, Debug)]
 pub(crate) struct Intent {
     pub(crate) command: Command,
+    /// When it was asked for to be durable.
+    pub(crate) asked: u64,
     pub(crate) generation: i64,
     pub(crate) outcome: Option<Result<Outcome, Refusal>>,
 }
@@ -181,10 +183,11 @@ impl Ledger {
                     }
                     Some(_) => return Became::Reused,
                     None => {
-                        let intent =
-                            Intent { command: command.clone(), generation: *generation, outcome: None };
-                        self.order.push(command.request_id.clone());
-                        self.commands.insert(command.request_id.clone(), intent);
+                        let id = command.request_id.clone();
+                        let (command, generation) = (command.clone(), *generation);
+                        let intent = Intent { command, asked: unit.at, generation, outcome: None };
+                        self.order.push(id.clone());
+                        self.commands.insert(id, intent);
                     }
                 }
             } else {

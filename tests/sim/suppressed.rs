@@ -81,7 +81,8 @@ impl World {
             suppresses && !answered && !failed && of_life && intent.generation == key.generation
         };
         let intents = self.ledger.commands.values().filter(|intent| of_it(intent));
-        intents.filter_map(|intent| self.asked_at.get(&intent.command.request_id).copied()).collect()
+        // Its id may have been used before, and refused.
+        intents.map(|intent| intent.asked).collect()
     }
 }
 

@@ -68,6 +68,10 @@ impl Core {
         self.settle(arrived, actions);
         // Told to the meter even when a query has already said so: the event has the exact moment.
         for (at, bytes) in sums {
+            // Told for the very stamp of what was told before it, it comes behind that: the meter has the less uncertain first.
+            let before =
+                self.memory_stamp.filter(|told| (told.boot, told.boottime_ns) == (at.boot, at.boottime_ns));
+            let at = before.map_or(at, |told| at.uncertain_by(at.uncertainty_ns.max(told.uncertainty_ns)));
             // What the meter holds is what is stamped last.
             if self.memory_stamp.is_none_or(|told| told.boot != at.boot || told.boottime_ns <= at.boottime_ns)
             {
