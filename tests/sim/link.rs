@@ -171,7 +171,10 @@ impl World {
         let qemu_devices = qemu.memory.len();
         let takes = self.random.range(MS / 10, MS);
         let at = self.arrives(number, epoch, attempt, takes);
-        let sizes = (0..qemu_devices).map(|device| (Of::Size(device), now));
+        // What changes in this very instant, and has not yet, changes behind it.
+        let has_changed = self.guests[number].truth.last().is_some_and(|truth| truth.at == now);
+        let read = if has_changed { now } else { now.saturating_sub(1) };
+        let sizes = (0..qemu_devices).map(|device| (Of::Size(device), read));
         let limit = is_read.then_some((Of::Vcpus, now));
         let known = sizes.chain([(Of::State, asked)]).chain(limit).collect();
         self.at(at.max(now), Event::Reply { epoch, seat: number, link: attempt, token, answer, known });

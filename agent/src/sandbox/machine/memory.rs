@@ -61,8 +61,10 @@ impl Core {
             device.size_bytes = *bytes;
         }
         if self.has_one_device() {
-            let newer = |known: &Stamp| known.boottime_ns > event.at.boottime_ns;
-            self.memory_known = self.memory_known.filter(newer).or(Some(event.at));
+            // It had that at some time in the event's window, and may have had another size in the rest of it.
+            let told = event.at.earlier_by(event.at.uncertainty_ns);
+            let newer = |known: &Stamp| known.boot == told.boot && known.boottime_ns > told.boottime_ns;
+            self.memory_known = self.memory_known.filter(newer).or(Some(told));
         }
         self.memory_told = Some(arrived);
         self.settle(arrived, actions);
