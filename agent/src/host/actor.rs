@@ -4,17 +4,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use dormouse_ledger::Reader;
-use ractor::{Actor, ActorProcessingErr, ActorRef};
+use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::oneshot;
-use tokio::task::AbortHandle;
 use tracing::Span;
 
 use super::directory::{Directory, Entry};
 use super::recover;
 use crate::sandbox::actor::Message as SandboxMessage;
-use crate::sandbox::actor::{
-    ActorId, Address, Answered, Arguments as SandboxArguments, Ended, Environment, Origin, start,
-};
+use crate::sandbox::actor::{Answered, Arguments as SandboxArguments, Environment, Origin, SandboxActor};
 use crate::sandbox::command::{Command, Request, SandboxKey};
 use crate::sandbox::machine::{Core, Settings};
 use crate::sandbox::refusal::{Reason, Refusal};
@@ -26,8 +23,6 @@ pub(super) enum Message {
     Attach(Box<Command>, oneshot::Sender<Answered>, Span),
     /// Start the actor of a sandbox that the ledger knows.
     Recover(Box<recover::Found>),
-    /// The actor of a sandbox has ended by itself.
-    Ended(ActorId, Ended),
     /// Answer once everything before this is done.
     Settle(oneshot::Sender<()>),
 }
@@ -41,16 +36,7 @@ pub(super) struct State {
     pub(super) directory: Directory,
     pub(super) reader: Reader,
     pub(super) settings: Arc<Settings>,
-    pub(super) actors: HashMap<ActorId, (SandboxKey, AbortHandle)>,
-}
-
-impl Drop for State {
-    fn drop(&mut self) {
-        // No sandbox outlives the host's actor, however that ends.
-        for (_, actor) in self.actors.values() {
-            actor.abort();
-        }
-    }
+    pub(super) names: HashMap<ActorId, SandboxKey>,
 }
 
 impl Actor for HostActor {
@@ -69,13 +55,9 @@ impl Actor for HostActor {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            Message::Attach(command, reply, span) => state.attach(*command, reply, span, &myself),
+            Message::Attach(command, reply, span) => state.attach(*command, reply, span, &myself).await,
             Message::Recover(found) => {
-                state.recover(*found, &myself);
-                Ok(())
-            }
-            Message::Ended(actor, how) => {
-                state.ended(actor, how, &myself);
+                state.recover(*found, &myself).await;
                 Ok(())
             }
             Message::Settle(settled) => {
@@ -85,10 +67,34 @@ impl Actor for HostActor {
             }
         }
     }
+
+    async fn handle_supervisor_evt(
+        &self,
+        myself: ActorRef<Message>,
+        event: SupervisionEvent,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match event {
+            SupervisionEvent::ActorTerminated(actor, _, _) => {
+                if let Some(key) = state.names.remove(&actor.get_id()) {
+                    state.directory.remove(&key, &actor.get_id());
+                }
+            }
+            SupervisionEvent::ActorFailed(actor, why) => {
+                if let Some(key) = state.names.remove(&actor.get_id()) {
+                    tracing::error!(sandbox = %key, %why, "a sandbox's actor failed and is started again");
+                    state.directory.remove(&key, &actor.get_id());
+                    state.recover_failed(&key, &myself).await;
+                }
+            }
+            SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => {}
+        }
+        Ok(())
+    }
 }
 
 impl State {
-    fn attach(
+    async fn attach(
         &mut self,
         command: Command,
         reply: oneshot::Sender<Answered>,
@@ -103,8 +109,8 @@ impl State {
             _ => return Ok(()),
         };
         if let Some(entry) = self.directory.get(&command.key).filter(|entry| !entry.has_ended()) {
-            if let Err(refused) = entry.actor.cast(SandboxMessage::Execute(command, reply, span))
-                && let SandboxMessage::Execute(_, reply, _) = *refused
+            if let Err(ractor::MessagingErr::SendErr(SandboxMessage::Execute(_, reply, _))) =
+                entry.actor.cast(SandboxMessage::Execute(command, reply, span))
             {
                 let refusal = Refusal::new(Reason::Interrupted, "the sandbox has just ended; ask again");
                 let _ = reply.send(Err(refusal));
@@ -123,37 +129,28 @@ impl State {
         let mut view = SandboxView::gone(command.key.clone());
         (view.plan, view.tags) = (plan.clone(), tags.clone());
         let origin = Origin::New(Box::new(core));
-        let actor = self.start(command.key.clone(), view, origin, myself)?;
+        let actor = self.spawn(command.key.clone(), view, origin, myself).await?;
         // A new actor takes messages until it stops.
         let _ = actor.cast(SandboxMessage::Execute(command, reply, span));
         Ok(())
     }
 
-    fn recover(&mut self, found: recover::Found, myself: &ActorRef<Message>) {
+    async fn recover(&mut self, found: recover::Found, myself: &ActorRef<Message>) {
         let recover::Found { recovered, view, process } = found;
         let key = view.key.clone();
         let origin = Origin::Ledger(Box::new(recovered), process);
-        if let Err(error) = self.start(key.clone(), view, origin, myself) {
+        if let Err(error) = self.spawn(key.clone(), view, origin, myself).await {
             tracing::error!(sandbox = %key, %error, "a sandbox's actor cannot be started");
         }
     }
 
-    fn ended(&mut self, actor: ActorId, how: Ended, myself: &ActorRef<Message>) {
-        let Some((key, _)) = self.actors.remove(&actor) else { return };
-        self.directory.remove(&key, actor);
-        if let Ended::Failed(why) = how {
-            tracing::error!(sandbox = %key, %why, "a sandbox's actor failed and is started again");
-            self.recover_failed(&key, myself);
-        }
-    }
-
-    fn recover_failed(&mut self, key: &SandboxKey, myself: &ActorRef<Message>) {
+    async fn recover_failed(&mut self, key: &SandboxKey, myself: &ActorRef<Message>) {
         let launching = &self.environment.launching;
         let started = super::orphans::started(&launching.agent);
         let means = recover::Means { settings: &self.settings, launching, started };
         match recover::one(&self.reader, key, &means) {
             Ok(Some(found)) => {
-                self.recover(found, myself);
+                self.recover(found, myself).await;
                 self.environment.watch_list.remove_dead_of(key);
             }
             Ok(None) => self.environment.watch_list.remove_all_of(key),
@@ -161,23 +158,18 @@ impl State {
         }
     }
 
-    fn start(
+    async fn spawn(
         &mut self,
         key: SandboxKey,
         view: SandboxView,
         origin: Origin,
         myself: &ActorRef<Message>,
-    ) -> Result<Address, ActorProcessingErr> {
+    ) -> Result<ActorRef<SandboxMessage>, ActorProcessingErr> {
         let view = Shown::new(view);
         let environment = Arc::clone(&self.environment);
         let arguments = SandboxArguments { environment, origin, view: view.clone() };
-        let host = myself.clone();
-        let tell = move |actor, how| {
-            // Where the host is gone, nobody starts it again.
-            let _ = host.cast(Message::Ended(actor, how));
-        };
-        let (actor, task) = start(arguments, tell)?;
-        self.actors.insert(actor.id(), (key.clone(), task));
+        let (actor, _) = SandboxActor::spawn_linked(None, SandboxActor, arguments, myself.get_cell()).await?;
+        self.names.insert(actor.get_id(), key.clone());
         self.directory.insert(key, Entry { actor: actor.clone(), view });
         Ok(actor)
     }

@@ -3,14 +3,16 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use crate::sandbox::actor::{ActorId, Address};
+use ractor::ActorRef;
+
+use crate::sandbox::actor::Message;
 use crate::sandbox::command::SandboxKey;
 use crate::sandbox::view::{SandboxView, Shown};
 
 /// One sandbox's actor, and what it shows.
 #[derive(Clone)]
 pub(super) struct Entry {
-    pub(super) actor: Address,
+    pub(super) actor: ActorRef<Message>,
     pub(super) view: Shown,
 }
 
@@ -36,9 +38,9 @@ impl Directory {
     }
 
     /// Removes an entry, unless another actor has taken its place.
-    pub(super) fn remove(&self, key: &SandboxKey, actor: ActorId) {
+    pub(super) fn remove(&self, key: &SandboxKey, actor: &ractor::ActorId) {
         let mut entries = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        if entries.get(key).is_some_and(|entry| entry.actor.id() == actor) {
+        if entries.get(key).is_some_and(|entry| entry.actor.get_id() == *actor) {
             entries.remove(key);
         }
     }

@@ -115,7 +115,7 @@ pub async fn start(config: &Config, ledger: &Ledger) -> Result<Running, StartErr
         directory: directory.clone(),
         reader: ledger.reader()?,
         settings,
-        actors: HashMap::new(),
+        names: HashMap::new(),
     };
     let (actor, _) = Actor::spawn(None, HostActor, state).await.map_err(not_started)?;
     for sandbox in found {
@@ -147,7 +147,7 @@ impl Running {
         for task in &self.tasks {
             task.abort();
         }
-        // It takes the sandboxes' actors with it.
+        // Stopping a supervisor stops the actors that it supervises.
         self.actor.stop(None);
         let (durable, flushed) = oneshot::channel();
         let reply: metering::Reply = Box::new(move |_| {

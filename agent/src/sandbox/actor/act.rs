@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dormouse_metering::{Observation, Stamp};
+use ractor::ActorRef;
 use tokio::sync::oneshot;
 
 use super::link::{self, Ask, Contact, Link};
 use super::start::Wanted;
-use super::{Address, Answered, Message, State, disk, records};
+use super::{Answered, Message, State, disk, records};
 use crate::metering::{self, Acknowledgement};
 use crate::process::{CommandLine, Process, ProcessIdentity};
 use crate::sandbox::machine::{Action, Announcement, Answer, Input, Notice, Token};
@@ -16,7 +17,7 @@ use crate::sandbox::refusal::{Reason, Refusal};
 use crate::sandbox::view::WatchKind;
 
 impl State {
-    pub(super) fn act(&mut self, action: Action, now: Stamp, myself: &Address) {
+    pub(super) fn act(&mut self, action: Action, now: Stamp, myself: &ActorRef<Message>) {
         match action {
             Action::Announce(token, announcement) => self.announce(announcement, acknowledge(token, myself)),
             Action::Observe(observation) => self.observe(observation, None),
@@ -62,7 +63,7 @@ impl State {
             Action::Publish(notice) => self.publish(&notice, now),
             Action::Retire => {
                 self.remove_memory();
-                self.retired = true;
+                myself.stop(None);
             }
         }
     }
@@ -114,7 +115,7 @@ impl State {
         }
     }
 
-    fn connect(&mut self, token: Token, after_ms: u64, myself: &Address) {
+    fn connect(&mut self, token: Token, after_ms: u64, myself: &ActorRef<Message>) {
         self.disconnect();
         let (path, terms) = (self.machine.core().qmp_path.clone(), self.machine.core().terms.clone());
         let attempt =
@@ -128,7 +129,12 @@ impl State {
         self.attempt = Some(attempt.abort_handle());
     }
 
-    pub(super) fn connected(&mut self, token: Token, contact: Result<Contact, Refusal>, myself: &Address) {
+    pub(super) fn connected(
+        &mut self,
+        token: Token,
+        contact: Result<Contact, Refusal>,
+        myself: &ActorRef<Message>,
+    ) {
         // Whoever may abort a task that has ended keeps all its memory, and this one is large.
         self.attempt = None;
         let answer = match contact {
@@ -154,7 +160,7 @@ impl State {
         }
     }
 
-    fn ask(&self, token: Token, ask: Ask, myself: &Address) {
+    fn ask(&self, token: Token, ask: Ask, myself: &ActorRef<Message>) {
         if !self.link.as_ref().is_some_and(|link| link.ask(token, ask)) {
             let refusal = Refusal::new(Reason::QmpUnreachable, "QMP does not answer; the agent keeps trying");
             answer_to(token, myself)(Answer::Failed(refusal));
@@ -228,7 +234,7 @@ impl State {
 pub(super) type AnswerTo = Box<dyn FnOnce(Answer) + Send>;
 
 /// What answers an action: a message to the actor that asked for it.
-pub(super) fn answer_to(token: Token, myself: &Address) -> AnswerTo {
+pub(super) fn answer_to(token: Token, myself: &ActorRef<Message>) -> AnswerTo {
     let myself = myself.clone();
     Box::new(move |answer| {
         // An actor that is gone needs not be told.
@@ -236,7 +242,7 @@ pub(super) fn answer_to(token: Token, myself: &Address) -> AnswerTo {
     })
 }
 
-fn acknowledge(token: Token, myself: &Address) -> metering::Reply {
+fn acknowledge(token: Token, myself: &ActorRef<Message>) -> metering::Reply {
     let answer = answer_to(token, myself);
     Box::new(move |acknowledgement| {
         answer(match acknowledgement {

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use dormouse_metering::Stamp;
 use dormouse_qmp::{Client, QmpError};
+use ractor::ActorRef;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use super::act::{AnswerTo, answer_to, with_cause};
-use super::{Address, Message, State};
+use super::{Message, State};
 use crate::failpoint;
 use crate::sandbox::command::Method;
 use crate::sandbox::facts::Survey;
@@ -28,7 +29,7 @@ const POLL_MAX: Duration = Duration::from_millis(500);
 const TURN_MAX: Duration = Duration::from_secs(10);
 
 /// Waits for the sandbox's turn to be saved, and makes a place for its snapshot.
-pub(super) fn prepare(state: &mut State, token: Token, method: Method, myself: &Address) {
+pub(super) fn prepare(state: &mut State, token: Token, method: Method, myself: &ActorRef<Message>) {
     let core = state.machine.core();
     let Some(Ok(command_line)) = core.survey.as_ref().map(|survey| &survey.command_line) else {
         let refusal = Refusal::new(Reason::Bug, "a sandbox without a command line cannot be saved");
@@ -58,7 +59,12 @@ pub(super) fn prepare(state: &mut State, token: Token, method: Method, myself: &
 }
 
 /// The turn has come, unless the command that waited for it is over.
-pub(super) fn prepared(state: &mut State, token: Token, prepared: Result<Draft, Refusal>, myself: &Address) {
+pub(super) fn prepared(
+    state: &mut State,
+    token: Token,
+    prepared: Result<Draft, Refusal>,
+    myself: &ActorRef<Message>,
+) {
     if state.turn.is_none() {
         if let Ok(draft) = prepared {
             tokio::task::spawn_blocking(move || log_failure(draft.abandon()));
@@ -77,7 +83,7 @@ pub(super) fn sync_memory(state: &State) {
 }
 
 /// Makes the draft complete: syncs, digest, manifest, rename.
-pub(super) fn write(state: &mut State, token: Token, method: Method, now: Stamp, myself: &Address) {
+pub(super) fn write(state: &mut State, token: Token, method: Method, now: Stamp, myself: &ActorRef<Message>) {
     let reply = answer_to(token, myself);
     let core = state.machine.core();
     let contents = core.survey.as_ref().and_then(|survey| contents(survey, method, now));

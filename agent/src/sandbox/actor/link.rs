@@ -13,11 +13,12 @@ use dormouse_metering::Stamp;
 use dormouse_qmp::{
     Anomaly, Client, CloseReason, Connection, Event, EventStream, Incoming, Position, QmpError, queue,
 };
+use ractor::ActorRef;
 use tokio::sync::{Semaphore, oneshot};
 
+use super::Message;
 use super::environment::Environment;
 use super::survey::survey;
-use super::{Address, Message};
 use crate::failpoint;
 use crate::process::{CommandLine, Process};
 use crate::sandbox::facts::{QemuVersion, Survey};
@@ -113,7 +114,7 @@ impl Link {
         number: u64,
         contact: Contact,
         environment: &Arc<Environment>,
-        actor: Address,
+        actor: ActorRef<Message>,
     ) -> Self {
         let (commands, queue) = queue::bounded(COMMANDS_MAX);
         let since = environment.clock.now();
@@ -153,7 +154,7 @@ struct Keeper {
     environment: Arc<Environment>,
     /// Nothing of this connection can have happened before it.
     since: Stamp,
-    actor: Address,
+    actor: ActorRef<Message>,
     permits: Arc<Semaphore>,
     troubles: Troubles,
 }

@@ -1,4 +1,4 @@
-//! The shell of one sandbox: an actor that feeds the machine and carries out what it wants done.
+//! The shell of one sandbox: a ractor actor that feeds the machine and carries out what it wants done.
 //!
 //! Everything that takes time runs in a task of its own and comes back as a message, so that the mailbox is
 //! never held up: a destroy gets through while QEMU hangs. What QEMU sends is bounded by permits; beyond them
@@ -10,7 +10,6 @@ mod act;
 mod disk;
 mod environment;
 mod link;
-mod mailbox;
 mod present;
 mod records;
 mod resources;
@@ -18,9 +17,11 @@ mod start;
 mod survey;
 
 use std::collections::HashMap;
+use std::future::{Future, ready};
 use std::sync::Arc;
 
 use dormouse_metering::Stamp;
+use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
 use tracing::Span;
@@ -33,7 +34,6 @@ use super::view::Shown;
 use crate::host_memory::Promise;
 use crate::process::{Launched, Process, ProcessIdentity};
 pub use environment::{Environment, SchemaCache, WatchList};
-pub use mailbox::{ActorId, Address, Ended, start};
 pub(crate) use records::Attachment;
 
 /// What a command's caller is told, once it is durable.
@@ -58,6 +58,9 @@ pub enum Message {
     /// This process is gone.
     Exited(ProcessIdentity),
 }
+
+/// A sandbox actor.
+pub struct SandboxActor;
 
 /// What a sandbox actor starts with.
 pub struct Arguments {
@@ -105,15 +108,21 @@ pub struct State {
     unwritten: Option<oneshot::Receiver<()>>,
     /// How long the host had slept at the last step, in nanoseconds.
     slept_ns: u64,
-    /// The sandbox's life is over.
-    retired: bool,
 }
 
 /// No host sleeps for less, and the two clocks that tell it are read one after the other.
 const SLEPT_NS_MIN: u64 = 1_000_000;
 
-impl State {
-    fn begin(arguments: Arguments, myself: &Address) -> Self {
+impl Actor for SandboxActor {
+    type Msg = Message;
+    type State = State;
+    type Arguments = Arguments;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Message>,
+        arguments: Arguments,
+    ) -> Result<State, ActorProcessingErr> {
         let Arguments { environment, origin, view } = arguments;
         let (now, slept_ns) = (environment.clock.now(), environment.clock.slept_ns());
         let (machine, actions, process) = match origin {
@@ -124,7 +133,7 @@ impl State {
             }
         };
         let presented = present::Presented::of(&view.get());
-        let mut state = Self {
+        let mut state = State {
             machine,
             environment,
             view,
@@ -143,29 +152,36 @@ impl State {
             attempt: None,
             unwritten: None,
             slept_ns,
-            retired: false,
         };
         if let Some(process) = process {
-            state.hold(process, myself);
+            state.hold(process, &myself);
         }
-        state.carry_out(actions, now, myself);
-        state
+        state.carry_out(actions, now, &myself);
+        Ok(state)
     }
 
-    /// Whether the sandbox's life is over.
-    fn is_retired(&self) -> bool {
-        self.retired
+    /// Nothing here waits, so that the future holds no message: an actor keeps room for its largest future all its life.
+    fn handle(
+        &self,
+        myself: ActorRef<Message>,
+        message: Message,
+        state: &mut State,
+    ) -> impl Future<Output = Result<(), ActorProcessingErr>> + Send {
+        state.take(message, &myself);
+        ready(Ok(()))
     }
 
-    /// Lets go of a sandbox whose life is over.
-    fn let_go(&mut self) {
-        self.release();
-        if let Some(identity) = self.gone.take() {
-            self.environment.watch_list.remove(identity);
+    async fn post_stop(&self, _: ActorRef<Message>, state: &mut State) -> Result<(), ActorProcessingErr> {
+        state.release();
+        if let Some(identity) = state.gone.take() {
+            state.environment.watch_list.remove(identity);
         }
+        Ok(())
     }
+}
 
-    fn take(&mut self, message: Message, myself: &Address) {
+impl State {
+    fn take(&mut self, message: Message, myself: &ActorRef<Message>) {
         match message {
             Message::Execute(command, reply, span) => {
                 let _entered = span.enter();
@@ -197,7 +213,7 @@ impl State {
         }
     }
 
-    fn feed(&mut self, input: Input, myself: &Address) {
+    fn feed(&mut self, input: Input, myself: &ActorRef<Message>) {
         let now = self.environment.clock.now();
         tracing::trace!(sandbox = %self.machine.core().key, ?input, "step");
         let before_ns = std::mem::replace(&mut self.slept_ns, self.environment.clock.slept_ns());
@@ -210,7 +226,7 @@ impl State {
         self.carry_out(actions, now, myself);
     }
 
-    fn carry_out(&mut self, actions: Vec<super::machine::Action>, now: Stamp, myself: &Address) {
+    fn carry_out(&mut self, actions: Vec<super::machine::Action>, now: Stamp, myself: &ActorRef<Message>) {
         // Before anybody is answered: who has an answer sees the sandbox that it speaks of.
         self.present();
         for action in actions {
@@ -237,7 +253,7 @@ impl State {
     }
 
     /// Takes hold of QEMU's process, so that its end is known at once.
-    fn hold(&mut self, process: Process, myself: &Address) {
+    fn hold(&mut self, process: Process, myself: &ActorRef<Message>) {
         self.release();
         let (awaited, myself) = (process.clone(), myself.clone());
         let watch = tokio::spawn(async move {

@@ -3,9 +3,11 @@
 
 use std::path::PathBuf;
 
+use ractor::ActorRef;
+
 use super::act::{answer_to, with_cause};
 use super::disk::blocking;
-use super::{Address, State};
+use super::{Message, State};
 use crate::host_memory::{Denial, GateError, Promise};
 use crate::process::cpu_group::CpuGroupError;
 use crate::process::paging::{self, Ram};
@@ -15,7 +17,7 @@ use crate::sandbox::refusal::{Reason, Refusal};
 
 impl State {
     /// Promises memory of the host until the command under way has its reply.
-    pub(super) fn promise_memory(&mut self, token: Token, wanted_bytes: u64, myself: &Address) {
+    pub(super) fn promise_memory(&mut self, token: Token, wanted_bytes: u64, myself: &ActorRef<Message>) {
         let answer = match self.environment.host_memory.promise(wanted_bytes) {
             Ok(promise) => {
                 self.hold_promise(promise);
@@ -38,7 +40,7 @@ impl State {
     }
 
     /// Limits QEMU's CPU time.
-    pub(super) fn limit_vcpus(&self, token: Token, limit_milli: Option<u32>, myself: &Address) {
+    pub(super) fn limit_vcpus(&self, token: Token, limit_milli: Option<u32>, myself: &ActorRef<Message>) {
         let reply = answer_to(token, myself);
         let Some((process, _)) = &self.process else { return reply(Answer::Failed(no_process())) };
         let (groups, process) = (self.environment.cpu_groups.clone(), process.clone());
@@ -54,7 +56,7 @@ impl State {
     }
 
     /// Advises the kernel about the guest's memory.
-    pub(super) fn advise(&self, token: Token, advice: Advice, myself: &Address) {
+    pub(super) fn advise(&self, token: Token, advice: Advice, myself: &ActorRef<Message>) {
         let reply = answer_to(token, myself);
         let Some((process, _)) = &self.process else { return reply(Answer::Failed(no_process())) };
         let backends = self.machine.core().survey.iter().flat_map(|survey| &survey.backends);

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use nix::unistd::{Gid, Uid};
+use ractor::ActorRef;
 use tokio::process::Command;
 
 use super::act::with_cause;
-use super::{Address, Message, State};
+use super::{Message, State};
 use crate::failpoint;
 use crate::process::{CommandLine, LaunchSpec, Launched, launch, wake_argv};
 use crate::sandbox::command::SandboxKey;
@@ -27,7 +28,7 @@ pub(super) enum Wanted {
 }
 
 impl State {
-    pub(super) fn start(&self, wanted: Wanted, token: Token, myself: &Address) {
+    pub(super) fn start(&self, wanted: Wanted, token: Token, myself: &ActorRef<Message>) {
         let key = self.machine.core().key.clone();
         let request_id = self.machine.underway().map(|(command, _)| command.request_id.clone());
         let launching = self.environment.launching.clone();
@@ -43,7 +44,7 @@ impl State {
         &mut self,
         token: Token,
         launched: Result<Box<Launched>, Refusal>,
-        myself: &Address,
+        myself: &ActorRef<Message>,
     ) {
         let answer = match launched {
             Ok(launched) => {
