@@ -1,10 +1,9 @@
 //! What a snapshot needs of the disk and the machine reads nothing of: made once for all histories.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use dormouse::process::CommandLine;
+use dormouse::process::{CommandLine, Variables};
 use dormouse::sandbox::command::{Method, SandboxKey};
 use dormouse::sandbox::snapshot::{Draft, DraftSpec, SnapshotStore};
 
@@ -15,7 +14,7 @@ pub(crate) fn command_line() -> CommandLine {
         exe: "/usr/bin/qemu-system-x86_64".into(),
         argv: vec!["qemu-system-x86_64".to_owned()],
         cwd: PathBuf::new(),
-        env: BTreeMap::new(),
+        env: Variables::default(),
         uid: 0,
         gid: 0,
         groups: Vec::new(),

@@ -19,13 +19,44 @@ pub struct CommandLine {
     /// The working directory, to which relative paths in the arguments belong.
     pub cwd: PathBuf,
     /// Those of its environment variables that decide how QEMU runs.
-    pub env: BTreeMap<String, String>,
+    pub env: Variables,
     /// Its effective user.
     pub uid: u32,
     /// Its effective group.
     pub gid: u32,
     /// Its supplementary groups.
     pub groups: Vec<u32>,
+}
+
+/// Environment variables by name, each once. No map: that has room for eleven, and these are kept of every sandbox.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "BTreeMap<String, String>", into = "BTreeMap<String, String>")]
+pub struct Variables(Box<[(String, String)]>);
+
+impl Variables {
+    /// Name and value of each, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+}
+
+impl FromIterator<(String, String)> for Variables {
+    /// Of variables of one name the last counts.
+    fn from_iter<I: IntoIterator<Item = (String, String)>>(variables: I) -> Self {
+        variables.into_iter().collect::<BTreeMap<_, _>>().into()
+    }
+}
+
+impl From<BTreeMap<String, String>> for Variables {
+    fn from(variables: BTreeMap<String, String>) -> Self {
+        Self(variables.into_iter().collect())
+    }
+}
+
+impl From<Variables> for BTreeMap<String, String> {
+    fn from(Variables(variables): Variables) -> Self {
+        variables.into_iter().collect()
+    }
 }
 
 /// Why it is not known how a process was started.
@@ -105,7 +136,7 @@ fn exe(pid: i32) -> Result<PathBuf, CommandLineError> {
     Ok(replaced.unwrap_or(path))
 }
 
-fn kept_env(pid: i32) -> Result<BTreeMap<String, String>, CommandLineError> {
+fn kept_env(pid: i32) -> Result<Variables, CommandLineError> {
     let environ = read(pid, "environ")?;
     let kept: Vec<&[u8]> = environ.split(|byte| *byte == 0).filter(|entry| is_kept(entry)).collect();
     let entries = words(pid, "environ", &kept.join(&0))?;
@@ -156,6 +187,16 @@ mod tests {
         assert_eq!(words(1, "cmdline", b"qemu\0\0-S\0").unwrap(), ["qemu", "", "-S"]);
         assert!(words(1, "cmdline", b"").unwrap().is_empty());
         assert!(matches!(words(1, "cmdline", b"\xff\0"), Err(CommandLineError::NotUtf8 { .. })));
+    }
+
+    #[test]
+    fn variables_are_written_as_a_map_and_read_back() {
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let variables: Variables =
+            [pair("TMPDIR", "/a"), pair("PATH", "/b"), pair("TMPDIR", "/c")].into_iter().collect();
+        let text = serde_json::to_string(&variables).unwrap();
+        assert_eq!(text, r#"{"PATH":"/b","TMPDIR":"/c"}"#);
+        assert_eq!(serde_json::from_str::<Variables>(&text).unwrap(), variables);
     }
 
     #[test]

@@ -186,7 +186,7 @@ fn spawn(spec: &LaunchSpec, log: File) -> Result<Child, LaunchError> {
         .args(args)
         .current_dir(&line.cwd)
         .env_clear()
-        .envs(&line.env)
+        .envs(line.env.iter())
         .envs([spec.marker.variable()])
         .stdin(Stdio::null())
         .stdout(log.try_clone().map_err(failed)?)

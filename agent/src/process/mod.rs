@@ -21,7 +21,7 @@ mod pidfd;
 mod systemd;
 
 pub use argv::{repeatable, wake_argv};
-pub use command_line::{CommandLine, CommandLineError};
+pub use command_line::{CommandLine, CommandLineError, Variables};
 pub use cpu_group::{CpuGroupError, CpuGroups};
 pub use cpu_max::CpuMax;
 pub use identity::{ProcessIdentity, StatError};

@@ -130,7 +130,6 @@ fn user_bus() -> std::path::PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
 
     use super::*;
 
@@ -147,7 +146,7 @@ mod tests {
                 exe: "/usr/bin/qemu".into(),
                 argv: words,
                 cwd: "/".into(),
-                env: BTreeMap::from([("PATH".to_owned(), "/bin".to_owned())]),
+                env: [("PATH".to_owned(), "/bin".to_owned())].into_iter().collect(),
                 uid: 7,
                 gid: 8,
                 groups: vec![9, 10],

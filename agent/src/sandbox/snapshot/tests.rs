@@ -1,4 +1,3 @@
-use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
@@ -10,7 +9,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
-use crate::process::CommandLine;
+use crate::process::{CommandLine, Variables};
 use crate::sandbox::command::{Method, SandboxKey};
 use crate::sandbox::facts::MemoryDevice;
 
@@ -64,7 +63,7 @@ fn contents() -> Contents {
             exe: PathBuf::from("/usr/bin/qemu-system-x86_64"),
             argv: ["qemu", "-m", "256M"].map(str::to_owned).to_vec(),
             cwd: PathBuf::from("/"),
-            env: BTreeMap::new(),
+            env: Variables::default(),
             uid: 64,
             gid: 65,
             groups: vec![66],

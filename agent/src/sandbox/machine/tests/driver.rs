@@ -212,7 +212,7 @@ pub(super) fn command_line() -> CommandLine {
         exe: "/usr/bin/qemu-system-x86_64".into(),
         argv: vec!["qemu-system-x86_64".to_owned(), "-m".to_owned(), "256M".to_owned()],
         cwd: "/".into(),
-        env: std::collections::BTreeMap::default(),
+        env: crate::process::Variables::default(),
         uid: 0,
         gid: 0,
         groups: Vec::new(),
