@@ -20,7 +20,7 @@ use crate::clock::{self, Beginning, Clock, ClockError};
 use crate::config::{Config, Starter};
 use crate::host_memory::{HostMemoryGate, Reserve};
 use crate::metering::{self, Metering, MeteringHandle};
-use crate::process::{CpuGroups, Instance};
+use crate::process::{CpuGroups, Ends, Instance};
 use crate::sandbox::actor::{Environment, SchemaCache, WatchList};
 use crate::sandbox::command::SandboxKey;
 use crate::sandbox::launching::{self, Launching};
@@ -54,6 +54,9 @@ pub enum StartError {
     /// The watched folder cannot be watched.
     #[error(transparent)]
     Discovery(#[from] DiscoveryError),
+    /// The kernel gives nothing to wait with for the ends of processes.
+    #[error("the ends of processes cannot be waited for")]
+    Ends(#[source] io::Error),
     /// A folder cannot be made.
     #[error("the folder {} cannot be made", path.display())]
     Folder {
@@ -173,6 +176,7 @@ fn tasks(
     let every = Duration::from_millis(config.metering.proof_of_life_ms);
     let metering = environment.metering.clone();
     Ok(vec![
+        tokio::spawn(environment.ends.clone().run()),
         tokio::spawn(watch::prove_life(
             every,
             clock.clone(),
@@ -208,6 +212,7 @@ fn environment(
         clock,
         metering,
         changes: broadcast::Sender::new(CHANGES_WAITING_MAX),
+        ends: Ends::new().map_err(StartError::Ends)?,
         watch_list: WatchList::default(),
         schemas: SchemaCache::default(),
         snapshots: SnapshotStore::new(&snapshots),

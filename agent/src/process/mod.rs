@@ -6,13 +6,14 @@
 //!
 //! Where to go next: [`identity`] reads `/proc`, [`command_line`] says how to start a QEMU again, [`launch()`]
 //! starts it, in a session or a service of its own, and [`started_by`] finds what was started. [`cpu_group`] limits its
-//! CPU time, [`paging`] has its memory written out.
+//! CPU time, [`paging`] has its memory written out. [`Ends`] tells of those that have died.
 
 mod advise;
 mod argv;
 pub mod command_line;
 pub mod cpu_group;
 pub mod cpu_max;
+mod ends;
 pub mod identity;
 pub mod launch;
 mod marker;
@@ -24,6 +25,7 @@ pub use argv::{repeatable, wake_argv};
 pub use command_line::{CommandLine, CommandLineError, Variables};
 pub use cpu_group::{CpuGroupError, CpuGroups};
 pub use cpu_max::CpuMax;
+pub use ends::{Ends, Watch};
 pub use identity::{ProcessIdentity, StatError};
 pub use launch::{LaunchError, LaunchSpec, Launched, launch};
 pub use marker::{Marker, Started, started_by};

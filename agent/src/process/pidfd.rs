@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc;
@@ -11,11 +12,14 @@ use tokio::io::unix::AsyncFd;
 
 use super::identity::{self, ProcessIdentity, Stat, StatError};
 
+/// Between two looks at a process that cannot be watched.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
 /// A process, held by a pidfd. Cheap to clone. Dropping it does nothing to the process.
 #[derive(Clone, Debug)]
 pub struct Process {
     identity: ProcessIdentity,
-    pidfd: Arc<AsyncFd<OwnedFd>>,
+    pidfd: Arc<OwnedFd>,
 }
 
 /// Why a process cannot be held or signalled.
@@ -44,7 +48,7 @@ pub enum ProcessError {
 }
 
 impl Process {
-    /// Takes hold of the process that has `pid` now. Must be called within a tokio runtime.
+    /// Takes hold of the process that has `pid` now.
     ///
     /// A zombie counts as gone.
     pub fn open(pid: i32) -> Result<Self, ProcessError> {
@@ -54,7 +58,7 @@ impl Process {
         if zombie || pidfd_send_signal(&pidfd, 0) == Err(Errno::ESRCH) {
             return Err(ProcessError::Gone { pid });
         }
-        Ok(Self { identity, pidfd: Arc::new(watched(pidfd, pid)?) })
+        Ok(Self { identity, pidfd: Arc::new(pidfd) })
     }
 
     /// Takes hold of a child that was not waited for yet: it may be a zombie, but its pid is its own.
@@ -62,11 +66,11 @@ impl Process {
         let pidfd = pidfd_open(pid)?;
         // Read only now: whoever has the pid while the pidfd is open and alive is who the pidfd names.
         let identity = ProcessIdentity::of(pid).map_err(|error| gone_or(error, pid))?;
-        Ok(Self { identity, pidfd: Arc::new(watched(pidfd, pid)?) })
+        Ok(Self { identity, pidfd: Arc::new(pidfd) })
     }
 
     /// Takes hold of that very process. `Ok(None)` where it is gone, died with its boot, is a zombie, or
-    /// where its pid belongs to another process by now. Must be called within a tokio runtime.
+    /// where its pid belongs to another process by now.
     pub fn find_by(identity: ProcessIdentity) -> Result<Option<Self>, ProcessError> {
         match Self::open(identity.pid) {
             Ok(process) => Ok((process.identity == identity).then_some(process)),
@@ -87,29 +91,38 @@ impl Process {
 
     /// Its pidfd, for calls that take one.
     pub(super) fn pidfd(&self) -> BorrowedFd<'_> {
-        self.pidfd.get_ref().as_fd()
+        self.pidfd.as_fd()
     }
 
     /// Whether it lives. A zombie does not.
     pub fn is_alive(&self) -> bool {
         // While the pidfd can be signalled, the process is there or a zombie, and its pid is its own.
-        pidfd_send_signal(self.pidfd.get_ref(), 0) != Err(Errno::ESRCH)
+        pidfd_send_signal(&self.pidfd, 0) != Err(Errno::ESRCH)
             && Stat::of(self.pid())
                 .is_ok_and(|stat| !stat.zombie && stat.start_time_ticks == self.identity.start_time_ticks)
     }
 
-    /// Waits until it has died. Known at once, whether or not its parent waits for it.
+    /// Waits until it has died. Known at once, whether or not its parent waits for it. Who waits for many asks
+    /// [`super::Ends`].
     pub async fn exited(&self) {
+        // A descriptor of its own: none can be watched twice.
+        let Ok(watched) = self.pidfd.try_clone().and_then(watched) else {
+            // There is no descriptor left, or no room in the kernel.
+            while self.is_alive() {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+            return;
+        };
         // The descriptor stays readable once the process has died. It fails to be watched only when the
         // runtime is going down, and then nobody is told anything any more.
-        if self.pidfd.readable().await.is_err() {
+        if watched.readable().await.is_err() {
             std::future::pending::<()>().await;
         }
     }
 
     /// Ends it by SIGKILL, and never another that came to have its pid. To have died already is no error.
     pub fn kill(&self) -> Result<(), ProcessError> {
-        match pidfd_send_signal(self.pidfd.get_ref(), libc::SIGKILL) {
+        match pidfd_send_signal(&self.pidfd, libc::SIGKILL) {
             Ok(()) | Err(Errno::ESRCH) => Ok(()),
             Err(errno) => Err(kernel("pidfd_send_signal", self.pid(), errno)),
         }
@@ -127,10 +140,9 @@ fn kernel(call: &'static str, pid: i32, errno: Errno) -> ProcessError {
     ProcessError::Kernel { call, pid, source: errno.into() }
 }
 
-fn watched(pidfd: OwnedFd, pid: i32) -> Result<AsyncFd<OwnedFd>, ProcessError> {
+fn watched(pidfd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` names one open descriptor for as long as it lives, and the `AsyncFd` owns it.
-    let pidfd = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) };
-    pidfd.map_err(|error| ProcessError::Kernel { call: "epoll_ctl", pid, source: error.into() })
+    Ok(unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }?)
 }
 
 /// `pidfd_open(2)`, which nix does not have. The descriptor is close-on-exec by itself.

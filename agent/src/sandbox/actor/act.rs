@@ -143,7 +143,7 @@ impl State {
                 let answer = Answer::Surveyed(Box::new(contact.survey.clone()), process.identity());
                 self.links_made += 1;
                 self.link = Some(Link::keep(self.links_made, contact, &self.environment, myself.clone()));
-                if self.process.as_ref().is_none_or(|(held, _)| held.identity() != process.identity()) {
+                if self.process.as_ref().is_none_or(|held| held.process().identity() != process.identity()) {
                     self.hold(process, myself);
                 }
                 answer
@@ -176,7 +176,7 @@ impl State {
 
     /// Ends this very process, and no other that may have come to have its pid.
     fn kill(&self, identity: ProcessIdentity) {
-        let held = self.process.as_ref().map(|(process, _)| process.clone());
+        let held = self.process.as_ref().map(|watch| watch.process().clone());
         let process = held
             .filter(|process| process.identity() == identity)
             .map_or_else(|| Process::find_by(identity), |process| Ok(Some(process)));

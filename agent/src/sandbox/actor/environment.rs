@@ -9,7 +9,7 @@ use tokio::sync::{Semaphore, broadcast, watch};
 use crate::clock::Clock;
 use crate::host_memory::HostMemoryGate;
 use crate::metering::MeteringHandle;
-use crate::process::{CpuGroups, Process, ProcessIdentity};
+use crate::process::{CpuGroups, Ends, Process, ProcessIdentity};
 use crate::sandbox::command::SandboxKey;
 use crate::sandbox::facts::Capabilities;
 use crate::sandbox::launching::Launching;
@@ -25,6 +25,8 @@ pub struct Environment {
     pub metering: MeteringHandle,
     /// Those who watch.
     pub changes: broadcast::Sender<WatchEvent>,
+    /// What tells of the ends of processes.
+    pub ends: Ends,
     /// The processes whose life is proven every second.
     pub watch_list: WatchList,
     /// What QEMU binaries can do.

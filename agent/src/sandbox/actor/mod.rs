@@ -21,7 +21,7 @@ use std::future::{Future, ready};
 use std::sync::Arc;
 
 use dormouse_metering::Stamp;
-use ractor::{Actor, ActorProcessingErr, ActorRef};
+use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
 use tracing::Span;
@@ -32,7 +32,7 @@ use super::refusal::Refusal;
 use super::snapshot::Draft;
 use super::view::Shown;
 use crate::host_memory::Promise;
-use crate::process::{Launched, Process, ProcessIdentity};
+use crate::process::{Launched, Process, ProcessIdentity, Watch};
 pub use environment::{Environment, SchemaCache, WatchList};
 pub(crate) use records::Attachment;
 
@@ -88,7 +88,8 @@ pub struct State {
     presented: present::Presented,
     link: Option<link::Link>,
     links_made: u64,
-    process: Option<(Process, AbortHandle)>,
+    /// QEMU's process, of whose end it is told.
+    process: Option<Watch>,
     /// A process that has exited, of which the machine has yet to take note.
     gone: Option<ProcessIdentity>,
     /// The QEMU that this actor has started.
@@ -171,6 +172,16 @@ impl Actor for SandboxActor {
         ready(Ok(()))
     }
 
+    /// It supervises nobody, and its loop keeps no room for what it would be told if it did.
+    fn handle_supervisor_evt(
+        &self,
+        _: ActorRef<Message>,
+        _: SupervisionEvent,
+        _: &mut State,
+    ) -> impl Future<Output = Result<(), ActorProcessingErr>> + Send {
+        ready(Ok(()))
+    }
+
     async fn post_stop(&self, _: ActorRef<Message>, state: &mut State) -> Result<(), ActorProcessingErr> {
         state.release();
         if let Some(identity) = state.gone.take() {
@@ -201,7 +212,7 @@ impl State {
                 }
             }
             Message::Exited(identity) => {
-                if self.process.take_if(|(process, _)| process.identity() == identity).is_some() {
+                if self.process.take_if(|watch| watch.process().identity() == identity).is_some() {
                     if let Some(launched) = self.launched.take() {
                         self.feed(Input::LastWords(launched.log_tail()), myself);
                     }
@@ -255,20 +266,17 @@ impl State {
     /// Takes hold of QEMU's process, so that its end is known at once.
     fn hold(&mut self, process: Process, myself: &ActorRef<Message>) {
         self.release();
-        let (awaited, myself) = (process.clone(), myself.clone());
-        let watch = tokio::spawn(async move {
-            awaited.exited().await;
-            // An actor that is gone needs not be told.
-            let _ = myself.cast(Message::Exited(awaited.identity()));
-        });
         self.environment.watch_list.add(&self.machine.core().key, &process);
-        self.process = Some((process, watch.abort_handle()));
+        let (identity, myself) = (process.identity(), myself.clone());
+        self.process = Some(self.environment.ends.watch(process, move || {
+            // An actor that is gone needs not be told.
+            let _ = myself.cast(Message::Exited(identity));
+        }));
     }
 
     fn release(&mut self) {
-        if let Some((process, watch)) = self.process.take() {
-            watch.abort();
-            self.environment.watch_list.remove(process.identity());
+        if let Some(watch) = self.process.take() {
+            self.environment.watch_list.remove(watch.process().identity());
         }
     }
 }

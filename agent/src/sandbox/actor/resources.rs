@@ -11,7 +11,7 @@ use super::{Message, State};
 use crate::host_memory::{Denial, GateError, Promise};
 use crate::process::cpu_group::CpuGroupError;
 use crate::process::paging::{self, Ram};
-use crate::process::{Advice, CpuMax};
+use crate::process::{Advice, CpuMax, Watch};
 use crate::sandbox::machine::{Answer, Token};
 use crate::sandbox::refusal::{Reason, Refusal};
 
@@ -42,7 +42,9 @@ impl State {
     /// Limits QEMU's CPU time.
     pub(super) fn limit_vcpus(&self, token: Token, limit_milli: Option<u32>, myself: &ActorRef<Message>) {
         let reply = answer_to(token, myself);
-        let Some((process, _)) = &self.process else { return reply(Answer::Failed(no_process())) };
+        let Some(process) = self.process.as_ref().map(Watch::process) else {
+            return reply(Answer::Failed(no_process()));
+        };
         let (groups, process) = (self.environment.cpu_groups.clone(), process.clone());
         blocking(reply, move || {
             let limited = groups.set_limit(process.pid(), CpuMax::of_milli(limit_milli));
@@ -58,7 +60,9 @@ impl State {
     /// Advises the kernel about the guest's memory.
     pub(super) fn advise(&self, token: Token, advice: Advice, myself: &ActorRef<Message>) {
         let reply = answer_to(token, myself);
-        let Some((process, _)) = &self.process else { return reply(Answer::Failed(no_process())) };
+        let Some(process) = self.process.as_ref().map(Watch::process) else {
+            return reply(Answer::Failed(no_process()));
+        };
         let backends = self.machine.core().survey.iter().flat_map(|survey| &survey.backends);
         let ram: Vec<Ram> = backends
             .map(|backend| Ram {
