@@ -34,7 +34,8 @@ impl World {
         self.epoch += 1;
         (self.restarted, self.untold) = (self.now, Vec::new());
         let epoch = self.epoch;
-        let stepped = self.ledger.anchor.filter(|anchor| anchor.stepped_ns != 0);
+        let boot = self.ledger.anchor.map(|anchor| anchor.boot);
+        let steps: Vec<_> = self.ledger.steps.iter().filter(|at| Some(at.boot) == boot).copied().collect();
         let (clock, beginning) = Clock::simulated_restart(self.boot().id, &self.time, self.ledger.anchor);
         self.clock = clock;
         if beginning == Beginning::NewBoot {
@@ -55,7 +56,7 @@ impl World {
             }
             living.push((key, row));
         }
-        let stepped = stepped.map(|anchor| accounts.resume_step(anchor.stamp(anchor.boottime_ns)));
+        let stepped = accounts.resume_steps(&steps);
         let booted = accounts.resume_boot(now);
         let seats = self.guests.iter().map(|_| None).collect();
         self.agent = Some(Agent { accounts, seats, proof_under_way: false, commit_due: false });
@@ -65,7 +66,7 @@ impl World {
         for at in self.ledger.proof.into_iter().chain([now]) {
             (0..self.guests.len()).for_each(|guest| self.note(guest, at));
         }
-        self.facts(stepped.into_iter().flatten().chain(booted).collect());
+        self.facts(stepped.into_iter().chain(booted).collect());
         if let Beginning::Stepped(step) = beginning {
             self.clock_stepped(&step);
         }

@@ -192,11 +192,15 @@ impl Accounts {
         self.mark(&keys, at, Cause::ClockStep)
     }
 
-    /// Takes up the last step that the ledger knows of, and cuts what had begun before it and was not told of it.
-    pub fn resume_step(&mut self, at: Stamp) -> Vec<Record> {
-        self.stepped = Some(at);
+    /// Takes up the steps that the ledger knows of, oldest first, and cuts what had begun before one and was not told of it.
+    pub fn resume_steps(&mut self, steps: &[Stamp]) -> Vec<Record> {
         let keys: Vec<SandboxKey> = self.by_key.keys().cloned().collect();
-        self.mark_step(&keys)
+        let mut records = Vec::new();
+        for at in steps {
+            self.stepped = Some(*at);
+            records.extend(self.mark_step(&keys));
+        }
+        records
     }
 
     /// Cuts what goes on though the host was booted since the ledger was told of it last: at the last proof of the boot before,

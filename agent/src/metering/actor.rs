@@ -75,13 +75,12 @@ impl Actor for Metering {
     ) -> Result<State, ActorProcessingErr> {
         let Arguments { writer, reader, clock, recovery, prepaid_plans, settings } = arguments;
         let lateness_ns = u64::try_from(settings.lateness.as_nanos())?;
-        let last_step = recovery.last_step();
         let mut accounts = Accounts::new(lateness_ns, clock.now(), recovery.proof);
         for sandbox in recovery.sandboxes {
             let prepaid = prepaid_plans.contains(&sandbox.plan);
             accounts.resume(sandbox.key, sandbox.open, sandbox.pending, prepaid)?;
         }
-        let mut cut = last_step.map(|at| accounts.resume_step(at)).unwrap_or_default();
+        let mut cut = accounts.resume_steps(&recovery.steps);
         cut.extend(accounts.resume_boot(clock.now()));
         myself.send_interval(SEAL_INTERVAL, || Message::Seal);
         myself.send_interval(settings.tick, || Message::Tick);

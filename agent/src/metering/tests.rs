@@ -184,7 +184,7 @@ fn a_life_that_becomes_durable_behind_steps_of_the_clock_is_cut_at_each() {
     }
     accounts.seal(forward(613));
     assert_eq!(causes(accounts.seal(forward(614))), []);
-    assert_eq!(accounts.resume_step(forward(610)).len(), 0, "what was cut there knows");
+    assert_eq!(accounts.resume_steps(&[forward(610)]).len(), 0, "what was cut there knows");
     let hours: Vec<_> = (1_795..1_805).flat_map(|seconds| causes(accounts.seal(forward(seconds)))).collect();
     assert_eq!(
         hours,
@@ -202,7 +202,7 @@ fn a_step_that_a_life_had_not_been_told_of_is_no_time_of_it_once_the_host_is_boo
 
     let mut accounts = accounts();
     accounts.resume(batch.key, batch.open, batch.pending, false).expect("it was kept");
-    assert_eq!(accounts.resume_step(forward(610)).len(), 1);
+    assert_eq!(accounts.resume_steps(&[forward(610)]).len(), 1);
     let booted = Stamp { boot: BootId([2; 16]), boottime_ns: 5 * 1_000_000_000, ..forward(640) };
     let record = accounts.observe(&key("a"), false, changed(booted, Change::Ended), booted);
     let slices = self::batch(record.expect("it fits").expect("it is to be written")).slices;
@@ -315,6 +315,17 @@ fn a_step_after_a_boot_cuts_what_began_before_that_and_is_not_final_since() {
     let marked = batch(marked);
     let mut next = Accounts::new(1_500 * MS, booted(720, 60), None);
     next.resume(marked.key, marked.open, marked.pending, false).expect("it was kept");
-    assert_eq!(next.resume_step(booted(715, 60)).len(), 1);
-    assert_eq!(next.resume_step(booted(715, 60)).len(), 0, "what was cut there knows");
+    assert_eq!(next.resume_steps(&[booted(715, 60)]).len(), 1);
+    assert_eq!(next.resume_steps(&[booted(715, 60)]).len(), 0, "what was cut there knows");
+}
+
+#[test]
+fn a_life_that_is_taken_up_is_cut_at_each_step_that_it_was_not_told_of() {
+    let mut live = accounts();
+    begins(&mut live, "a", false);
+    let began = told(&mut live, "a", changed(at(601), Change::Disk(1)), 601);
+    let mut accounts = accounts();
+    accounts.resume(began.key, began.open, began.pending, false).expect("it was kept");
+    let before = Stamp { boottime_ns: at(599).boottime_ns, ..forward(599) };
+    assert_eq!(accounts.resume_steps(&[before, forward(607), forward(610)]).len(), 2);
 }

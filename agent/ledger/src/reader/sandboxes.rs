@@ -33,18 +33,10 @@ pub struct Recovery {
     pub proof: Option<Stamp>,
     /// The last anchor.
     pub anchor: Option<Anchor>,
+    /// The steps of the wall clock in its boot, oldest first: when each was noticed, by the clock as it was from then on.
+    pub steps: Vec<Stamp>,
     /// The number of the outbox's last event; 0 when there is none.
     pub host_seq: u64,
-}
-
-impl Recovery {
-    /// When the last step of the wall clock was noticed, by the clock as it was from then on: `None` where the boot of the
-    /// last anchor has had none.
-    pub fn last_step(&self) -> Option<Stamp> {
-        let anchor = self.anchor.filter(|anchor| anchor.stepped_ns != 0)?;
-        let Anchor { boot, boottime_ns, wall_ns, .. } = anchor;
-        Some(Stamp { boot, boottime_ns, wall_ns, uncertainty_ns: 0 })
-    }
 }
 
 const SANDBOXES: &str = concat!(
@@ -71,6 +63,9 @@ const PENDING: &str = "SELECT observation FROM pending WHERE sandbox_pk = ?1 ORD
 const PROOF: &str = "SELECT boot, boottime_ns, wall_ns FROM proof_of_life";
 
 const ANCHOR: &str = "SELECT boot, boottime_ns, wall_ns, stepped_ns FROM anchors ORDER BY id DESC LIMIT 1";
+
+const STEPS: &str = "SELECT boot, boottime_ns, wall_ns FROM anchors WHERE stepped_ns <> 0 \
+     AND boot = (SELECT boot FROM anchors ORDER BY id DESC LIMIT 1) ORDER BY id";
 
 const HOST_SEQ: &str = "SELECT coalesce(max(host_seq), 0) FROM outbox";
 
@@ -158,6 +153,10 @@ fn anchor(row: &Row<'_>) -> rusqlite::Result<Anchor> {
     })
 }
 
+fn steps(conn: &Connection) -> rusqlite::Result<Vec<Stamp>> {
+    conn.prepare_cached(STEPS)?.query_map([], |row| encode::stamp(row, 0))?.collect()
+}
+
 impl Reader {
     /// The sandboxes that match, by org, id and generation.
     pub fn sandboxes(&self, filter: &SandboxFilter) -> Result<Vec<SandboxRow>, LedgerError> {
@@ -173,6 +172,7 @@ impl Reader {
                 unfinished: commands::unfinished(conn)?,
                 proof: conn.query_row(PROOF, [], |row| encode::stamp(row, 0)).optional()?,
                 anchor: conn.query_row(ANCHOR, [], anchor).optional()?,
+                steps: steps(conn)?,
                 host_seq: conn.query_row(HOST_SEQ, [], |row| uint(row, 0))?,
             })
         })

@@ -276,7 +276,7 @@ fn a_snapshot_is_consumed_once_and_keeps_its_manifest() {
 }
 
 #[test]
-fn the_proof_of_life_never_goes_back_within_a_boot_and_the_last_anchor_counts() {
+fn the_proof_of_life_never_goes_back_within_a_boot_and_the_last_anchor_counts_and_all_steps_of_its_boot() {
     let place = Place::new();
     let ledger = place.open();
     let read = || place.reader().recovery().unwrap();
@@ -292,6 +292,15 @@ fn the_proof_of_life_never_goes_back_within_a_boot_and_the_last_anchor_counts() 
     let rebooted = dormouse_metering::Stamp { boot: BootId([8; 16]), ..stamp(1) };
     facts(&ledger, vec![Record::Anchor(stepped), Record::ProofOfLife(rebooted)]).unwrap();
     assert_eq!((read().proof, read().anchor), (Some(rebooted), Some(stepped)));
+    let again = Anchor { boottime_ns: 12, wall_ns: BEGAN + 1, stepped_ns: 1, ..anchor };
+    facts(&ledger, vec![Record::Anchor(again)]).unwrap();
+    let at = |anchor: Anchor| {
+        let Anchor { boot, boottime_ns, wall_ns, .. } = anchor;
+        dormouse_metering::Stamp { boot, boottime_ns, wall_ns, uncertainty_ns: 0 }
+    };
+    assert_eq!(read().steps, [at(stepped), at(again)]);
+    facts(&ledger, vec![Record::Anchor(Anchor { boot: BootId([8; 16]), ..anchor })]).unwrap();
+    assert_eq!(read().steps, []);
 }
 
 #[test]

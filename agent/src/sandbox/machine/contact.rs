@@ -153,7 +153,8 @@ impl Core {
         let is_news = |reported: &BillingState| match self.state {
             _ if self.told_since_asked() => false,
             BillingState::Waking => false,
-            BillingState::Hibernating => *reported == BillingState::Running,
+            // By `save-vm` it stands, and its save is the one that is under way.
+            BillingState::Hibernating => *reported == BillingState::Running && survey.run_state != "save-vm",
             _ => true,
         };
         let state = survey.folded().map(RunState::billing_state).filter(is_news).unwrap_or(self.state);
