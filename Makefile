@@ -70,6 +70,7 @@ doc: ## Build the documentation
 	$(CARGO) doc --workspace --no-deps
 
 bench: deps guest ## Measure
+	$(CARGO) build --release --bins
 	$(CARGO) bench -p dormouse-benches
 
 fuzz: deps ## Feed bytes to the QMP session for FUZZ_SECONDS per target
