@@ -94,9 +94,13 @@ impl Listening {
             path("ca.pem")
         ))
         .await;
-        let log = scene.agent.log();
-        let address = log.split_once("address=Some(").and_then(|(_, rest)| rest.split_once(')')).unwrap().0;
-        Self { address: address.parse().unwrap(), scene, files }
+        let told = wait::until("the agent to have said where it listens", DEADLINE, async || {
+            let log = scene.agent.log();
+            let address = log.split_once("address=Some(").and_then(|(_, rest)| rest.split_once(')'));
+            address.map(|(address, _)| address.to_owned()).ok_or(log)
+        });
+        let address = told.await.unwrap().parse().unwrap();
+        Self { address, scene, files }
     }
 
     fn write(&self, name: &str, text: &str) {

@@ -253,9 +253,12 @@ impl Sandbox {
         let request = command.request.clone();
         match (&request, self.saved.take()) {
             (Request::Hibernate { .. }, Some(manifest)) => {
-                // Somebody else may have continued it after it was saved.
-                let at = reaching_back(now, self.core.known(now).all);
-                if self.core.state == BillingState::Running {
+                // Somebody else may have continued it after it was saved; with its host it has gone in any case.
+                let runs = self.core.state == BillingState::Running;
+                let proof =
+                    self.core.last_proof.filter(|proof| runs && proof.boot != now.boot).unwrap_or(now);
+                let at = reaching_back(proof, self.core.known(proof).all);
+                if runs {
                     self.core.observe_unseen_memory(at, cause(Cause::Hibernate), actions);
                 }
                 let change = Change::State(BillingState::Hibernated);
