@@ -100,7 +100,7 @@ impl Listening {
             address.map(|(address, _)| address.to_owned()).ok_or(log)
         });
         let address = told.await.unwrap().parse().unwrap();
-        Self { address, scene, files }
+        Self { scene, files, address }
     }
 
     fn write(&self, name: &str, text: &str) {
