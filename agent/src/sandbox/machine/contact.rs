@@ -257,7 +257,10 @@ impl Core {
             BillingState::Running => Cause::Continue,
             _ => Cause::Stop,
         };
-        self.observe(at, Change::State(state), (cause, None), actions);
+        // One that runs was continued at some time since it stopped, however long ago that was told.
+        let since_it_stood =
+            self.now.filter(|_| state == BillingState::Running).map(|now| reaching_back(now, at));
+        self.observe(since_it_stood.unwrap_or(at), Change::State(state), (cause, None), actions);
         actions.push(Action::Publish(Notice::Changed(cause.as_str())));
     }
 }

@@ -46,6 +46,9 @@ pub(super) fn answered(cx: &mut Context<'_>, answer: Answer) -> String {
             if is_unsure(&refusal) {
                 // What it had before is what was asked for.
                 in_doubt(cx, cx.core.shape.vcpus_milli);
+            } else {
+                // Whoever has continued it meanwhile let it run without from then on.
+                cx.core.limited = Some(cx.now);
             }
             format!("{} [{}]", refusal.message, refusal.reason.as_str())
         }

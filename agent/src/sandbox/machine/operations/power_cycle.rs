@@ -94,7 +94,9 @@ impl PowerCycle {
     fn cont(&mut self, cx: &mut Context<'_>) -> Flow {
         if let Some(survey) = &cx.core.survey {
             let shape = survey.shape();
-            cx.observe(cx.now, Change::Holds(shape, cx.core.state), Cause::PowerCycle);
+            // One that runs already has been limited at some time since that was asked for.
+            let at = if cx.core.state == BillingState::Running { cx.since_asked() } else { cx.now };
+            cx.observe(at, Change::Holds(shape, cx.core.state), Cause::PowerCycle);
         }
         self.step = Step::Continuing;
         if cx.core.state == BillingState::Running { self.cycled(cx) } else { cx.query("cont") }
