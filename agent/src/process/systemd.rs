@@ -130,7 +130,6 @@ fn user_bus() -> std::path::PathBuf {
 
 #[cfg(test)]
 mod tests {
-
     use super::*;
 
     fn spec() -> LaunchSpec {

@@ -11,6 +11,8 @@
 //!
 //! `Preparing` also waits for a turn: a host saves so many at once, and whoever waits runs on meanwhile, and is billed.
 //!
+//! By the method `shared`, the file of the RAM is synced from `Saving` on, beside what QEMU writes (`Action::SyncMemory`).
+//!
 //! One that the agent's restart cut short begins at `Cancelling`, which calls off the save that QEMU may still be
 //! busy with, and then undoes the rest.
 
