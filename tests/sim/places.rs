@@ -12,7 +12,7 @@ const DRAFTS: u64 = 64;
 pub(crate) fn command_line() -> CommandLine {
     CommandLine {
         exe: "/usr/bin/qemu-system-x86_64".into(),
-        argv: vec!["qemu-system-x86_64".to_owned()],
+        argv: ["qemu-system-x86_64"].into_iter().collect(),
         cwd: PathBuf::new(),
         env: Variables::default(),
         uid: 0,

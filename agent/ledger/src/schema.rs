@@ -44,7 +44,7 @@ const EDITOR_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const CHECKPOINT_PAGES: i64 = 4096;
 
 /// Each open sandbox has a page of its own that every slice touches: 4,096 of them fit.
-const CACHE_KIB: i64 = 16 << 10;
+const CACHE_KIB: i64 = 4 << 10;
 
 const STATEMENTS_CACHED: usize = 64;
 

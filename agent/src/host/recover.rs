@@ -92,7 +92,7 @@ fn take_up(
     let key = SandboxKey { org: row.key.org.clone(), sandbox: row.key.sandbox.clone() };
     let mut core = Core::new(key.clone(), attachment.qmp_path.clone(), Arc::clone(means.settings));
     core.generation = row.key.generation;
-    core.terms = attachment.terms.clone();
+    core.go_by(attachment.terms.clone());
     (core.shape, core.state) = (shape, state);
     let manifest = complete(snapshots);
     let unfinished: Vec<Command> = recovery

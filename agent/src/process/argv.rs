@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use super::Words;
+
 /// QEMU's options without an argument, from 7.2 to 10. Every other option takes the next word, whatever it
 /// looks like: `-append -S` does not stop the guest.
 const WITHOUT_ARGUMENT: &[&str] = &[
@@ -66,8 +68,9 @@ const PATH_KEYS: [&str; 4] = ["file", "filename", "mem-path", "path"];
 
 /// Whether another process can be started with `argv` (program first) and be the same machine. If not, the
 /// reasons, each naming the argument.
-pub fn repeatable(argv: &[String]) -> Result<(), Vec<String>> {
-    let options = options(argv);
+pub fn repeatable(argv: &Words) -> Result<(), Vec<String>> {
+    let words: Vec<&str> = argv.iter().collect();
+    let options = options(&words);
     // `-daemonize` goes to `/` after the paths were opened: where they were relative to is not known any more.
     let daemonized = options.iter().any(|option| option.name == "daemonize");
     let reasons: Vec<String> = options
@@ -79,25 +82,25 @@ pub fn repeatable(argv: &[String]) -> Result<(), Vec<String>> {
 
 /// The arguments (program first) that wake the machine of `argv`: without `-incoming`, `-loadvm`, `-S` and
 /// `-daemonize`, and with `extra` at the end.
-pub fn wake_argv(argv: &[String], extra: &[&str]) -> Vec<String> {
-    let kept = without(argv, &LEFT_OUT);
-    kept.into_iter().chain(extra.iter().map(|word| (*word).to_owned())).collect()
+pub fn wake_argv(argv: &Words, extra: &[&str]) -> Words {
+    without(argv, &LEFT_OUT).iter().chain(extra).collect()
 }
 
 /// `argv` (program first) without the options of these names and their arguments.
-pub(super) fn without(argv: &[String], names: &[&str]) -> Vec<String> {
-    let kept = options(argv).into_iter().filter(|option| !names.contains(&option.name));
-    argv.iter().take(1).chain(kept.flat_map(|option| option.words)).cloned().collect()
+pub(super) fn without<'a>(argv: &'a Words, names: &[&str]) -> Vec<&'a str> {
+    let words: Vec<&str> = argv.iter().collect();
+    let kept = options(&words).into_iter().filter(|option| !names.contains(&option.name));
+    words.iter().take(1).chain(kept.flat_map(|option| option.words)).copied().collect()
 }
 
 /// One option as it stands in the arguments. A disk image without an option has an empty name.
-struct Opt<'a> {
+struct Opt<'words, 'a> {
     name: &'a str,
     value: Option<&'a str>,
-    words: &'a [String],
+    words: &'words [&'a str],
 }
 
-fn options(argv: &[String]) -> Vec<Opt<'_>> {
+fn options<'words, 'a>(argv: &'words [&'a str]) -> Vec<Opt<'words, 'a>> {
     let mut rest = argv.get(1..).unwrap_or_default();
     let mut options = Vec::new();
     while let Some(word) = rest.first() {
@@ -109,13 +112,13 @@ fn options(argv: &[String]) -> Vec<Opt<'_>> {
         };
         let (words, after) = rest.split_at(length);
         let value = if name.is_some() { words.get(1) } else { Some(word) };
-        options.push(Opt { name: name.unwrap_or_default(), value: value.map(String::as_str), words });
+        options.push(Opt { name: name.unwrap_or_default(), value: value.copied(), words });
         rest = after;
     }
     options
 }
 
-impl Opt<'_> {
+impl Opt<'_, '_> {
     /// Why another process cannot repeat this option.
     fn obstacle(&self) -> Option<String> {
         if LEFT_OUT.contains(&self.name) {
@@ -134,7 +137,7 @@ impl Opt<'_> {
     }
 }
 
-impl Opt<'_> {
+impl Opt<'_, '_> {
     /// Says that the option names a file by a relative path, where it does.
     fn relative_path(&self) -> Option<String> {
         let value = self.value?;
@@ -198,8 +201,8 @@ fn json_obstacle(json: &Value) -> Option<&'static str> {
 mod tests {
     use super::*;
 
-    fn argv(line: &str) -> Vec<String> {
-        line.split(' ').map(str::to_owned).collect()
+    fn argv(line: &str) -> Words {
+        line.split(' ').collect()
     }
 
     #[test]
@@ -277,6 +280,6 @@ mod tests {
     fn the_argument_of_an_option_is_never_taken_for_an_option() {
         let line = argv("qemu -append -S -name -daemonize -incoming");
         assert_eq!(wake_argv(&line, &[]), argv("qemu -append -S -name -daemonize"));
-        assert!(wake_argv(&[], &[]).is_empty());
+        assert!(wake_argv(&Words::default(), &[]).is_empty());
     }
 }

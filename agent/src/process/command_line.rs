@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::Words;
+
 /// The environment variables that decide how QEMU runs. Others are not kept: they may hold secrets.
 const ENV_KEPT: [&str; 5] = ["LD_LIBRARY_PATH", "PATH", "QEMU_MODULE_DIR", "TMPDIR", "XDG_RUNTIME_DIR"];
 
@@ -15,7 +17,7 @@ pub struct CommandLine {
     /// The program's file, resolved.
     pub exe: PathBuf,
     /// The arguments; the first is the program's name as the process was told it.
-    pub argv: Vec<String>,
+    pub argv: Words,
     /// The working directory, to which relative paths in the arguments belong.
     pub cwd: PathBuf,
     /// Those of its environment variables that decide how QEMU runs.
@@ -153,13 +155,13 @@ fn is_kept(entry: &[u8]) -> bool {
 }
 
 /// Splits NUL-terminated words.
-fn words(pid: i32, file: &'static str, bytes: &[u8]) -> Result<Vec<String>, CommandLineError> {
+fn words(pid: i32, file: &'static str, bytes: &[u8]) -> Result<Words, CommandLineError> {
     let Ok(text) = std::str::from_utf8(bytes) else {
         let text = String::from_utf8_lossy(bytes).into_owned();
         return Err(CommandLineError::NotUtf8 { pid, file, text });
     };
     let text = text.strip_suffix('\0').unwrap_or(text);
-    Ok(if text.is_empty() { Vec::new() } else { text.split('\0').map(str::to_owned).collect() })
+    Ok(if text.is_empty() { Words::default() } else { text.split('\0').collect() })
 }
 
 /// Effective user, effective group and supplementary groups, out of `/proc/<pid>/status`.
@@ -184,7 +186,7 @@ mod tests {
 
     #[test]
     fn empty_arguments_are_kept() {
-        assert_eq!(words(1, "cmdline", b"qemu\0\0-S\0").unwrap(), ["qemu", "", "-S"]);
+        assert!(words(1, "cmdline", b"qemu\0\0-S\0").unwrap().iter().eq(["qemu", "", "-S"]));
         assert!(words(1, "cmdline", b"").unwrap().is_empty());
         assert!(matches!(words(1, "cmdline", b"\xff\0"), Err(CommandLineError::NotUtf8 { .. })));
     }

@@ -20,6 +20,7 @@ mod marker;
 pub mod paging;
 mod pidfd;
 mod systemd;
+mod words;
 
 pub use argv::{repeatable, wake_argv};
 pub use command_line::{CommandLine, CommandLineError, Variables};
@@ -32,6 +33,7 @@ pub use marker::{Marker, Started, started_by};
 pub use paging::{Advice, Paging};
 pub use pidfd::{Process, ProcessError};
 pub use systemd::Instance;
+pub use words::Words;
 
 #[cfg(test)]
 mod tests;

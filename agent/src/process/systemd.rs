@@ -139,7 +139,7 @@ mod tests {
             sandbox: "sb-1".to_owned(),
             request_id: "r1".to_owned(),
         };
-        let words = ["qemu", "-daemonize", "-append", "root=$X", "-S"].map(str::to_owned).to_vec();
+        let words = ["qemu", "-daemonize", "-append", "root=$X", "-S"].into_iter().collect();
         LaunchSpec {
             command: CommandLine {
                 exe: "/usr/bin/qemu".into(),

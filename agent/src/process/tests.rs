@@ -28,7 +28,7 @@ fn pid(child: &Child) -> i32 {
 fn shell(script: &str) -> CommandLine {
     CommandLine {
         exe: PathBuf::from("/bin/sh"),
-        argv: ["sh", "-c", script].map(str::to_owned).to_vec(),
+        argv: ["sh", "-c", script].into_iter().collect(),
         cwd: PathBuf::from("/"),
         env: [("PATH".to_owned(), "/usr/bin:/bin".to_owned())].into_iter().collect(),
         uid: getuid().as_raw(),
@@ -165,7 +165,7 @@ async fn how_a_process_was_started_is_read_from_proc() {
     // While a process is being replaced by exec, /proc has no arguments of it.
     child.stdout.take().unwrap().read_exact(&mut [0]).unwrap();
     let line = CommandLine::of(pid(&child)).unwrap();
-    assert_eq!(line.argv, ["/bin/sh", "-c", "echo; read line", "a b", ""]);
+    assert!(line.argv.iter().eq(["/bin/sh", "-c", "echo; read line", "a b", ""]));
     assert_eq!(line.cwd, dir.path().canonicalize().unwrap());
     assert_eq!(line.exe, PathBuf::from("/bin/sh").canonicalize().unwrap());
     assert_eq!((line.uid, line.gid), (getuid().as_raw(), getgid().as_raw()));
@@ -244,7 +244,7 @@ async fn what_cannot_be_started_says_why() {
     let missing = CommandLine { exe: PathBuf::from("/none/qemu"), ..shell("") };
     let error = launch(&spec(missing, log_path.clone())).await.unwrap_err();
     assert_eq!(error.to_string(), "cannot start /none/qemu in /");
-    let empty = CommandLine { argv: Vec::new(), ..shell("") };
+    let empty = CommandLine { argv: Words::default(), ..shell("") };
     let error = launch(&spec(empty, log_path)).await.unwrap_err();
     assert!(matches!(error, LaunchError::Empty));
     let error = launch(&spec(shell(""), dir.path().join("none/log"))).await.unwrap_err();

@@ -37,9 +37,22 @@ pub struct Terms {
 }
 
 impl Terms {
+    /// Those that say nothing.
+    pub fn none() -> &'static Self {
+        static NONE: Terms = Terms {
+            memory_devices: Vec::new(),
+            qemu: None,
+            argv: None,
+            memory_max_bytes: None,
+            vcpus_max_milli: None,
+            disk_max_bytes: None,
+        };
+        &NONE
+    }
+
     /// Whether they say nothing.
     pub fn is_empty(&self) -> bool {
-        *self == Self::default()
+        self == Self::none()
     }
 
     /// Whether a memory device is one of those that are scaled.
@@ -53,7 +66,7 @@ impl Terms {
     pub fn applied(&self, line: CommandLine) -> CommandLine {
         CommandLine {
             exe: self.qemu.clone().unwrap_or(line.exe),
-            argv: self.argv.clone().unwrap_or(line.argv),
+            argv: self.argv.as_ref().map_or(line.argv, |argv| argv.iter().collect()),
             ..line
         }
     }

@@ -117,7 +117,7 @@ impl State {
 
     fn connect(&mut self, token: Token, after_ms: u64, myself: &ActorRef<Message>) {
         self.disconnect();
-        let (path, terms) = (self.machine.core().qmp_path.clone(), self.machine.core().terms.clone());
+        let (path, terms) = (self.machine.core().qmp_path.clone(), self.machine.core().terms().clone());
         let attempt =
             link::connect(Arc::clone(&self.environment), path, terms, Duration::from_millis(after_ms));
         let myself = myself.clone();
@@ -187,9 +187,9 @@ impl State {
     }
 
     fn reply(&mut self, request_id: &str, result: &Answered) {
-        self.promised.take_if(|(of, _)| of == request_id);
-        self.turn.take_if(|(of, _)| of == request_id);
-        self.digest.take_if(|(of, _)| of == request_id);
+        self.promised.take_if(|promised| promised.0 == request_id);
+        self.turn.take_if(|turn| turn.0 == request_id);
+        self.digest.take_if(|digest| digest.0 == request_id);
         for caller in self.waiting.remove(request_id).unwrap_or_default() {
             // A caller that has gone away reads the outcome from the ledger when it asks again.
             let _ = caller.send(result.clone());

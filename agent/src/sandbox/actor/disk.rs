@@ -55,7 +55,7 @@ pub(super) fn prepare(state: &mut State, token: Token, method: Method, myself: &
         let _ = myself.cast(Message::Prepared(token, prepared));
         tokio::time::sleep(TURN_MAX).await;
     });
-    state.turn = request_id.map(|request_id| (request_id, turn));
+    state.turn = request_id.map(|request_id| Box::new((request_id, turn)));
 }
 
 /// The turn has come, unless the command that waited for it is over.
@@ -107,7 +107,7 @@ pub(super) fn verify(state: &mut State, manifest: Manifest, check: Check, reply:
     let (tell, told) = oneshot::channel();
     let request_id = state.machine.underway().map(|(command, _)| command.request_id.clone());
     let digest = Digest { told: Some(told), awaited: JoinSet::new() };
-    state.digest = request_id.map(|request_id| (request_id, digest));
+    state.digest = request_id.map(|request_id| Box::new((request_id, digest)));
     tokio::task::spawn_blocking(move || {
         let verified = manifest.verify_files().and_then(|unread| match check {
             Check::Whole => unread.verify(&to_the_end).map(|()| None),
@@ -132,7 +132,7 @@ pub(super) fn verify(state: &mut State, manifest: Manifest, check: Check, reply:
 /// Answers when the digest that was begun is known.
 pub(super) fn await_digest(state: &mut State, reply: AnswerTo) {
     let lost = || Answer::Failed(Refusal::new(Reason::Bug, "no digest was taken"));
-    let Some((_, digest)) = state.digest.as_mut() else { return reply(lost()) };
+    let Some((_, digest)) = state.digest.as_deref_mut() else { return reply(lost()) };
     let Some(told) = digest.told.take() else { return reply(lost()) };
     digest.awaited.spawn(async move { reply(told.await.unwrap_or_else(|_| lost())) });
 }

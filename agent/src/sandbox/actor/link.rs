@@ -64,7 +64,8 @@ pub(super) enum Ask {
     Survey(Result<CommandLine, String>),
 }
 
-type InFlight = Pin<Box<dyn Future<Output = (Token, Answer, Position)> + Send>>;
+/// Its answer is boxed: the keeper has room for one all the time.
+type InFlight = Pin<Box<dyn Future<Output = Box<(Token, Answer, Position)>> + Send>>;
 
 /// Connects after a while, once the host answers; takes hold of the process behind the socket, and surveys it.
 pub(super) async fn connect(
@@ -129,8 +130,10 @@ impl Link {
             actor,
             permits: Arc::new(Semaphore::new(FROM_QEMU_MAX)),
             troubles: Troubles::default(),
+            events: contact.events,
+            queue,
         };
-        tokio::spawn(Box::new(keeper).run(contact.events, queue));
+        tokio::spawn(Box::new(keeper).run());
         Self { number, commands, client }
     }
 
@@ -157,6 +160,8 @@ struct Keeper {
     actor: ActorRef<Message>,
     permits: Arc<Semaphore>,
     troubles: Troubles,
+    events: EventStream,
+    queue: queue::Receiver<Box<(Token, Ask)>>,
 }
 
 /// What one item that QEMU sent comes to.
@@ -182,11 +187,7 @@ impl Troubles {
 
 impl Keeper {
     /// Boxed: an async function keeps room for its arguments twice.
-    async fn run(
-        mut self: Box<Self>,
-        mut events: EventStream,
-        mut queue: queue::Receiver<Box<(Token, Ask)>>,
-    ) {
+    async fn run(mut self: Box<Self>) {
         let mut in_flight: Option<InFlight> = None;
         loop {
             let idle = in_flight.is_none();
@@ -199,38 +200,43 @@ impl Keeper {
             // A storm of events comes last: it holds back neither a command nor the end of a connection that was given up.
             tokio::select! {
                 biased;
-                (token, answer, position) = answer => {
+                answered = answer => {
                     in_flight = None;
-                    let answer = Box::new(Input::Answer(token, answer));
-                    // What QEMU sent before the reply comes before it.
-                    while let Some(incoming) = events.next_before(position).await {
-                        let before = self.take(incoming);
-                        self.hand_on(before).await;
-                    }
-                    self.hand_on(Taken::HandOn(answer)).await;
+                    Box::pin(self.answered(answered)).await;
                 }
-                asked = queue.recv(), if idle => match asked {
+                asked = self.queue.recv(), if idle => match asked {
                     Some(asked) => in_flight = Some(self.put(*asked)),
                     None => return,
                 },
-                incoming = events.next() => match self.take(incoming) {
+                incoming = self.events.next() => match self.take(incoming) {
                     Taken::Over => break,
                     taken => self.hand_on(taken).await,
                 }
             }
         }
         if let Some(answer) = in_flight {
-            let (token, answer, _) = answer.await;
+            let (token, answer, _) = *answer.await;
             self.hand_on(Taken::HandOn(Box::new(Input::Answer(token, answer)))).await;
         }
-        queue.close();
-        while let Some(asked) = queue.recv().await {
+        self.queue.close();
+        while let Some(asked) = self.queue.recv().await {
             let refusal = Refusal::new(Reason::QmpUnreachable, "the QMP connection was lost");
             let answer = Input::Answer(asked.0, Answer::Failed(refusal));
             self.hand_on(Taken::HandOn(Box::new(answer))).await;
         }
         // An actor that is gone needs not be told.
         let _ = self.actor.cast(Message::LinkClosed(self.number));
+    }
+
+    /// Hands on an answer, behind what QEMU sent before it.
+    async fn answered(&mut self, answered: Box<(Token, Answer, Position)>) {
+        let (token, answer, position) = *answered;
+        let answer = Box::new(Input::Answer(token, answer));
+        while let Some(incoming) = self.events.next_before(position).await {
+            let before = self.take(incoming);
+            self.hand_on(before).await;
+        }
+        self.hand_on(Taken::HandOn(answer)).await;
     }
 
     /// What one item comes to.
@@ -269,8 +275,15 @@ impl Keeper {
 
     async fn hand_on(&self, taken: Taken) {
         let Taken::HandOn(input) = taken else { return };
-        // The semaphore is never closed.
-        let Ok(permit) = self.permits.clone().acquire_owned().await else { return };
+        let permit = match Arc::clone(&self.permits).try_acquire_owned() {
+            Ok(permit) => permit,
+            // Boxed: a connection keeps room for whatever it may ever wait for.
+            Err(_) => match Box::pin(Arc::clone(&self.permits).acquire_owned()).await {
+                Ok(permit) => permit,
+                // The semaphore is never closed.
+                Err(_) => return,
+            },
+        };
         // An actor that is gone needs not be told.
         let _ = self.actor.cast(Message::FromQemu(input, permit));
     }
@@ -281,7 +294,7 @@ impl Keeper {
         match ask {
             Ask::Command(command, unwritten) => Box::pin(async move {
                 let (answer, position) = told(&client, command, unwritten).await;
-                (token, answered(answer), position)
+                Box::new((token, answered(answer), position))
             }),
             Ask::Survey(command_line) => {
                 let (environment, process, version) =
@@ -290,7 +303,7 @@ impl Keeper {
                     let pid = process.pid();
                     let survey = survey(&client, version, pid, command_line, &environment).await;
                     let answer = survey.map(|survey| Answer::Surveyed(Box::new(survey), process.identity()));
-                    (token, answered(answer), Position::default())
+                    Box::new((token, answered(answer), Position::default()))
                 })
             }
         }

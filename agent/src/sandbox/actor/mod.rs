@@ -80,7 +80,7 @@ pub enum Origin {
     Ledger(Box<Recovered>, Option<Process>),
 }
 
-/// What a sandbox actor keeps beside the machine.
+/// What a sandbox actor keeps beside the machine. What only a command under way has is boxed: there are thousands of idle ones.
 pub struct State {
     machine: Sandbox,
     environment: Arc<Environment>,
@@ -97,11 +97,11 @@ pub struct State {
     waiting: HashMap<String, Vec<oneshot::Sender<Answered>>>,
     draft: Option<Box<Draft>>,
     /// The turn to be saved that a command waits for or has, under its request id. Dropping it gives it back.
-    turn: Option<(String, JoinSet<()>)>,
+    turn: Option<Box<(String, JoinSet<()>)>>,
     /// The digest of a snapshot that a command has begun to take, under its request id.
-    digest: Option<(String, disk::Digest)>,
+    digest: Option<Box<(String, disk::Digest)>>,
     /// The host's memory that a command was promised, under its request id.
-    promised: Option<(String, Promise)>,
+    promised: Option<Box<(String, Promise)>>,
     /// What the metering actor was last told of whether QEMU can be asked.
     sight: Option<crate::metering::accounts::Sight>,
     attempt: Option<AbortHandle>,

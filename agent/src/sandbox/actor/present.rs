@@ -48,7 +48,7 @@ impl State {
             connection: connection(core),
             shape: core.shape,
             memory_max_bytes: (core.shape.memory_base_bytes.saturating_add(pluggable))
-                .min(core.terms.memory_max_bytes.unwrap_or(u64::MAX)),
+                .min(core.terms().memory_max_bytes.unwrap_or(u64::MAX)),
             memory_block_bytes: devices.iter().map(|device| device.block_bytes).max().unwrap_or(0),
             qmp_path: core.qmp_path.display().to_string(),
             pid: core.process.map(|process| process.pid),

@@ -32,7 +32,7 @@ impl Attachment {
     pub(super) fn of(core: &Core, survey: &Survey, process: ProcessIdentity) -> Self {
         Self {
             qmp_path: core.qmp_path.clone(),
-            terms: core.terms.clone(),
+            terms: core.terms().clone(),
             pid: process.pid,
             start_time_ticks: process.start_time_ticks,
             boot: process.boot.to_string(),

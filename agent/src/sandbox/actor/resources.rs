@@ -36,7 +36,7 @@ impl State {
 
     fn hold_promise(&mut self, promise: Promise) {
         let request_id = self.machine.underway().map(|(command, _)| command.request_id.clone());
-        self.promised = request_id.map(|request_id| (request_id, promise));
+        self.promised = request_id.map(|request_id| Box::new((request_id, promise)));
     }
 
     /// Limits QEMU's CPU time.

@@ -122,7 +122,7 @@ async fn made_ready(
     let path = std::env::var("PATH").map(|path| ("PATH".to_owned(), path));
     Ok(CommandLine {
         exe: program,
-        argv: words,
+        argv: words.into(),
         cwd: "/".into(),
         env: path.into_iter().collect(),
         uid: Uid::effective().as_raw(),

@@ -128,7 +128,7 @@ fn attached(core: &Core, command: &Command, request: &Request) -> Option<Refusal
         ));
     }
     if let Request::Scale(asked) = request
-        && let Some(refusal) = core.terms.beyond(asked)
+        && let Some(refusal) = core.terms().beyond(asked)
     {
         return Some(refusal);
     }

@@ -141,7 +141,7 @@ pub struct Core {
     /// After a restart: whether its QEMU is one that the unfinished command has started.
     pub started: bool,
     /// How it is to be driven, where that is not as QEMU says.
-    pub terms: Terms,
+    terms: Option<Box<Terms>>,
     /// Its last snapshot: the one to wake from, where it is hibernated.
     pub snapshot: Option<Box<Manifest>>,
     /// What the QEMU that was started last had written when it exited.
@@ -225,7 +225,7 @@ impl Core {
             survey: None,
             process: None,
             started: false,
-            terms: Terms::default(),
+            terms: None,
             snapshot: None,
             last_words: None,
             progress: (0, 0),
@@ -261,6 +261,16 @@ impl Core {
             answered: None,
             next_token: 1,
         }
+    }
+
+    /// How it is to be driven.
+    pub fn terms(&self) -> &Terms {
+        self.terms.as_deref().unwrap_or(Terms::none())
+    }
+
+    /// It is to be driven so from now on.
+    pub fn go_by(&mut self, terms: Terms) {
+        self.terms = (!terms.is_empty()).then(|| Box::new(terms));
     }
 
     /// Whether its life under the agent's care is over.
@@ -300,6 +310,10 @@ impl Core {
     pub(super) fn note_answered(&mut self, now: Stamp, token: Token) {
         let index = self.asked.iter().position(|(asked, _)| *asked == token);
         let asked = index.and_then(|index| self.asked.remove(index)).map(|(_, at)| at);
+        if self.asked.is_empty() {
+            // There are thousands that ask nothing for hours.
+            self.asked.shrink_to(0);
+        }
         // An answer to what was asked too long ago to be remembered says nothing of what was since.
         self.answered = asked.or_else(|| self.asked.front().map(|(_, at)| *at)).or(Some(now));
     }

@@ -61,7 +61,7 @@ fn contents() -> Contents {
         machine_type: Some("pc-q35-10.0".to_owned()),
         command_line: CommandLine {
             exe: PathBuf::from("/usr/bin/qemu-system-x86_64"),
-            argv: ["qemu", "-m", "256M"].map(str::to_owned).to_vec(),
+            argv: ["qemu", "-m", "256M"].into_iter().collect(),
             cwd: PathBuf::from("/"),
             env: Variables::default(),
             uid: 64,

@@ -79,7 +79,7 @@ fn disks_have_names_that_stay_and_what_is_extra_comes_last() {
 #[test]
 fn what_the_agent_makes_can_be_started_again() {
     let spec = SandboxSpec { memory_max_bytes: 1 << 30, memory_shared: true, ..small() };
-    assert_eq!(crate::process::repeatable(&argv(&spec, &places(), "acme/sb-1")), Ok(()));
+    assert_eq!(crate::process::repeatable(&argv(&spec, &places(), "acme/sb-1").into()), Ok(()));
 }
 
 #[test]

@@ -24,9 +24,10 @@ pub(super) enum Attach {
 
 /// Its file says something else of how it is to be driven.
 fn driven_otherwise(cx: &mut Context<'_>) -> Flow {
+    let terms = cx.core.terms().clone();
     if let (Some(survey), Some(process)) = (cx.core.survey.as_mut(), cx.core.process) {
         if let Ok(line) = &mut survey.command_line {
-            *line = cx.core.terms.applied(line.clone());
+            *line = terms.applied(line.clone());
         }
         let announcement = Announcement::Reattached(Box::new(survey.clone()), process);
         let token = cx.core.token();
@@ -45,12 +46,15 @@ impl Procedure for Attach {
 
     fn begin(&mut self, cx: &mut Context<'_>) -> Flow {
         let told = match &cx.command.request {
-            Request::Attach { terms: Some(terms), .. } if **terms != cx.core.terms => Some((**terms).clone()),
-
+            Request::Attach { terms: Some(terms), .. } if **terms != *cx.core.terms() => {
+                Some((**terms).clone())
+            }
             _ => None,
         };
         let changed = told.is_some();
-        cx.core.terms = told.unwrap_or_else(|| std::mem::take(&mut cx.core.terms));
+        if let Some(terms) = told {
+            cx.core.go_by(terms);
+        }
         if cx.core.phase != Phase::New {
             return if changed {
                 driven_otherwise(cx)

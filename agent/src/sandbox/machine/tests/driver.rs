@@ -210,7 +210,7 @@ impl Qemu {
 pub(super) fn command_line() -> CommandLine {
     CommandLine {
         exe: "/usr/bin/qemu-system-x86_64".into(),
-        argv: vec!["qemu-system-x86_64".to_owned(), "-m".to_owned(), "256M".to_owned()],
+        argv: ["qemu-system-x86_64", "-m", "256M"].into_iter().collect(),
         cwd: "/".into(),
         env: crate::process::Variables::default(),
         uid: 0,

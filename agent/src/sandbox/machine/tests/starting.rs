@@ -336,7 +336,7 @@ fn a_qemu_that_cannot_be_started_again_is_not_power_cycled() {
     let mut driver = Driver::attached();
     let mut survey = driver.qemu.as_ref().unwrap().survey();
     if let Ok(line) = &mut survey.command_line {
-        line.argv.extend(["-netdev", "tap,id=n0,fd=3"].map(str::to_owned));
+        line.argv = line.argv.iter().chain(["-netdev", "tap,id=n0,fd=3"]).collect();
     }
     driver.feed(Input::Gap);
     let Action::Survey(token) = until(&mut driver, |action| matches!(action, Action::Survey(_))) else {

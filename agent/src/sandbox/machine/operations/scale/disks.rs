@@ -54,7 +54,7 @@ impl Disks {
         for (node, bytes) in asked {
             check(known, node, *bytes, core.settings.disk_bytes_max)?;
         }
-        core.terms.disks_beyond(asked, known).map_or(Ok(()), Err)?;
+        core.terms().disks_beyond(asked, known).map_or(Ok(()), Err)?;
         let (ahead, reached) = (VecDeque::new(), Vec::new());
         Ok(Self { asked: asked.clone(), ahead, step: Step::Looking, reached })
     }
@@ -106,7 +106,7 @@ impl Disks {
             }
         }
         // Another monitor may have grown a disk that was not asked for.
-        core.terms.disks_beyond(&self.asked, known).map_or(Ok(()), Err)?;
+        core.terms().disks_beyond(&self.asked, known).map_or(Ok(()), Err)?;
         Ok(ahead)
     }
 

@@ -49,7 +49,7 @@ impl Memory {
     pub(super) fn plan(core: &Core, asked_bytes: u64) -> Result<Self, Refusal> {
         let devices = core.survey.as_ref().map(|survey| survey.memory_devices.clone()).unwrap_or_default();
         let (devices, others): (Vec<_>, Vec<_>) =
-            devices.into_iter().partition(|device| core.terms.may_scale(device));
+            devices.into_iter().partition(|device| core.terms().may_scale(device));
         // What the others have stays as it is.
         let others_bytes: u64 = others.iter().map(|device| device.size_bytes).sum();
         let base_bytes = core.shape.memory_base_bytes;
