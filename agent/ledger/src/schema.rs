@@ -43,7 +43,8 @@ const EDITOR_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// After how many pages of 4 KiB the log is carried over into the file.
 const CHECKPOINT_PAGES: i64 = 4096;
 
-/// Each open sandbox has a page of its own that every slice touches: 4,096 of them fit.
+/// Each open sandbox has a page of its own that every slice touches: a thousand of them fit, and the kernel has the others.
+/// Whatever fits is kept for good, and on a host of idle sandboxes that is rows which nobody reads again.
 const CACHE_KIB: i64 = 4 << 10;
 
 const STATEMENTS_CACHED: usize = 64;
