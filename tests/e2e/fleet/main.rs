@@ -10,6 +10,7 @@ mod ingest;
 mod keys;
 mod migrations;
 mod misfortunes;
+mod overlaps;
 mod quarantine;
 mod queues;
 mod real_agent;

@@ -14,7 +14,7 @@ struct Migration {
 }
 
 /// Numbered from 1, in order.
-const MIGRATIONS: [Migration; 8] = [
+const MIGRATIONS: [Migration; 9] = [
     Migration {
         name: "slices",
         up: include_str!("../../fleet-migrations/0001_slices_up.sql"),
@@ -55,11 +55,16 @@ const MIGRATIONS: [Migration; 8] = [
         up: include_str!("../../fleet-migrations/0008_span_up.sql"),
         down: include_str!("../../fleet-migrations/0008_span_down.sql"),
     },
+    Migration {
+        name: "place",
+        up: include_str!("../../fleet-migrations/0009_place_up.sql"),
+        down: include_str!("../../fleet-migrations/0009_place_down.sql"),
+    },
 ];
 
 /// The newest schema version that this program knows.
-pub const VERSION: i32 = 8;
-const _: () = assert!(MIGRATIONS.len() == 8, "VERSION is the number of migrations");
+pub const VERSION: i32 = 9;
+const _: () = assert!(MIGRATIONS.len() == 9, "VERSION is the number of migrations");
 
 /// Whoever migrates holds this advisory lock: `DORM` and `FLEE` in ASCII.
 const LOCK: i64 = 0x444f_524d_464c_4545;

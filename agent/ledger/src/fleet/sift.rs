@@ -17,7 +17,9 @@ const FIND: &str = "SELECT place, host_seq, found FROM (SELECT s.place, s.host_s
          WHEN e.payload_hash IS NOT NULL THEN 'other payload' \
          WHEN o.received @> s.host_seq THEN 'reused' \
          WHEN EXISTS (SELECT FROM slices x WHERE x.sandbox_id = s.sandbox_id \
-             AND x.span && int8range(s.start_unix_ns, s.end_unix_ns)) \
+             AND x.start_unix_ns >= s.start_unix_ns / 3600000000000 * 3600000000000 \
+             AND x.start_unix_ns < s.end_unix_ns AND x.end_unix_ns > s.start_unix_ns \
+             AND x.start_unix_ns < x.end_unix_ns AND s.start_unix_ns < s.end_unix_ns) \
              THEN 'overlaps' END AS found \
      FROM staged s JOIN sources o ON o.id = s.source_id \
      LEFT JOIN events e ON e.source_id = s.source_id AND e.event_id = s.event_id) looked WHERE found IS NOT NULL";
