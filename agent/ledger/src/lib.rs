@@ -27,6 +27,7 @@ mod editor;
 mod encode;
 mod error;
 pub mod fleet;
+mod hashes;
 mod host_key;
 mod ledger;
 mod lock;

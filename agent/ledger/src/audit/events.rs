@@ -7,11 +7,11 @@ use rusqlite::{Connection, Row};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::hashes::{INPUTS_AT_ONCE, hash_all};
 use super::told::Sum;
 use super::{Contents, Found};
 use crate::LedgerError;
 use crate::encode::{optional_text, text, uint};
+use crate::hashes::{INPUTS_AT_ONCE, hash_all};
 use crate::outbox::{Envelope, Head, SLICE_EVENT};
 use crate::time::rfc3339;
 

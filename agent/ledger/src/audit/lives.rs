@@ -10,11 +10,11 @@ use dormouse_metering::{Boundary, Meter, Slice};
 use rusqlite::{Connection, OptionalExtension};
 use serde::Serialize;
 
-use super::hashes::{INPUTS_AT_ONCE, hash_all};
 use super::rollups::Rollups;
 use super::told::Sum;
 use super::{AuditReport, Contents, Found};
 use crate::encode::{self, slice_columns, uint};
+use crate::hashes::{INPUTS_AT_ONCE, hash_all};
 use crate::suppression::Suppression;
 use crate::usage::rollups::Rollup;
 use crate::{LedgerError, SandboxRow, SliceRow};

@@ -25,7 +25,6 @@
 mod ahead;
 mod events;
 mod file;
-mod hashes;
 mod lives;
 mod moment;
 mod rollups;

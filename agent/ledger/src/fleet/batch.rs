@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
+use super::event::decode_all;
 use super::{Event, Rejection, WhyNot};
 
 /// Messages, read. Each is an event to be stored, a rejection, or the repetition of an event before it.
@@ -27,8 +28,8 @@ impl<'a> Batch<'a> {
 
     fn of(messages: Vec<Cow<'a, [u8]>>) -> Self {
         let (mut decoded, mut rejected) = (Vec::with_capacity(messages.len()), Vec::new());
-        for (place, message) in messages.iter().enumerate() {
-            match Event::decode(message) {
+        for (place, event) in decode_all(&messages).into_iter().enumerate() {
+            match event {
                 Ok(event) => decoded.push((place, event)),
                 Err(rejection) => rejected.push((place, None, rejection)),
             }

@@ -2,12 +2,14 @@
 
 use std::borrow::Cow;
 
+use blake3::Hash;
 use dormouse_metering::BillingState;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
 use crate::encode::from_hex;
+use crate::hashes::{INPUTS_AT_ONCE, hash_all};
 use crate::statement::{Claim, Complete, NotKept, Statement};
 use crate::{LIFECYCLE_EVENT, RETENTION_EVENT, SLICE_EVENT, SliceRow, WATERMARK_EVENT};
 
@@ -172,8 +174,10 @@ struct Envelope<'a> {
     #[serde(borrow, rename = "type")]
     event_type: Cow<'a, str>,
     org: Option<String>,
-    hostseq: String,
-    payloadhash: String,
+    #[serde(borrow)]
+    hostseq: Cow<'a, str>,
+    #[serde(borrow)]
+    payloadhash: Cow<'a, str>,
     #[serde(borrow)]
     prevhash: Option<Cow<'a, str>>,
     apikey: Option<String>,
@@ -190,10 +194,45 @@ struct LifecycleData {
     unix_ns: i64,
 }
 
+/// Events, each as [`Event::decode`] reads it: hashed side by side, which takes a third of the time.
+pub(super) fn decode_all(messages: &[Cow<'_, [u8]>]) -> Vec<Result<Event, Rejection>> {
+    let mut events = Vec::with_capacity(messages.len());
+    for together in messages.chunks(INPUTS_AT_ONCE / 2) {
+        let envelopes: Vec<_> = together.iter().map(|bytes| (bytes, parse::<Envelope<'_>>(bytes))).collect();
+        let read = envelopes.iter().filter_map(|(bytes, envelope)| Some((bytes, envelope.as_ref().ok()?)));
+        let inputs: Vec<&[u8]> =
+            read.flat_map(|(bytes, envelope)| [envelope.data.get().as_bytes(), bytes]).collect();
+        let mut hashes = hash_all(&inputs).into_iter();
+        for (bytes, envelope) in envelopes {
+            events.push(envelope.and_then(|envelope| {
+                let own = hashes.next().zip(hashes.next()).unwrap_or_else(|| envelope.hashes(bytes));
+                Event::read(bytes, envelope, own)
+            }));
+        }
+    }
+    events
+}
+
+impl Envelope<'_> {
+    /// Of the data and of all.
+    fn hashes(&self, bytes: &[u8]) -> (Hash, Hash) {
+        (blake3::hash(self.data.get().as_bytes()), blake3::hash(bytes))
+    }
+}
+
 impl Event {
     /// Reads an event from its bytes, and judges what can be judged by looking at it alone.
     pub fn decode(bytes: &[u8]) -> Result<Self, Rejection> {
         let envelope: Envelope<'_> = parse(bytes)?;
+        let hashes = envelope.hashes(bytes);
+        Self::read(bytes, envelope, hashes)
+    }
+
+    fn read(
+        bytes: &[u8],
+        envelope: Envelope<'_>,
+        (of_data, of_all): (Hash, Hash),
+    ) -> Result<Self, Rejection> {
         let Envelope {
             specversion,
             id,
@@ -212,9 +251,8 @@ impl Event {
         let host_seq = hostseq.parse().ok().filter(|number| (1..i64::MAX).contains(number));
         let host_seq = host_seq
             .ok_or_else(|| Rejection::undecodable(format!("hostseq {hostseq:?} is no number from 1")))?;
-        let data_hash = blake3::hash(data.get().as_bytes()).to_hex();
-        if data_hash.as_str() != payloadhash {
-            let detail = format!("the data hashes to {data_hash}, not to {payloadhash}");
+        if *of_data.to_hex() != *payloadhash {
+            let detail = format!("the data hashes to {of_data}, not to {payloadhash}");
             return Err(Rejection { why: WhyNot::Altered, detail });
         }
         let told = match event_type.as_ref() {
@@ -238,7 +276,7 @@ impl Event {
             source: source.into_owned(),
             id: id.into_owned(),
             host_seq,
-            payload_hash: *blake3::hash(bytes).as_bytes(),
+            payload_hash: *of_all.as_bytes(),
             prev_hash,
             api_key: apikey,
             told,

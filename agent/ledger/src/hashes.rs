@@ -1,7 +1,7 @@
 //! BLAKE3 of many short inputs side by side.
 //!
 //! The crate hashes one input at a time, and of one that has hardly more than a KiB nothing can be done side by side: most
-//! of its time is waiting for itself. An audit hashes three such inputs for each slice. So blocks that lie at the same place
+//! of its time is waiting for itself. An audit hashes three such inputs for each slice, an ingest two. So blocks that lie at the same place
 //! of different inputs are compressed together, by what the crate does it with in long inputs; last blocks are not, nor
 //! what is longer than two chunks. What comes out is what [`blake3::hash`] makes of each.
 
@@ -9,7 +9,7 @@ use blake3::platform::{self, Platform};
 use blake3::{Hash, IncrementCounter};
 
 /// So many inputs are worth hashing together, and stay in the processor's caches meanwhile.
-pub(super) const INPUTS_AT_ONCE: usize = 64;
+pub(crate) const INPUTS_AT_ONCE: usize = 64;
 
 const BLOCK_BYTES: usize = 64;
 const CHUNK_BYTES: usize = 1024;
@@ -39,7 +39,7 @@ struct Chunk<'a> {
 }
 
 /// The hash of each input.
-pub(super) fn hash_all(inputs: &[&[u8]]) -> Vec<Hash> {
+pub(crate) fn hash_all(inputs: &[&[u8]]) -> Vec<Hash> {
     let platform = Platform::detect();
     let mut hashes = vec![Hash::from_bytes([0; VALUE_BYTES]); inputs.len()];
     let mut chunks = Vec::with_capacity(2 * inputs.len());
