@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 use std::pin::pin;
+use std::time::Duration;
 
 use bytes::Bytes;
 use dormouse::database::Database;
@@ -19,17 +20,17 @@ use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 
 use crate::report::{Goal, Row};
-use crate::stopwatch::Stopwatch;
+use crate::stopwatch::{self, Stopwatch};
 use crate::{Error, Size, alike};
 
 const ROUNDS: usize = 5;
 const HOSTS: usize = 20;
 const SLICE_NS: i64 = 20 * SECOND_NS;
 
-/// Batches of 8,192 slices.
+/// Batches of 16,384 slices, as many as an instance stores at once.
 pub fn run(size: Size) -> Result<Vec<Row>, Error> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let (lives, per_life, batch) = (size.pick(5, 500), size.pick(2, 10), size.pick(50, 8_192));
+    let (lives, per_life, batch) = (size.pick(5, 500), size.pick(2, 10), size.pick(50, 16_384));
     let mut rows = Vec::new();
     for instances in [1, 2] {
         let amount = Amount { lives, per_life, batch, rounds: size.pick(2, ROUNDS) };
@@ -83,44 +84,69 @@ async fn measure(instances: usize, amount: &Amount) -> Result<Vec<Row>, Error> {
         copiers.push(connect(&server, "plain").await?);
     }
     let mut hosts = hosts(lives);
-    let (mut by_ledger, mut by_copy, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    let looks_on = connect(&server, "plain").await?;
+    let (mut by_ledger, mut by_copy, mut ratios) = (Seen::default(), Seen::default(), Vec::new());
     // The first round makes partitions and learns names, and is not counted.
     for round in 0..=rounds {
         let messages = told(&mut hosts, per_life);
-        let slices = messages.len();
-        let rate = |watch: &Stopwatch| {
-            f64::from(u32::try_from(slices).unwrap_or(u32::MAX)) / watch.wall().as_secs_f64()
-        };
+        let slices = f64::from(u32::try_from(messages.len())?);
         let batches: Vec<Vec<Vec<u8>>> = messages.chunks(batch).map(<[_]>::to_vec).collect();
-        let watch = Stopwatch::start();
+        let (before, watch) = (server_cpu(&looks_on).await?, Stopwatch::start());
         ingest.stores(batches).await?;
-        let ledger = rate(&watch);
+        let ledger =
+            Took { server_cpu: server_cpu(&looks_on).await?.saturating_sub(before), own: watch.read() };
         if round == 0 {
             prepare(&server).await?;
         }
         let lasts_ns = SLICE_NS * i64::try_from(per_life)?;
         let begins_ns = BEGAN_NS + lasts_ns * i64::try_from(round)?;
         let rows = stored_by(&server, begins_ns..begins_ns + lasts_ns, batch).await?;
-        let watch = Stopwatch::start();
+        let (before, watch) = (server_cpu(&looks_on).await?, Stopwatch::start());
         copiers = copy(copiers, &rows).await?;
-        let plain = rate(&watch);
+        let plain =
+            Took { server_cpu: server_cpu(&looks_on).await?.saturating_sub(before), own: watch.read() };
         if round > 0 {
-            by_ledger.push(ledger);
-            by_copy.push(plain);
-            ratios.push(100.0 * ledger / plain);
+            by_ledger.add(slices, &ledger);
+            by_copy.add(slices, &plain);
+            ratios.push(100.0 * plain.own.wall.as_secs_f64() / ledger.own.wall.as_secs_f64());
         }
     }
     ingest.end().await?;
-    Ok(vec![
-        Row::spread(
-            format!("fleet: ingest by {instances}"),
-            "slices/s",
-            by_ledger,
-            Some(Goal::AtLeast(40_000.0)),
-        ),
-        Row::spread("  beside: bare COPY of the same rows", "slices/s", by_copy, None),
-        Row::spread("  of the bare COPY's rate", "%", ratios, Some(Goal::AtLeast(60.0))),
-    ])
+    let goal = Some(Goal::AtLeast(40_000.0));
+    let mut rows = by_ledger.rows(format!("fleet: ingest by {instances}"), goal);
+    rows.extend(by_copy.rows("  beside: bare COPY of the same rows".to_owned(), None));
+    rows.push(Row::spread("  of the bare COPY's rate", "%", ratios, Some(Goal::AtLeast(60.0))));
+    Ok(rows)
+}
+
+/// What a round took.
+struct Took {
+    server_cpu: Duration,
+    own: stopwatch::Took,
+}
+
+/// What was seen in all rounds.
+#[derive(Default)]
+struct Seen {
+    slices_per_s: Vec<f64>,
+    server_us: Vec<f64>,
+    own_us: Vec<f64>,
+}
+
+impl Seen {
+    fn add(&mut self, slices: f64, took: &Took) {
+        self.slices_per_s.push(slices / took.own.wall.as_secs_f64());
+        self.server_us.push(took.server_cpu.as_secs_f64() * 1e6 / slices);
+        self.own_us.push(took.own.cpu.as_secs_f64() * 1e6 / slices);
+    }
+
+    fn rows(self, what: String, goal: Option<Goal>) -> Vec<Row> {
+        vec![
+            Row::spread(what, "slices/s", self.slices_per_s, goal),
+            Row::spread("  processor time for a slice: PostgreSQL's", "us", self.server_us, None),
+            Row::spread("  and this program's", "us", self.own_us, None),
+        ]
+    }
 }
 
 pub(crate) async fn connect(server: &Postgres, database: &str) -> Result<Client, Error> {
@@ -249,12 +275,24 @@ async fn stored_by(server: &Postgres, time_ns: Range<i64>, batch: usize) -> Resu
     Ok(rows.chunks(batch).map(|rows| Bytes::from(rows.concat())).collect())
 }
 
+/// Processor time so far of all that PostgreSQL has running, by the scheduler's own count: other load does not add to it.
+pub(crate) async fn server_cpu(client: &Client) -> Result<Duration, Error> {
+    let mut sum_ns = 0;
+    for row in client.query("SELECT pid FROM pg_stat_activity", &[]).await? {
+        let pid: i32 = row.get(0);
+        // One that has just ended has nothing to say.
+        let said = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap_or_default();
+        sum_ns += said.split(' ').next().and_then(|ns| ns.parse().ok()).unwrap_or(0);
+    }
+    Ok(Duration::from_nanos(sum_ns))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_fleets_ledger_is_measured_beside_a_bare_copy() {
-        assert_eq!(run(Size::Small).unwrap().len(), 6);
+        assert_eq!(run(Size::Small).unwrap().len(), 14);
     }
 }

@@ -3,13 +3,10 @@
 //!
 //! All slices lie in one month, and so in one partition; each is stored as any other, by one instance.
 
-use std::time::Duration;
-
 use dormouse_ledger::fleet::{VERSION, migrate};
 use dormouse_tests::servers::postgres::{Durability, Postgres};
-use tokio_postgres::Client;
 
-use crate::fleet::{Ingest, connect, hosts, told};
+use crate::fleet::{Ingest, connect, hosts, server_cpu, told};
 use crate::report::{Goal, Row};
 use crate::{Error, Size};
 
@@ -18,7 +15,7 @@ const PARTS: usize = 20;
 const TOLD: [usize; 4] = [1, 5, 10, PARTS];
 /// Slices of a sandbox that are told at a time, so that not all of a part is in memory.
 const AT_A_TIME: usize = 5;
-const BATCH: usize = 8_192;
+const BATCH: usize = 16_384;
 
 /// A million slices of 10,000 sandboxes, each of 20 s; as many as `FLEET_ROWS` says, of which 20 million are about 13 GB.
 pub fn run(size: Size) -> Result<Vec<Row>, Error> {
@@ -57,18 +54,6 @@ async fn grow(lives: usize, slices: usize) -> Result<Vec<Row>, Error> {
     let times = costs_us.last().zip(costs_us.first()).map_or(f64::NAN, |(last, first)| last / first);
     rows.push(Row::single("  the last, of the first", "times", times, Some(Goal::AtMost(1.2))));
     Ok(rows)
-}
-
-/// Processor time so far of all that PostgreSQL has running, by the scheduler's own count.
-async fn server_cpu(client: &Client) -> Result<Duration, Error> {
-    let mut sum_ns = 0;
-    for row in client.query("SELECT pid FROM pg_stat_activity", &[]).await? {
-        let pid: i32 = row.get(0);
-        // One that has just ended has nothing to say.
-        let said = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap_or_default();
-        sum_ns += said.split(' ').next().and_then(|ns| ns.parse().ok()).unwrap_or(0);
-    }
-    Ok(Duration::from_nanos(sum_ns))
 }
 
 #[cfg(test)]

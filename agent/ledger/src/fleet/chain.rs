@@ -10,8 +10,6 @@
 //! few. A link that does not hold is kept for people and said: whoever could forge it cannot forge the signed root that
 //! follows.
 
-use std::collections::BTreeMap;
-
 use tokio_postgres::{Error, Transaction};
 
 use super::Event;
@@ -56,10 +54,11 @@ pub(super) struct Chain {
 impl Chain {
     /// Of events that are stored together, each with its source. No number is there twice.
     pub(super) fn of<'a>(events: impl Iterator<Item = (i32, &'a Event)>) -> Self {
-        let sorted: BTreeMap<(i32, i64), &Event> =
-            events.map(|(source_id, event)| ((source_id, event.host_seq), event)).collect();
+        let mut sorted: Vec<(i32, i64, &Event)> =
+            events.map(|(source_id, event)| (source_id, event.host_seq, event)).collect();
+        sorted.sort_unstable_by_key(|(source_id, host_seq, _)| (*source_id, *host_seq));
         let mut chain = Self::default();
-        for ((source_id, host_seq), event) in sorted {
+        for (source_id, host_seq, event) in sorted {
             let prev_hash = event.prev_hash;
             let says_otherwise = |hash: [u8; 32]| prev_hash.is_some_and(|says| says != hash);
             match chain.runs.last_mut() {

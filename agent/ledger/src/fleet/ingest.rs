@@ -25,7 +25,7 @@ use super::event::Seal;
 use super::remedy::{Failure, Reference, Remedy, Tried};
 use super::rollup::Rollup;
 use super::sift::Sifted;
-use super::sources::{Sources, Staged};
+use super::sources::{Names, Sources, Staged};
 use super::{Batch, Event, FleetError, Told, keys, migrations, quarantine, sift, sql, staging, straight};
 
 /// How often a batch is tried again that lost against others who store or delete at the same time.
@@ -89,10 +89,10 @@ impl FleetLedger {
     /// Stores what messages hold, in one transaction. Once this returns, the messages may be acknowledged; after an
     /// error nothing of them is stored, and all of them may be given again.
     pub async fn ingest(&mut self, batch: &Batch<'_>) -> Result<Ingested, FleetError> {
-        self.sources.learn(&self.client, batch).await?;
+        let names = self.sources.learn(&self.client, batch).await?;
         let (mut partitioned, mut lost) = (false, 0);
         loop {
-            match self.attempt(batch, partitioned).await {
+            match self.attempt(batch, &names, partitioned).await {
                 Ok(Attempt::Committed(ingested)) => return Ok(ingested),
                 Ok(Attempt::NoPartition) => {
                     self.make_partitions(batch).await?;
@@ -119,8 +119,13 @@ impl FleetLedger {
         Ok(())
     }
 
-    async fn attempt(&mut self, batch: &Batch<'_>, partitioned: bool) -> Result<Attempt, FleetError> {
-        let staged = self.sources.stage(batch)?;
+    async fn attempt(
+        &mut self,
+        batch: &Batch<'_>,
+        names: &[Names],
+        partitioned: bool,
+    ) -> Result<Attempt, FleetError> {
+        let staged = self.sources.stage(batch, names)?;
         let mut tx = self.client.transaction().await?;
         let mut found = look(&tx, &self.statements, batch, &staged).await?;
         let mut sifted = Sifted { rejected: keys::foreign(&tx, batch).await?, ..Sifted::default() };

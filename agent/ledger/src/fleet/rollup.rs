@@ -31,11 +31,12 @@ const KINDS: &str = "WITH asked AS MATERIALIZED (SELECT a.sandbox_id, a.state, a
      SELECT sandbox_id, state, disk_bytes, id FROM asked WHERE id IS NOT NULL UNION ALL SELECT * FROM added";
 
 /// `a` is what the batch adds to a kind from an hour on, until the next of its hours. The hours that are there go up by
-/// it; one that is not there yet begins with that and the last before it. Both see what was there before.
+/// it; one that is not there yet begins with that and the last before it. Both see what was there before. One that is
+/// known to be there is not looked for.
 const ADD_HOURS: &str = "WITH a AS MATERIALIZED (SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], \
-         $4::numeric[], $5::numeric[], $6::numeric[], $7::numeric[], $8::numeric[], $9::numeric[]) AS a (kind_id, \
-         hour_unix_ns, next_hour_unix_ns, duration_ns, vcpu_milli_ns, base_byte_ns, plugged_byte_ns, \
-         requested_byte_ns, greater_byte_ns)), \
+         $4::numeric[], $5::numeric[], $6::numeric[], $7::numeric[], $8::numeric[], $9::numeric[], $10::boolean[]) \
+         AS a (kind_id, hour_unix_ns, next_hour_unix_ns, duration_ns, vcpu_milli_ns, base_byte_ns, plugged_byte_ns, \
+         requested_byte_ns, greater_byte_ns, is_there)), \
      risen AS (UPDATE usage_hours h SET duration_ns = h.duration_ns + a.duration_ns, \
          vcpu_milli_ns = h.vcpu_milli_ns + a.vcpu_milli_ns, base_byte_ns = h.base_byte_ns + a.base_byte_ns, \
          plugged_byte_ns = h.plugged_byte_ns + a.plugged_byte_ns, \
@@ -51,7 +52,7 @@ const ADD_HOURS: &str = "WITH a AS MATERIALIZED (SELECT * FROM unnest($1::bigint
          coalesce(h.requested_byte_ns, 0) + a.requested_byte_ns, coalesce(h.greater_byte_ns, 0) + a.greater_byte_ns \
      FROM a LEFT JOIN LATERAL (SELECT * FROM usage_hours h WHERE h.kind_id = a.kind_id \
          AND h.hour_unix_ns <= a.hour_unix_ns ORDER BY h.hour_unix_ns DESC LIMIT 1) h ON true \
-     WHERE h.hour_unix_ns IS DISTINCT FROM a.hour_unix_ns ORDER BY 1, 2";
+     WHERE NOT a.is_there AND h.hour_unix_ns IS DISTINCT FROM a.hour_unix_ns ORDER BY 1, 2";
 
 /// A sandbox in one state with one size of the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -112,15 +113,23 @@ fn not_to_be_added(row: &SliceRow) -> FleetError {
     FleetError::Corrupt { what: format!("slice {sandbox}:{generation}:{seq} cannot be added to the rollups") }
 }
 
-/// Statements, prepared once for each connection, and the ids of kinds that are known to be committed.
+/// Statements, prepared once for each connection, and what is known to be committed: no kind ever goes, and no rollup.
 pub(super) struct Rollup {
     kinds_statement: Statement,
     add_hours: Statement,
-    kinds: HashMap<Kind, i64>,
+    kinds: HashMap<Kind, Known>,
 }
 
-/// Ids of kinds that are there once the transaction is committed.
-pub(super) struct Learnt(HashMap<Kind, i64>);
+/// What is known of a kind.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    id: i64,
+    /// An hour at which it has a rollup: the last that was added to.
+    hour_unix_ns: Option<i64>,
+}
+
+/// What is known once the transaction is committed.
+pub(super) struct Learnt(HashMap<Kind, Known>);
 
 impl Rollup {
     pub(super) async fn prepare(client: &Client) -> Result<Self, Error> {
@@ -130,26 +139,34 @@ impl Rollup {
 
     /// Adds to the totals. What it returns is to be remembered once the transaction is committed.
     pub(super) async fn add(&self, tx: &Transaction<'_>, added: &Added) -> Result<Learnt, FleetError> {
-        let learnt = self.learn(tx, added).await?;
-        let (mut ids, mut hours, mut next_hours) = (Vec::new(), Vec::new(), Vec::new());
+        let mut learnt = self.learn(tx, added).await?;
+        let (mut ids, mut hours, mut next_hours, mut are_there) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut columns: [Vec<Integer>; 6] = Default::default();
         for (kind, hour, next_hour, sums) in added.by_hours() {
-            let id = self.kinds.get(kind).or_else(|| learnt.0.get(kind));
-            ids.push(*id.ok_or_else(|| FleetError::Corrupt { what: format!("{kind:?} has no number") })?);
+            let known = self.kinds.get(kind).or_else(|| learnt.0.get(kind)).copied();
+            let known =
+                known.ok_or_else(|| FleetError::Corrupt { what: format!("{kind:?} has no number") })?;
+            let is_there = known.hour_unix_ns == Some(hour);
+            if !is_there && next_hour.is_none() {
+                learnt.0.insert(*kind, Known { hour_unix_ns: Some(hour), ..known });
+            }
+            ids.push(known.id);
             hours.push(hour);
             next_hours.push(next_hour);
+            are_there.push(is_there);
             columns.iter_mut().zip(sums).for_each(|(column, sum)| column.push(Integer(sum)));
         }
         let [duration, vcpu, base, plugged, requested, greater] = &columns;
         tx.batch_execute(sql::BY_INDEX).await?;
-        let values: [&(dyn tokio_postgres::types::ToSql + Sync); 9] =
-            [&ids, &hours, &next_hours, duration, vcpu, base, plugged, requested, greater];
+        let values: [&(dyn tokio_postgres::types::ToSql + Sync); 10] =
+            [&ids, &hours, &next_hours, duration, vcpu, base, plugged, requested, greater, &are_there];
         tx.execute(&self.add_hours, &values).await?;
         tx.batch_execute(sql::AS_BEFORE).await?;
         Ok(learnt)
     }
 
-    /// What was learnt in a transaction that is committed. No kind ever goes.
+    /// What was learnt in a transaction that is committed.
     pub(super) fn remember(&mut self, Learnt(kinds): Learnt) {
         if self.kinds.len() > KINDS_MAX {
             self.kinds.clear();
@@ -168,8 +185,11 @@ impl Rollup {
         let rows = tx.query(&self.kinds_statement, &[&sandboxes, &states, &disks]).await?;
         let ids: HashMap<(i64, &str, i64), i64> =
             rows.iter().map(|row| ((row.get(0), row.get(1), row.get(2)), row.get(3))).collect();
-        let id = |kind: &Kind| ids.get(&(kind.sandbox_id, kind.state, kind.disk_bytes)).copied();
-        Ok(Learnt(unknown.into_iter().filter_map(|kind| Some((*kind, id(kind)?))).collect()))
+        let known = |kind: &Kind| {
+            let id = *ids.get(&(kind.sandbox_id, kind.state, kind.disk_bytes))?;
+            Some((*kind, Known { id, hour_unix_ns: None }))
+        };
+        Ok(Learnt(unknown.into_iter().filter_map(known).collect()))
     }
 }
 

@@ -34,6 +34,9 @@ pub(super) struct Sources {
     sandboxes_count: usize,
 }
 
+/// What stands for the names in an event: of its source, and of its sandbox if it is a slice.
+pub(super) type Names = (i32, Option<i64>);
+
 /// Place in the batch, source, sandbox if it is a slice, event.
 pub(super) type StagedRow<'a> = (i32, i32, Option<i64>, &'a Event);
 
@@ -44,8 +47,12 @@ pub(super) struct Staged<'a> {
 }
 
 impl Sources {
-    /// Learns the names in a batch that are not known yet.
-    pub(super) async fn learn(&mut self, client: &Client, batch: &Batch<'_>) -> Result<(), FleetError> {
+    /// The numbers of the names in a batch, of which those are learnt that are not known yet.
+    pub(super) async fn learn(
+        &mut self,
+        client: &Client,
+        batch: &Batch<'_>,
+    ) -> Result<Vec<Names>, FleetError> {
         let sources: BTreeSet<&str> = batch.events().map(|event| event.source.as_str()).collect();
         let unknown: Vec<&str> =
             sources.into_iter().filter(|source| !self.ids.contains_key(*source)).collect();
@@ -59,50 +66,56 @@ impl Sources {
             self.sandboxes.clear();
             self.sandboxes_count = 0;
         }
+        let names = batch.events().map(|event| self.names(event));
+        let mut names = names.collect::<Result<Vec<Names>, FleetError>>()?;
         let mut unknown: BTreeSet<(i32, &str, &str)> = BTreeSet::new();
-        for event in batch.events() {
-            if let Told::Slice(row) = &event.told
-                && self.sandbox_id(event).is_none()
-            {
-                unknown.insert((self.source_id(&event.source)?, &row.org, &row.sandbox));
+        for (event, (source_id, sandbox_id)) in batch.events().zip(&names) {
+            if let (Told::Slice(row), None) = (&event.told, sandbox_id) {
+                unknown.insert((*source_id, &row.org, &row.sandbox));
             }
         }
         if unknown.is_empty() {
-            return Ok(());
+            return Ok(names);
         }
         let ids: Vec<i32> = unknown.iter().map(|(source_id, _, _)| *source_id).collect();
         let orgs: Vec<&str> = unknown.iter().map(|(_, org, _)| *org).collect();
-        let names: Vec<&str> = unknown.iter().map(|(_, _, sandbox)| *sandbox).collect();
-        client.execute(ADD_SANDBOXES, &[&ids, &orgs, &names]).await?;
-        for row in client.query(SANDBOX_IDS, &[&ids, &orgs, &names]).await? {
+        let sandboxes: Vec<&str> = unknown.iter().map(|(_, _, sandbox)| *sandbox).collect();
+        client.execute(ADD_SANDBOXES, &[&ids, &orgs, &sandboxes]).await?;
+        for row in client.query(SANDBOX_IDS, &[&ids, &orgs, &sandboxes]).await? {
             let of_source = self.sandboxes.entry(row.get(0)).or_default();
             of_source.entry(row.get(1)).or_default().insert(row.get(2), row.get(3));
             self.sandboxes_count += 1;
         }
-        Ok(())
-    }
-
-    fn source_id(&self, source: &str) -> Result<i32, FleetError> {
-        id_of(&self.ids, source)
-    }
-
-    fn sandbox_id(&self, event: &Event) -> Option<i64> {
-        let Told::Slice(row) = &event.told else { return None };
-        let of_source = self.sandboxes.get(self.ids.get(&event.source)?)?;
-        of_source.get(&row.org)?.get(&row.sandbox).copied()
-    }
-
-    /// The rows of a batch whose names are all known.
-    pub(super) fn stage<'a>(&'a self, batch: &'a Batch<'_>) -> Result<Staged<'a>, FleetError> {
-        let mut rows = Vec::with_capacity(batch.events.len());
-        for (place, event) in &batch.events {
-            let sandbox_id = self.sandbox_id(event);
+        for (event, (source_id, sandbox_id)) in batch.events().zip(&mut names) {
+            *sandbox_id = sandbox_id.or_else(|| self.sandbox_id(*source_id, event));
             if sandbox_id.is_none() && matches!(event.told, Told::Slice(_)) {
                 return Err(FleetError::Corrupt { what: format!("sandbox of {} has no number", event.id) });
             }
+        }
+        Ok(names)
+    }
+
+    fn names(&self, event: &Event) -> Result<Names, FleetError> {
+        let source_id = id_of(&self.ids, &event.source)?;
+        Ok((source_id, self.sandbox_id(source_id, event)))
+    }
+
+    fn sandbox_id(&self, source_id: i32, event: &Event) -> Option<i64> {
+        let Told::Slice(row) = &event.told else { return None };
+        self.sandboxes.get(&source_id)?.get(&row.org)?.get(&row.sandbox).copied()
+    }
+
+    /// The rows of a batch with the numbers of its names.
+    pub(super) fn stage<'a>(
+        &'a self,
+        batch: &'a Batch<'_>,
+        names: &[Names],
+    ) -> Result<Staged<'a>, FleetError> {
+        let mut rows = Vec::with_capacity(batch.events.len());
+        for ((place, event), (source_id, sandbox_id)) in batch.events.iter().zip(names) {
             let place = i32::try_from(*place)
                 .map_err(|_| FleetError::Corrupt { what: "a batch is too large".to_owned() })?;
-            rows.push((place, self.source_id(&event.source)?, sandbox_id, event));
+            rows.push((place, *source_id, *sandbox_id, event));
         }
         // As they are stored: neighbours in the indexes come together, and whoever else stores the same is met in one order.
         rows.sort_unstable_by_key(|(place, _, sandbox_id, event)| {
