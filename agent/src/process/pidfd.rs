@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::identity::{self, ProcessIdentity, Stat, StatError};
+use super::identity::{self, ProcessIdentity, StatError};
 
 /// Between two looks at a process that cannot be watched.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
@@ -94,12 +95,12 @@ impl Process {
         self.pidfd.as_fd()
     }
 
-    /// Whether it lives. A zombie does not.
+    /// Whether it lives. A zombie does not. Takes no descriptor beside its own: an agent that has none left takes nobody for
+    /// dead.
     pub fn is_alive(&self) -> bool {
-        // While the pidfd can be signalled, the process is there or a zombie, and its pid is its own.
-        pidfd_send_signal(&self.pidfd, 0) != Err(Errno::ESRCH)
-            && Stat::of(self.pid())
-                .is_ok_and(|stat| !stat.zombie && stat.start_time_ticks == self.identity.start_time_ticks)
+        let mut watched = [PollFd::new(self.pidfd(), PollFlags::POLLIN)];
+        // Readable once it has died. It fails only where a signal came, and the descriptor was not ready then.
+        !poll(&mut watched, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
     }
 
     /// Waits until it has died. Known at once, whether or not its parent waits for it. Who waits for many asks

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{Pid, getgid, getsid, getuid};
 use tokio::time::timeout;
 
@@ -123,6 +124,40 @@ async fn a_zombie_is_dead() {
     assert!(!process.is_alive());
     assert!(matches!(ProcessIdentity::of(pid(&child)), Err(StatError::Gone { .. })));
     process.kill().unwrap();
+}
+
+/// Set in a process of a test's own, in which there is no descriptor left.
+const NO_DESCRIPTORS: &str = "DORMOUSE_TEST_NO_DESCRIPTORS";
+
+#[test]
+fn a_process_lives_until_it_ends_where_no_descriptor_is_left_to_see_it_by() {
+    if std::env::var_os(NO_DESCRIPTORS).is_none() {
+        // The limit is a whole process's, and other tests run in this one.
+        let name = "process::tests::a_process_lives_until_it_ends_where_no_descriptor_is_left_to_see_it_by";
+        let mut alone = Command::new(std::env::current_exe().unwrap());
+        let output = alone.args(["--exact", name]).env(NO_DESCRIPTORS, "1").output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains("1 passed"), "{said}");
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut child = cat();
+    let process = Process::open(pid(&child)).unwrap();
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    // As many as are open in any case.
+    setrlimit(Resource::RLIMIT_NOFILE, 3, most).unwrap();
+    std::fs::File::open("/dev/null").unwrap_err();
+    runtime.block_on(async {
+        let mut ended = std::pin::pin!(process.exited());
+        assert!(process.is_alive());
+        // Longer than it takes to look a few times.
+        assert!(timeout(Duration::from_millis(50), &mut ended).await.is_err(), "taken for dead");
+        child.kill().unwrap();
+        timeout(LONG, ended).await.unwrap();
+        assert!(!process.is_alive());
+    });
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
+    child.wait().unwrap();
 }
 
 #[tokio::test]
