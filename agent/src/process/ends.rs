@@ -156,6 +156,12 @@ mod tests {
         child.wait().unwrap();
     }
 
+    /// Waits until nothing is to be looked at any more: whoever looked at the same end for ever would take a whole core.
+    async fn rests(ends: &Ends) {
+        let ready = async || timeout(Duration::from_millis(1), ends.0.set.readable()).await.is_ok();
+        timeout(LONG, async { while ready().await {} }).await.unwrap();
+    }
+
     #[tokio::test]
     async fn each_end_is_told_once_however_many_come_together() {
         let ends = Ends::new().unwrap();
@@ -177,6 +183,8 @@ mod tests {
         }
         numbers.sort_unstable();
         assert!(numbers.iter().copied().eq(0..children.len()));
+        // Those that died are still watched.
+        rests(&ends).await;
         for child in &mut children {
             child.wait().unwrap();
         }
@@ -204,6 +212,41 @@ mod tests {
         let _watch = ends.watch(process, tell("later"));
         end(&mut alive);
         assert_eq!(timeout(LONG, heard.recv()).await.unwrap(), Some("later"));
+    }
+
+    #[tokio::test]
+    async fn one_task_waits_for_all_and_for_those_that_were_let_go_of_and_are_taken_hold_of_again() {
+        let ends = Ends::new().unwrap();
+        tokio::spawn(ends.clone().run());
+        let (mut children, processes): (Vec<_>, Vec<_>) = (0..3).map(|_| cat()).unzip();
+        for _ in 0..2 {
+            let watches: Vec<_> =
+                processes.iter().map(|process| ends.watch(process.clone(), || panic!("it lives"))).collect();
+            assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), 1);
+            drop(watches);
+        }
+        children.iter_mut().for_each(end);
+        rests(&ends).await;
+    }
+
+    #[tokio::test]
+    async fn whoever_is_told_may_watch_another_and_let_one_go() {
+        let ends = Ends::new().unwrap();
+        tokio::spawn(ends.clone().run());
+        let (told, mut heard) = mpsc::unbounded_channel();
+        let [(mut first, first_process), (mut second, second_process)] = [cat(), cat()];
+        let let_go = ends.watch(second_process.clone(), || panic!("it was let go of"));
+        let by_whom = ends.clone();
+        let _watch = ends.watch(first_process, move || {
+            drop(let_go);
+            let also_told = told.clone();
+            told.send(by_whom.watch(second_process, move || drop(also_told))).unwrap();
+        });
+        end(&mut first);
+        let _watch = timeout(LONG, heard.recv()).await.unwrap().unwrap();
+        end(&mut second);
+        // Both have told by then.
+        assert!(timeout(LONG, heard.recv()).await.unwrap().is_none());
     }
 
     #[tokio::test]
