@@ -39,7 +39,11 @@ impl Played {
     }
 
     fn submit(&mut self, command: &str) -> Result<u64, QmpError> {
-        let id = self.session.submit(command, Value::Null, REPLY_DEADLINE, self.now);
+        self.submit_with(command, Value::Null)
+    }
+
+    fn submit_with(&mut self, command: &str, arguments: Value) -> Result<u64, QmpError> {
+        let id = self.session.submit(command, arguments, REPLY_DEADLINE, self.now);
         self.heard.take(&mut self.session);
         id
     }
@@ -69,6 +73,23 @@ impl Played {
 fn out_of_band_is_never_enabled() {
     let played = Played::ready(&Config::default());
     assert_eq!(played.written(0), json!({ "execute": "qmp_capabilities", "id": 0 }));
+}
+
+#[test]
+fn arguments_that_are_none_are_not_written_and_all_others_are() {
+    let mut played = Played::ready(&Config::default());
+    for (arguments, written) in [
+        (Value::Null, ""),
+        (json!({}), ""),
+        (json!({ "name": null }), r#""arguments":{"name":null},"#),
+        (json!({ "list": [], "of": {} }), r#""arguments":{"list":[],"of":{}},"#),
+    ] {
+        let id = played.submit_with("stop", arguments).unwrap();
+        let mut expected = [r#"{"#, written, r#""execute":"stop","id":"#].concat();
+        expected.push_str(&format!("{id}}}\n"));
+        assert_eq!(*played.heard.written.last().unwrap(), expected);
+        played.answer(id);
+    }
 }
 
 #[test]
