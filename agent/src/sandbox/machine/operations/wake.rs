@@ -13,7 +13,8 @@
 //!                                                                                                             done
 //! ```
 //!
-//! All that is quick to check is checked while there is no QEMU: manifest, files and their lengths. The digest of a
+//! All that is quick to check is checked while there is no QEMU, and while the intent is being recorded: manifest, files and
+//! their lengths. The digest of a
 //! `mapped-ram` file, which takes as long as the file is large, is taken while QEMU starts, with `-incoming defer`: it has
 //! nothing of the file before the digest was found right, and is ended where it is not. Where the RAM is in files, which
 //! QEMU maps as soon as it is started, the digest comes first: the state beside them is small.
@@ -53,6 +54,8 @@ pub(super) struct Wake {
     step: Step,
     /// The guest begins anew.
     cold: bool,
+    /// The snapshot and the memory that it wants, or why it is refused, where that was known before the intent was durable.
+    verified: Option<Result<(Box<Manifest>, u64), Refusal>>,
     connect_until_ns: u64,
     /// QEMU was told to continue the guest, which may have run and written to its disks since.
     told: bool,
@@ -92,7 +95,15 @@ impl Wake {
     }
 
     fn at(step: Step) -> Self {
-        Self { step, cold: false, connect_until_ns: 0, told: false, stood: None, unlimited: String::new() }
+        Self {
+            step,
+            cold: false,
+            verified: None,
+            connect_until_ns: 0,
+            told: false,
+            stood: None,
+            unlimited: String::new(),
+        }
     }
 
     /// The guest is to begin anew.
@@ -292,6 +303,11 @@ const fn check_of(method: Method) -> Check {
     }
 }
 
+fn verify(cx: &mut Context<'_>, manifest: Box<Manifest>) -> Flow {
+    let check = check_of(manifest.method);
+    cx.ask(|token| Action::VerifySnapshot(token, manifest, check))
+}
+
 fn mismatch(manifest: &Manifest, survey: &Survey) -> Option<Refusal> {
     let saved_by = manifest.qemu_version.as_str();
     let found = survey.version.to_string();
@@ -322,6 +338,20 @@ impl Procedure for Wake {
         }
     }
 
+    fn ask_ahead(&mut self, cx: &mut Context<'_>) {
+        if let Some(manifest) = cx.core.snapshot.clone().filter(|_| !self.cold) {
+            verify(cx, manifest);
+        }
+    }
+
+    fn answered_ahead(&mut self, _: &mut Context<'_>, answer: &Answer) {
+        self.verified = match answer {
+            Answer::SnapshotVerified(manifest, wanted_bytes) => Some(Ok((manifest.clone(), *wanted_bytes))),
+            Answer::Failed(refusal) => Some(Err(refusal.clone())),
+            _ => None,
+        };
+    }
+
     fn begin(&mut self, cx: &mut Context<'_>) -> Flow {
         if let Step::Reclaiming(_) = self.step {
             self.connect_until_ns = cx.now.boottime_ns.saturating_add(RECLAIM_MS * 1_000_000);
@@ -337,8 +367,12 @@ impl Procedure for Wake {
         if self.cold {
             return self.begin_cold(cx, manifest);
         }
-        let check = check_of(manifest.method);
-        cx.ask(|token| Action::VerifySnapshot(token, manifest, check))
+        match self.verified.take() {
+            Some(Ok((manifest, wanted_bytes))) => self.promise(cx, manifest, wanted_bytes),
+            Some(Err(refusal)) => failed(refusal),
+            None if cx.waiting.is_some() => Flow::Wait,
+            None => verify(cx, manifest),
+        }
     }
 
     fn answer(&mut self, cx: &mut Context<'_>, answer: Answer) -> Flow {

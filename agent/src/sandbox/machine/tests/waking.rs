@@ -49,6 +49,43 @@ fn a_mapped_ram_snapshot_is_digested_while_qemu_starts_and_others_before_it() {
     }
 }
 
+/// A wake, its intent and the check of its snapshot still without an answer.
+fn waking() -> (Driver, Action, Action) {
+    let mut driver = Driver::hibernated(Method::MappedRam);
+    driver.log.clear();
+    driver.feed(Input::Command(command("c1", Request::Wake { cold: false })));
+    let (intent, check) = (driver.open.pop_front().unwrap(), driver.open.pop_front().unwrap());
+    assert_eq!(done(&driver), ["before", "verify snapshot"]);
+    (driver, intent, check)
+}
+
+#[test]
+fn a_snapshot_is_checked_while_the_intent_is_recorded_and_nothing_is_started_before_both_are_there() {
+    for durable_first in [true, false] {
+        let (mut driver, intent, check) = waking();
+        let (first, second) = if durable_first { (intent, check) } else { (check, intent) };
+        driver.answer_well(first);
+        assert_eq!(done(&driver), ["before", "verify snapshot"], "durable first: {durable_first}");
+        driver.answer_well(second);
+        assert_eq!(done(&driver)[2], "promise 256", "durable first: {durable_first}");
+        driver.settle();
+        assert_eq!(driver.sandbox.core().state, BillingState::Running, "durable first: {durable_first}");
+    }
+}
+
+#[test]
+fn a_snapshot_that_is_found_damaged_before_the_intent_is_durable_is_refused_once_it_is() {
+    let (mut driver, intent, check) = waking();
+    let damaged = Refusal::new(Reason::SnapshotDamaged, "it has no manifest");
+    driver.feed(Input::Answer(token_of(&check).unwrap(), Answer::Failed(damaged)));
+    assert!(driver.replies.is_empty());
+    driver.answer_well(intent);
+    driver.settle();
+    assert_eq!(done(&driver), ["before", "verify snapshot", "after", "reply refused"]);
+    assert_eq!(driver.sandbox.core().phase, Phase::Hibernated);
+    driver.execute("c2", Request::Wake { cold: false }).unwrap();
+}
+
 #[test]
 fn a_qemu_is_told_nothing_while_the_digest_is_not_known_and_ended_where_it_is_wrong() {
     let mut driver = Driver::hibernated(Method::MappedRam);
