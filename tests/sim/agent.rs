@@ -122,8 +122,8 @@ impl World {
     fn act(&mut self, number: usize, action: Action) {
         match action {
             Action::PromiseMemory(token, _) => return self.answer(number, 1_000, token, Answer::Promised),
-            // What a guest's RAM is synced by is not simulated.
-            Action::SyncMemory => return,
+            // How a disk comes by what is synced is not simulated.
+            Action::WriteOut(_) => return,
             _ => {}
         }
         let instant = self.random.range(1_000, 50_000);
@@ -166,7 +166,7 @@ impl World {
             // Some are answered above, and nobody asks for advice here.
             Action::Publish(_)
             | Action::PromiseMemory(..)
-            | Action::SyncMemory
+            | Action::WriteOut(_)
             | Action::KeepMemory(_)
             | Action::Advise(..) => {}
             Action::Retire => {

@@ -42,7 +42,7 @@ impl State {
             Action::PrepareSnapshot(token, method) => {
                 disk::prepare(self, token, method, myself);
             }
-            Action::SyncMemory => disk::sync_memory(self),
+            Action::WriteOut(method) => disk::write_out(self, method),
             Action::WriteSnapshot(token, method) => disk::write(self, token, method, now, myself),
             Action::VerifySnapshot(token, manifest, check) => {
                 disk::verify(self, *manifest, check, answer_to(token, myself));

@@ -8,7 +8,7 @@ use dormouse_qmp::{Client, QmpError};
 use ractor::ActorRef;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 
 use super::act::{AnswerTo, answer_to, with_cause};
 use super::{Message, State};
@@ -18,7 +18,7 @@ use crate::sandbox::facts::Survey;
 use crate::sandbox::machine::{Answer, Check, Input, SnapshotRemoval, Token, internal_tag};
 use crate::sandbox::refusal::{Reason, Refusal};
 use crate::sandbox::snapshot::{
-    Contents, Damaged, Draft, DraftSpec, Manifest, SnapshotError, sync_ram, to_the_end,
+    Contents, Damaged, Draft, DraftSpec, Manifest, SnapshotError, begin_writing_out, to_the_end,
 };
 
 /// Between two looks at a job that nobody waits for.
@@ -27,6 +27,13 @@ const POLL_MAX: Duration = Duration::from_millis(500);
 
 /// How long a turn lasts at the longest: who takes more goes on beside the next, so that no sick one holds the others up.
 const TURN_MAX: Duration = Duration::from_secs(10);
+
+/// A turn to be saved that is waited for or taken. Dropping it gives it back.
+pub(super) struct Turn {
+    _waits: JoinSet<()>,
+    /// What was begun last to write out.
+    writing_out: Option<JoinHandle<()>>,
+}
 
 /// Waits for the sandbox's turn to be saved, and makes a place for its snapshot.
 pub(super) fn prepare(state: &mut State, token: Token, method: Method, myself: &ActorRef<Message>) {
@@ -41,8 +48,8 @@ pub(super) fn prepare(state: &mut State, token: Token, method: Method, myself: &
     let (snapshots, saves) = (state.environment.snapshots.clone(), state.environment.saves.clone());
     let request_id = state.machine.underway().map(|(command, _)| command.request_id.clone());
     let myself = myself.clone();
-    let mut turn = JoinSet::new();
-    turn.spawn(async move {
+    let mut waits = JoinSet::new();
+    waits.spawn(async move {
         // The semaphore is never closed.
         let Ok(_turn) = saves.acquire_owned().await else { return };
         let make_place =
@@ -55,6 +62,7 @@ pub(super) fn prepare(state: &mut State, token: Token, method: Method, myself: &
         let _ = myself.cast(Message::Prepared(token, prepared));
         tokio::time::sleep(TURN_MAX).await;
     });
+    let turn = Turn { _waits: waits, writing_out: None };
     state.turn = request_id.map(|request_id| Box::new((request_id, turn)));
 }
 
@@ -76,10 +84,23 @@ pub(super) fn prepared(
     state.feed(Input::Answer(token, answer), myself);
 }
 
-/// Begins to bring RAM that lies in files to the disk.
-pub(super) fn sync_memory(state: &State) {
-    let ram_paths = state.machine.core().survey.as_ref().map(ram_paths).unwrap_or_default();
-    tokio::task::spawn_blocking(move || sync_ram(&ram_paths));
+/// Begins to write out what is to be synced once QEMU has written the state, unless the disk is still busy with the last.
+pub(super) fn write_out(state: &mut State, method: Method) {
+    let Some((_, turn)) = state.turn.as_deref_mut() else { return };
+    if turn.writing_out.as_ref().is_some_and(|last| !last.is_finished()) {
+        return;
+    }
+    let paths = match method {
+        Method::Shared => state.machine.core().survey.as_ref().map(ram_paths).unwrap_or_default(),
+        Method::MappedRam => state.draft.iter().map(|draft| draft.state_path().to_owned()).collect(),
+        Method::Internal => Vec::new(),
+    };
+    turn.writing_out = Some(tokio::task::spawn_blocking(move || {
+        for path in paths {
+            // Whoever syncs it will be told.
+            let _ = begin_writing_out(&path);
+        }
+    }));
 }
 
 /// Makes the draft complete: syncs, digest, manifest, rename.

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use dormouse_metering::Stamp;
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::AbortHandle;
 use tracing::Span;
 
 use super::command::{Command, Outcome};
@@ -96,8 +96,8 @@ pub struct State {
     launched: Option<Box<Launched>>,
     waiting: HashMap<String, Vec<oneshot::Sender<Answered>>>,
     draft: Option<Box<Draft>>,
-    /// The turn to be saved that a command waits for or has, under its request id. Dropping it gives it back.
-    turn: Option<Box<(String, JoinSet<()>)>>,
+    /// The turn to be saved that a command waits for or has, under its request id.
+    turn: Option<Box<(String, disk::Turn)>>,
     /// The digest of a snapshot that a command has begun to take, under its request id.
     digest: Option<Box<(String, disk::Digest)>>,
     /// The host's memory that a command was promised, under its request id.

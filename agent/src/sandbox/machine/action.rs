@@ -35,8 +35,9 @@ pub enum Action {
     Wait(Token, u64),
     /// Make a place for a snapshot to be saved by this method.
     PrepareSnapshot(Token, Method),
-    /// Begin to bring RAM that lies in files to the disk. Nobody waits for it.
-    SyncMemory,
+    /// Begin to write out what a snapshot by this method has to sync: RAM that lies in files, or so much of the state as QEMU
+    /// has written. Nobody waits for it.
+    WriteOut(Method),
     /// Make the draft of the snapshot complete: digest, syncs, manifest, rename.
     WriteSnapshot(Token, Method),
     /// Check a snapshot against its manifest, as far as that goes before QEMU is started.

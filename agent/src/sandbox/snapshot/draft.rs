@@ -2,13 +2,13 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::thread::{Scope, ScopedJoinHandle};
+use std::thread::Scope;
 
 use dormouse_metering::Shape;
 
 use super::manifest::{Manifest, RamFile, StateFile, VERSION};
 use super::store::DraftSpec;
-use super::{SnapshotError, files};
+use super::{SnapshotError, digest, files, joined};
 use crate::process::CommandLine;
 use crate::sandbox::command::{Method, SandboxKey};
 use crate::sandbox::facts::MemoryDevice;
@@ -153,25 +153,11 @@ impl Draft {
         if bytes == 0 {
             return Err(SnapshotError::StateEmpty { path: path.clone() });
         }
-        let blake3 = files::digest(&file, &files::to_the_end).map_err(files::failed("read", path))?;
+        let blake3 =
+            digest::digest(VERSION, &file, &digest::to_the_end).map_err(files::failed("read", path))?;
         joined(syncing).map_err(files::failed("sync", path))?;
         Ok(StateFile { name: format!("{}-{}.state", self.generation, self.ordinal), bytes, blake3 })
     }
-}
-
-/// What a thread has found out.
-fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
-    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-}
-
-/// Begins to bring files of RAM to the disk while the state is still being written: what is synced then has less to write. One
-/// that cannot be is told of by whoever completes the draft.
-pub fn sync_ram(paths: &[PathBuf]) {
-    std::thread::scope(|scope| {
-        for path in paths {
-            scope.spawn(move || File::open(path).and_then(|file| file.sync_data()));
-        }
-    });
 }
 
 /// Syncing a file syncs what was written to it through a mapping as well.

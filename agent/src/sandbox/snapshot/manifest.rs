@@ -16,14 +16,15 @@ use crate::process::CommandLine;
 use crate::sandbox::command::{Method, SandboxKey};
 use crate::sandbox::facts::MemoryDevice;
 
-/// The version of the manifest that is written. Version 1 is understood as well.
-pub(super) const VERSION: u32 = 2;
+/// The version of the manifest that is written. Those before are understood as well.
+pub(super) const VERSION: u32 = 3;
 
 /// What is in a snapshot and what waking from it needs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// The version of this format: 2. With 1 the state file's digest is of every byte.
+    /// The version of this format: 3. With 2 the state file's digest is the BLAKE3 of its blocks of 64 KiB that are not zeros
+    /// alone, each behind its offset (8 bytes, little-endian); with 1 that of every byte.
     pub version: u32,
     /// Whose state it is.
     pub key: SandboxKey,
@@ -62,8 +63,8 @@ pub struct StateFile {
     pub name: String,
     /// Its length.
     pub bytes: u64,
-    /// The BLAKE3 of its blocks of 64 KiB that are not zeros alone, each behind its offset (8 bytes, little-endian), in
-    /// hexadecimal digits.
+    /// The BLAKE3, in hexadecimal digits, of the BLAKE3s (32 bytes) of its spans of 1 MiB; of a span that of its blocks of
+    /// 64 KiB. Both without those that are zeros alone, and each behind its offset in the file (8 bytes, little-endian).
     pub blake3: String,
 }
 

@@ -15,15 +15,16 @@
 //! 4. side by side: the manifest and the folder are synced.
 //!
 //! So whoever sees a manifest that matches its own digest sees a whole snapshot, and what a crash leaves is a draft
-//! ([`SnapshotStore::stale_drafts`]); nothing is woken of which the ledger does not know that all of this was done. RAM is
-//! synced once more before, while QEMU writes the state ([`sync_ram`]): most of it is on the disk by the time of step 1.
-//! QEMU itself syncs nothing and checks nothing: a state file that was
-//! cut or changed would be loaded and run. That is what the digest is for. RAM files of gigabytes are not
-//! digested, which would cost more than the whole hibernation: they are held to size, time of change and
-//! inode, so a change that also forges the time goes unseen.
+//! ([`SnapshotStore::stale_drafts`]); nothing is woken of which the ledger does not know that all of this was done. What is
+//! large, RAM or the state that holds it, begins to be written out before, while QEMU writes the state
+//! ([`begin_writing_out`]): most of it is on the disk by the time of step 1. QEMU itself syncs nothing and checks nothing:
+//! a state file that was cut or changed would be loaded and run. That is what the digest is for. RAM files of gigabytes
+//! are not digested, which would cost more than the whole hibernation: they are held to size, time of change and inode,
+//! so a change that also forges the time goes unseen.
 //!
 //! Everything here blocks: run it where blocking is allowed. It never speaks to QEMU and knows no ledger.
 
+mod digest;
 mod draft;
 mod files;
 mod manifest;
@@ -33,9 +34,11 @@ mod verify;
 
 use std::io;
 use std::path::PathBuf;
+use std::thread::ScopedJoinHandle;
 
-pub use draft::{Contents, Draft, sync_ram};
-pub(crate) use files::to_the_end;
+pub(crate) use digest::to_the_end;
+pub use draft::{Contents, Draft};
+pub(crate) use files::begin_writing_out;
 pub use manifest::{Manifest, RamFile, StateFile};
 pub use store::{DraftSpec, SnapshotStore, StaleDraft};
 pub use verify::{Damage, Damaged, Unread, load_and_verify};
@@ -72,6 +75,11 @@ pub enum SnapshotError {
         /// The draft of the state file.
         path: PathBuf,
     },
+}
+
+/// What a thread has found out.
+fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 #[cfg(test)]

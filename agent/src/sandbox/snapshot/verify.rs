@@ -4,8 +4,8 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use super::files;
 use super::manifest::{Manifest, RamFile, StateFile};
+use super::{digest, files};
 
 /// How long a manifest may be, in bytes. Arguments of a process are 2 MiB at most.
 const MANIFEST_BYTES_MAX: u64 = 16 * 1024 * 1024;
@@ -41,7 +41,7 @@ pub enum Damage {
     #[error("its manifest was changed after it was written")]
     ManifestDigest,
     /// The manifest is of another version.
-    #[error("its manifest has version {found}, and this agent knows versions 1 and 2")]
+    #[error("its manifest has version {found}, and this agent knows versions 1 to 3")]
     ManifestVersion {
         /// Its version.
         found: u32,
@@ -83,7 +83,7 @@ pub enum Damage {
 pub fn load_and_verify(path: &Path) -> Result<Manifest, Damaged> {
     let damaged = |what| Damaged { path: path.to_owned(), what };
     let manifest = load(path).map_err(damaged)?;
-    check_files(&manifest, path).map_err(damaged)?.verify(&files::to_the_end)?;
+    check_files(&manifest, path).map_err(damaged)?.verify(&digest::to_the_end)?;
     Ok(manifest)
 }
 
@@ -110,15 +110,14 @@ impl Manifest {
 
 impl Unread {
     /// Checks the digest. Reads the whole state file, unless nobody wants it any more.
-    pub fn verify(self, wanted: &dyn Fn() -> bool) -> Result<(), Damaged> {
+    pub fn verify(self, wanted: digest::Wanted<'_>) -> Result<(), Damaged> {
         self.check(wanted).map_err(|what| Damaged { path: self.manifest_path, what })
     }
 
-    fn check(&self, wanted: &dyn Fn() -> bool) -> Result<(), Damage> {
+    fn check(&self, wanted: digest::Wanted<'_>) -> Result<(), Damage> {
         let Some((written, file, path)) = &self.state else { return Ok(()) };
-        let digest = if self.version == 1 { files::digest_of_all } else { files::digest };
-        let digest =
-            digest(file, wanted).map_err(|source| Damage::Unreadable { path: path.clone(), source })?;
+        let digest = digest::digest(self.version, file, wanted)
+            .map_err(|source| Damage::Unreadable { path: path.clone(), source })?;
         if digest == written.blake3 { Ok(()) } else { Err(Damage::StateDigest { path: path.clone() }) }
     }
 }

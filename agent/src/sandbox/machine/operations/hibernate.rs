@@ -11,7 +11,8 @@
 //!
 //! `Preparing` also waits for a turn: a host saves so many at once, and whoever waits runs on meanwhile, and is billed.
 //!
-//! By the method `shared`, the file of the RAM is synced from `Saving` on, beside what QEMU writes (`Action::SyncMemory`).
+//! While QEMU writes, what has to be synced at the end is on its way to the disk already (`Action::WriteOut`): by the method
+//! `shared` the files of the RAM from `Saving` on, by `mapped-ram` the state so far, at every look.
 //!
 //! One that the agent's restart cut short begins at `Cancelling`, which calls off the save that QEMU may still be
 //! busy with, and then undoes the rest.
@@ -101,7 +102,7 @@ impl Hibernate {
         };
         if self.method == Method::Shared {
             // The guest stands: what is written now does not change any more.
-            cx.actions.push(Action::SyncMemory);
+            cx.actions.push(Action::WriteOut(self.method));
         }
         let tag = internal_tag(cx.core.generation, place.ordinal());
         let mut transfer = Transfer::save(self.method, &survey, place.state_path(), &tag);
@@ -250,6 +251,9 @@ impl Procedure for Hibernate {
                 self.save(cx)
             }
             (Step::Saving(mut transfer), answer) => {
+                if self.method == Method::MappedRam && matches!(answer, Answer::Elapsed) {
+                    cx.actions.push(Action::WriteOut(self.method));
+                }
                 let turn = transfer.answer(cx, answer);
                 self.step = Step::Saving(transfer);
                 self.saved(cx, turn)

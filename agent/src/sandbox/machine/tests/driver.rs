@@ -338,7 +338,7 @@ impl Driver {
                 Action::Kill(_) => self.going = true,
                 Action::Disconnect
                 | Action::KeepMemory(_)
-                | Action::SyncMemory
+                | Action::WriteOut(_)
                 | Action::Publish(_)
                 | Action::RemoveSnapshot(_)
                 | Action::Announce(_, Announcement::Reattached(..)) => {}
@@ -475,7 +475,7 @@ fn word(action: &Action) -> String {
         Action::Qmp(_, command) => command.name.to_owned(),
         Action::Wait(..) => "wait".to_owned(),
         Action::PrepareSnapshot(..) => "prepare snapshot".to_owned(),
-        Action::SyncMemory => "sync memory".to_owned(),
+        Action::WriteOut(method) => format!("write out {}", method.as_str()),
         Action::WriteSnapshot(..) => "write snapshot".to_owned(),
         Action::VerifySnapshot(..) => "verify snapshot".to_owned(),
         Action::AwaitDigest(_) => "await digest".to_owned(),

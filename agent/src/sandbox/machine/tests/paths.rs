@@ -1,6 +1,7 @@
 //! Each operation's way when all goes well: exactly these actions, in this order.
 
 use dormouse_metering::{BillingState, Change};
+use serde_json::json;
 
 use super::driver::{Driver, MIB, command, hibernate, pause, resume, scale, token_of, until};
 use crate::sandbox::command::{CommandResult, Method, Request};
@@ -116,7 +117,10 @@ fn a_request_id_that_comes_again_with_something_else_is_refused_to_whoever_broug
 #[test]
 fn hibernate_records_the_snapshot_before_qemu_goes() {
     for (method, saving) in [
-        (Method::Shared, ["sync memory", "migrate-set-capabilities", "migrate", "query-migrate"].as_slice()),
+        (
+            Method::Shared,
+            ["write out shared", "migrate-set-capabilities", "migrate", "query-migrate"].as_slice(),
+        ),
         (Method::MappedRam, &["migrate-set-capabilities", "migrate", "query-migrate"]),
         (Method::Internal, &["migrate-set-capabilities", "snapshot-save", "query-jobs", "job-dismiss"]),
     ] {
@@ -135,6 +139,23 @@ fn hibernate_records_the_snapshot_before_qemu_goes() {
         let expected: Vec<&str> = [before.as_slice(), saving, after.as_slice()].concat();
         assert_eq!(done(&driver), expected, "{method:?}");
     }
+}
+
+#[test]
+fn a_state_that_holds_the_ram_is_written_out_at_every_look_while_qemu_writes_it() {
+    let mut driver = Driver::attached();
+    driver.feed(Input::Command(command("c1", hibernate(Method::MappedRam))));
+    for _ in 0..2 {
+        until(&mut driver, |action| matches!(action, Action::Qmp(_, qmp) if qmp.name == "query-migrate"));
+        let asked = token_of(&driver.open.pop_front().unwrap()).unwrap();
+        driver.feed(Input::Answer(asked, Answer::Returned(json!({"status": "active"}))));
+    }
+    driver.settle();
+    let done = done(&driver);
+    let look = ["query-migrate", "wait", "write out mapped-ram"];
+    let written = [look, look].concat();
+    let begun = done.iter().position(|word| *word == "query-migrate").unwrap();
+    assert_eq!(done[begun..begun + 8], [&written, ["query-migrate", "write snapshot"].as_slice()].concat());
 }
 
 #[test]
