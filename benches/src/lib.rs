@@ -61,12 +61,13 @@ impl Size {
 pub type Bench = (&'static str, fn(Size) -> Result<Vec<Row>, Error>);
 
 /// Every bench, in the order of the table.
-pub const BENCHES: [Bench; 16] = [
+pub const BENCHES: [Bench; 17] = [
     ("meter", meter::run),
     ("ledger", ledger::run),
     ("qmp", qmp::run),
     ("command", command::run),
     ("hibernate", hibernate::run),
+    ("mapped_ram", hibernate::run_mapped_ram),
     ("ready", ready::run),
     ("crowd", crowd::run),
     ("death", death::run),
