@@ -224,6 +224,7 @@ mod tests {
                 processes.iter().map(|process| ends.watch(process.clone(), || panic!("it lives"))).collect();
             assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), 1);
             drop(watches);
+            assert!(ends.lock().tells.is_empty());
         }
         children.iter_mut().for_each(end);
         rests(&ends).await;
