@@ -95,15 +95,8 @@ impl Wake {
     }
 
     fn at(step: Step) -> Self {
-        Self {
-            step,
-            cold: false,
-            verified: None,
-            connect_until_ns: 0,
-            told: false,
-            stood: None,
-            unlimited: String::new(),
-        }
+        let unlimited = String::new();
+        Self { step, cold: false, verified: None, connect_until_ns: 0, told: false, stood: None, unlimited }
     }
 
     /// The guest is to begin anew.
