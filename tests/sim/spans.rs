@@ -177,11 +177,15 @@ impl Life<'_> {
     /// The first boundary of these that the wall clock of a later boot read at a noted moment: which boot, and when.
     fn across(&self, alike: &Range<usize>) -> Option<(usize, usize, u64)> {
         let later = || self.world.boots.iter().enumerate().skip(self.boot + 1);
-        // It has no time but the wall clock's; where that was set back before, the time until it had caught up.
+        // It has no time but the wall clock's; where that was set back before, in this boot, the time until it had caught up.
         let lasts = |slice: &Slice| {
             let extent_ns = slice.start.unix_ns.abs_diff(slice.end.unix_ns);
             extent_ns == 0 || slice.duration_ns == extent_ns
         };
+        let (at, count, from_ns) = self.caught_up(&self.slices[alike.clone()]);
+        if count > 0 && (at > self.boot(self.boot).ended || !self.is_behind(self.boot, at, from_ns)) {
+            return None;
+        }
         let lasting = alike.clone().take_while(|index| lasts(&self.slices[*index]));
         lasting.map(|index| index + 1).find_map(|next| {
             let unix_ns = self.slices[next - 1].end.unix_ns;
@@ -204,6 +208,17 @@ impl Life<'_> {
             !lasting.is_empty() && (opens || self.comes_out(from, boot, &lasting).is_some())
         };
         self.later().find(|(boot, from)| self.is_behind(*boot, *from, unix_ns) && goes_on(*boot, *from))
+    }
+
+    /// When a clock that was set back had come to where these begin, how many of them lasted until then, and where that is.
+    fn caught_up(&self, slices: &[Slice]) -> (u64, usize, i64) {
+        let without_extent = slices.iter().take_while(|slice| slice.start.unix_ns == slice.end.unix_ns);
+        let (mut at, mut count) = (self.at, 0);
+        for slice in without_extent {
+            (at, count) = (at + slice.duration_ns, count + 1);
+        }
+        let from_ns = slices.get(count).or(slices.last()).map_or(0, |slice| slice.start.unix_ns);
+        (at, count, from_ns)
     }
 
     /// The noted moments of later boots.
@@ -286,13 +301,7 @@ impl Life<'_> {
     /// What lasts across a boot is as long as the wall clock says, by what was recorded of that: no step that the agent
     /// knew of is in it. Where the clock was set back before, it begins no earlier than what lies before it has ended.
     fn check_across(&mut self, range: Range<usize>, boot: usize) {
-        let slices = &self.slices[range];
-        let caught_up = slices.iter().take_while(|slice| slice.start.unix_ns == slice.end.unix_ns);
-        let (mut at, mut count) = (self.at, 0);
-        for slice in caught_up {
-            (at, count) = (at + slice.duration_ns, count + 1);
-        }
-        let from_ns = slices.get(count).or(slices.last()).map_or(0, |slice| slice.start.unix_ns);
+        let (at, _, from_ns) = self.caught_up(&self.slices[range]);
         let recorded = &self.boot(self.boot).recorded;
         let is_placed = recorded.iter().any(|offset| offset.saturating_add_unsigned(at) <= from_ns);
         if !is_placed {

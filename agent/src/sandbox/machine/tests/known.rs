@@ -1,6 +1,6 @@
 //! What may be believed of what QEMU says, when it comes late, in another order, or not at all.
 
-use dormouse_metering::{BillingState, Cause, Change, Observation};
+use dormouse_metering::{BillingState, Cause, Change, Meter, Observation};
 use serde_json::json;
 
 use super::driver::{Driver, MIB, at, command, device, hibernate, pause, token_of, until};
@@ -35,6 +35,72 @@ fn a_guest_that_somebody_continues_while_it_is_saved_is_billed_though_its_resume
     let last = states(&driver).pop().unwrap();
     assert_eq!((last.change, last.cause), (Change::State(BillingState::Running), Cause::Resync));
     assert!(last.at.boottime_ns - last.at.uncertainty_ns <= before_ns, "{:?}", last.at);
+}
+
+#[test]
+fn a_guest_that_qemu_says_it_is_saving_is_not_taken_for_one_that_somebody_has_continued() {
+    let mut driver = Driver::attached();
+    driver.feed(Input::Command(command("c1", hibernate(Method::Internal))));
+    until(&mut driver, is_qmp("snapshot-save"));
+    driver.observed.clear();
+    driver.qemu.as_mut().unwrap().status = "save-vm";
+    driver.feed(Input::Gap);
+    until(&mut driver, |action| matches!(action, Action::Survey(_)));
+    let survey = driver.open.pop_front().unwrap();
+    driver.answer_well(survey);
+    assert_eq!(states(&driver), Vec::<&Observation>::new());
+    assert_eq!(driver.sandbox.core().state, BillingState::Hibernating);
+}
+
+#[test]
+fn a_guest_that_runs_when_it_is_asked_why_it_had_stopped_runs_since_then_and_may_have_since_it_stopped() {
+    let mut driver = Driver::attached();
+    driver.settle();
+    driver.event("STOP", json!({}));
+    let stopped = states(&driver).pop().unwrap().at;
+    // QEMU hangs; somebody else continues it before it answers.
+    driver.now_ns += 30_000_000_000;
+    driver.settle();
+    let runs = states(&driver).pop().unwrap();
+    assert_eq!(runs.change, Change::State(BillingState::Running));
+    assert!(runs.at.boottime_ns >= stopped.boottime_ns + 30_000_000_000, "{runs:?}");
+    assert_eq!(runs.at.boottime_ns - runs.at.uncertainty_ns, stopped.boottime_ns);
+}
+
+/// What a meter that was told all of it holds of the memory in the end, in MiB.
+fn metered_mib(driver: &Driver) -> u64 {
+    let shape = driver.sandbox.core().shape;
+    let began = Change::Began(shape, BillingState::Running);
+    let began = Observation { at: at(0), change: began, cause: Cause::Attach, command: None };
+    let mut meter = Meter::new();
+    for seen in std::iter::once(&began).chain(&driver.observed) {
+        meter.observe(seen.clone(), &mut |_| {}).unwrap();
+    }
+    meter.holding().unwrap().0.memory_plugged_bytes / MIB
+}
+
+#[test]
+fn a_size_that_is_told_for_the_very_moment_of_a_reset_comes_behind_it_however_uncertain_that_is() {
+    let mut driver = Driver::attached();
+    driver.settle();
+    driver.feed(Input::Gap);
+    let survey = driver.open.pop_front().unwrap();
+    // What is answered may be so since the gap, what the next event says since this one.
+    driver.now_ns += 12_000_000_000;
+    driver.event("MEMORY_DEVICE_SIZE_CHANGE", json!({"id": "vm0", "size": 0}));
+    driver.now_ns += 1_000_000_000;
+    driver.qemu.as_mut().unwrap().devices = vec![device("vm0", 256)];
+    driver.answer_well(survey);
+    let answered = driver.observed.last().unwrap().at;
+    // Both arrive with the answer, and came about behind it.
+    let at = answered.uncertain_by(180_000);
+    for (name, detail) in
+        [("RESET", json!({})), ("MEMORY_DEVICE_SIZE_CHANGE", json!({"id": "vm0", "size": 256 * MIB}))]
+    {
+        driver.feed(Input::Event(QemuEvent { name: name.to_owned(), at, detail }));
+    }
+    assert_eq!(metered_mib(&driver), 256);
+    assert_eq!(driver.sandbox.core().shape.memory_plugged_bytes, 256 * MIB);
 }
 
 #[test]

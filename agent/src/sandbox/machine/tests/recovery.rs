@@ -412,6 +412,21 @@ fn a_hibernation_that_is_found_done_after_a_boot_of_the_host_is_uncertain_since_
 }
 
 #[test]
+fn what_somebody_continued_after_it_was_saved_has_ended_with_its_host_whenever_that_is_booted_again() {
+    let saved = Some(manifest(Method::MappedRam));
+    let mut recovered =
+        Recovered { saved, ..left(BillingState::Running, Some(hibernate(Method::MappedRam))) };
+    let [proven, told, sizes] = [PROVEN, TOLD, SIZES].map(|ns| of_the_boot_before(at(ns)));
+    recovered.last_sign = Some(LastSign { at: proven, told, sizes, memory: None });
+    let driver = settled(recovered, None);
+    let of_before = |from: Stamp, to: Stamp| (from.boottime_ns, to.boottime_ns);
+    let hibernated = (Change::State(BillingState::Hibernated), of_before(told, proven), Cause::Hibernate);
+    let plugged = (Change::Plugged(0), of_before(sizes, told), Cause::Hibernate);
+    assert_eq!((outcome(&driver), seen(&driver)), (Ok(()), vec![plugged, hibernated]));
+    assert!(driver.observed.iter().all(|seen| seen.at.boot == proven.boot), "{:?}", driver.observed);
+}
+
+#[test]
 fn a_sign_of_another_boot_is_no_sign_of_life_whatever_the_wall_clock_said() {
     let of_boot = |boot, boottime_ns, wall_ns| Stamp { boot, boottime_ns, wall_ns, uncertainty_ns: 0 };
     let (before, this) = (BootId([1; 16]), BootId([2; 16]));

@@ -99,6 +99,22 @@ fn a_size_that_was_on_its_way_when_qemu_was_asked_is_uncertain_since_before_that
 }
 
 #[test]
+fn a_size_whose_event_has_no_certain_place_is_known_since_it_may_have_been_told_and_not_since_it_came() {
+    let (mut driver, told_ns) = after_a_minute();
+    // The wall clock was stepped meanwhile: the event may be of any time in between.
+    driver.now_ns += 5 * SECOND;
+    let at = driver.now().uncertain_by(5 * SECOND);
+    let detail = json!({"id": "vm0", "size": 512 * MIB});
+    driver.feed(Input::Event(QemuEvent { name: "MEMORY_DEVICE_SIZE_CHANGE".to_owned(), at, detail }));
+    // Half of it was given back before that event came, and QEMU holds the next one back.
+    driver.qemu.as_mut().unwrap().devices = vec![device("vm0", 256)];
+    driver.feed(Input::Command(command("c1", pause())));
+    until(&mut driver, |action| matches!(action, Action::Qmp(_, qmp) if qmp.name == "stop"));
+    let since_ns = since_ns(&driver, Change::Plugged(256 * MIB));
+    assert!(since_ns.is_some_and(|since_ns| since_ns <= told_ns), "{since_ns:?} {told_ns}");
+}
+
+#[test]
 fn through_when_sizes_are_known_is_told_once_where_qemu_does_not_answer_what_it_holds_back() {
     let mut driver = Driver::new();
     driver.feed(Input::Command(command("attach", attach())));

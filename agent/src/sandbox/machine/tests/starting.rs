@@ -3,7 +3,7 @@
 use dormouse_metering::{BillingState, Cause, Change};
 use serde_json::json;
 
-use super::driver::{Driver, MIB, Qemu, create, identity, scale};
+use super::driver::{Driver, MIB, Qemu, create, identity, scale, token_of};
 use super::paths::done;
 use crate::sandbox::command::{Method, Request, Scaling};
 use crate::sandbox::machine::{
@@ -213,19 +213,29 @@ fn a_limit_on_cpu_time_is_set_again_before_the_guest_of_another_qemu_goes_on() {
 
 #[test]
 fn a_guest_that_somebody_continued_before_it_was_limited_may_have_had_more_until_then_and_the_bill_says_so() {
-    let mut driver = limited();
-    driver.execute("sleep", super::driver::hibernate(Method::Shared)).unwrap();
-    ask(&mut driver, Request::Wake { cold: false });
-    let told = until(&mut driver, |action| matches!(action, Action::LimitVcpus(..)));
-    let asked_ns = driver.now_ns;
-    driver.observed.clear();
-    driver.event("RESUME", json!({}));
-    driver.now_ns += 100_000_000;
-    driver.answer_well(told);
-    driver.settle();
-    let marked = driver.observed.iter().find(|seen| seen.change == Change::Mark).expect("a word");
-    assert!(marked.at.boottime_ns - marked.at.uncertainty_ns <= asked_ns + 1_000_000, "{marked:?}");
-    assert!(marked.at.boottime_ns > asked_ns + 50_000_000, "{marked:?}");
+    let taken = || Answer::VcpusLimited(Some(500));
+    let refused = || Answer::Failed(Refusal::new(Reason::CgroupUnsuitable, "it is shared"));
+    for (asleep, answer) in [(true, taken()), (false, taken()), (false, refused())] {
+        let mut driver = limited();
+        if asleep {
+            driver.execute("sleep", super::driver::hibernate(Method::Shared)).unwrap();
+        }
+        ask(&mut driver, if asleep { Request::Wake { cold: false } } else { Request::PowerCycle });
+        if !asleep {
+            until(&mut driver, |action| matches!(action, Action::Wait(..)));
+            driver.exit();
+        }
+        let told = until(&mut driver, |action| matches!(action, Action::LimitVcpus(..)));
+        let asked_ns = driver.now_ns;
+        driver.observed.clear();
+        driver.event("RESUME", json!({}));
+        driver.now_ns += 100_000_000;
+        driver.feed(Input::Answer(token_of(&told).unwrap(), answer));
+        driver.settle();
+        let marked = driver.observed.iter().find(|seen| seen.change == Change::Mark).expect("a word");
+        assert!(marked.at.boottime_ns - marked.at.uncertainty_ns <= asked_ns + 1_000_000, "{marked:?}");
+        assert!(marked.at.boottime_ns > asked_ns + 50_000_000, "{marked:?}");
+    }
 }
 
 #[test]
@@ -282,8 +292,8 @@ fn what_had_no_limit_gets_none_from_another_qemu_and_what_has_a_tighter_one_keep
     assert_eq!(about_cpu_time(&driver), ["observe vcpus 250", "cont"]);
 }
 
-#[test]
-fn a_power_cycle_that_a_restart_of_the_agent_interrupts_before_the_limit_sets_it_all_the_same() {
+/// A power-cycle of one that was limited, taken up by an agent that finds its next QEMU so and without the limit.
+fn taken_up_before_the_limit(status: &'static str) -> Driver {
     let before = limited();
     let core = before.sandbox.core();
     let mut recovered = Core::new(super::driver::key(), core.qmp_path.clone(), Settings::default());
@@ -301,14 +311,35 @@ fn a_power_cycle_that_a_restart_of_the_agent_interrupts_before_the_limit_sets_it
     };
     let (sandbox, actions) = Sandbox::recover_from(recovered, before.now(), true);
     let mut qemu = Qemu::new(200);
-    qemu.status = "paused";
+    qemu.status = status;
     let mut driver = Driver::of(sandbox, Some(qemu));
     driver.take(actions);
+    driver
+}
+
+#[test]
+fn a_power_cycle_that_a_restart_of_the_agent_interrupts_before_the_limit_sets_it_all_the_same() {
+    let mut driver = taken_up_before_the_limit("paused");
     driver.settle();
     assert!(driver.replies[0].1.is_ok(), "{:?}", driver.replies);
     let words = about_cpu_time(&driver);
     assert!(words.ends_with(&["limit Some(500)", "cont"]), "{words:?}");
     assert_eq!(driver.sandbox.core().shape.vcpus_milli, 500);
+}
+
+#[test]
+fn a_guest_that_runs_already_while_a_power_cycle_limits_it_is_billed_the_lesser_since_that_was_asked_for() {
+    let mut driver = taken_up_before_the_limit("running");
+    let told = until(&mut driver, |action| matches!(action, Action::LimitVcpus(..)));
+    let asked_ns = driver.now_ns;
+    driver.now_ns += 100_000_000;
+    driver.answer_well(told);
+    let limited = driver.observed.iter().find(|seen| match seen.change {
+        Change::Holds(shape, _) => shape.vcpus_milli == 500,
+        _ => false,
+    });
+    let limited = limited.expect("the lesser");
+    assert!(limited.at.boottime_ns - limited.at.uncertainty_ns <= asked_ns, "{limited:?}");
 }
 
 #[test]
