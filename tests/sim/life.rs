@@ -348,7 +348,6 @@ impl World {
                 command.request = self.ids[index].request.clone();
             }
         } else {
-            self.asked_at.insert(command.request_id.clone(), self.now);
             self.ids.push(command.clone());
         }
         // As `HostHandle` does: what is stored is answered before a destroy could overtake anything.

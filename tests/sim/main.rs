@@ -69,6 +69,7 @@ const FOUND_SOMETHING_WITH_SEVERAL: &[u64] = &[
     166_201_752,
     241_174_266,
     260_055_961,
+    271_077_419,
 ];
 
 /// The same where the host is booted again, or guests are limited.
@@ -116,6 +117,7 @@ const FOUND_SOMETHING_AT_A_BOOT: &[u64] = &[
     370_063_660,
     370_350_638,
     370_354_575,
+    407_004_517,
 ];
 
 fn number(name: &str) -> Option<u64> {

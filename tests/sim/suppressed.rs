@@ -14,7 +14,8 @@ use crate::world::World;
 pub(crate) struct Told {
     id: String,
     key: SandboxKey,
-    asked: u64,
+    /// When it was asked for to be durable: nothing is done before that.
+    begun: u64,
     answered: u64,
     suppressed: bool,
 }
@@ -42,9 +43,7 @@ impl World {
         let guest = &self.guests[number].key;
         let (org, sandbox) = (guest.org.clone(), guest.sandbox.clone());
         let key = SandboxKey { org, sandbox, generation: intent.generation };
-        // Under an id that was used before, the first who asked.
-        let asked = self.asked_at.get(id).copied().unwrap_or(0);
-        let told = Told { id: id.to_owned(), key, asked, answered: self.now, suppressed };
+        let told = Told { id: id.to_owned(), key, begun: intent.asked, answered: self.now, suppressed };
         self.suppressions.push(told);
     }
 
@@ -52,18 +51,21 @@ impl World {
     pub(crate) fn suppressed_stretches(&self, key: &SandboxKey) -> Vec<Stretch> {
         let (mut from, mut suppressed) = (0, false);
         let mut stretches = Vec::new();
-        for told in self.suppressions.iter().filter(|told| told.key == *key) {
-            // Its id may have been used before, and refused: one is begun only once the one before is answered.
-            let asked = told.asked.max(from);
-            stretches.push(Stretch { from, to: asked, suppressed: Some(suppressed) });
-            let while_asked = Some(suppressed).filter(|_| suppressed == told.suppressed);
-            stretches.push(Stretch { from: asked, to: told.answered, suppressed: while_asked });
-            (from, suppressed) = (told.answered, told.suppressed);
+        let mut told: Vec<&Told> = self.suppressions.iter().filter(|told| told.key == *key).collect();
+        told.sort_by_key(|told| told.begun);
+        for (index, one) in told.iter().enumerate() {
+            stretches.push(Stretch { from, to: one.begun, suppressed: Some(suppressed) });
+            // One is begun only once the one before has come to its end, though whoever asked for that may be told of it later.
+            let next = told.get(index + 1).map_or(u64::MAX, |next| next.begun);
+            let done = one.answered.min(next);
+            let while_asked = Some(suppressed).filter(|_| suppressed == one.suppressed);
+            stretches.push(Stretch { from: one.begun, to: done, suppressed: while_asked });
+            (from, suppressed) = (done, one.suppressed);
         }
         stretches.push(Stretch { from, to: u64::MAX, suppressed: Some(suppressed) });
         for asked in self.asked_in_vain(key) {
-            let answers = self.suppressions.iter().filter(|told| told.key == *key).map(|told| told.answered);
-            let until = answers.filter(|answered| *answered > asked).min().unwrap_or(u64::MAX);
+            let since = told.iter().filter(|told| told.begun > asked).map(|told| told.answered);
+            let until = since.min().unwrap_or(u64::MAX);
             stretches = stretches.into_iter().flat_map(|stretch| unknown_in(stretch, asked, until)).collect();
         }
         stretches.retain(|stretch| stretch.from < stretch.to);

@@ -118,8 +118,6 @@ pub(crate) struct World {
     /// Of these, the requests whose id came once more, for something else, before they were answered.
     pub(crate) asked_again: BTreeSet<(usize, String)>,
     pub(crate) ids: Vec<Command>,
-    /// When each request id was used first.
-    pub(crate) asked_at: BTreeMap<String, u64>,
     pub(crate) suppressions: Vec<Told>,
     pub(crate) knobs: Knobs,
     pub(crate) pids: i32,
@@ -187,7 +185,6 @@ impl World {
             asked: BTreeMap::new(),
             asked_again: BTreeSet::new(),
             ids: Vec::new(),
-            asked_at: BTreeMap::new(),
             suppressions: Vec::new(),
             knobs,
             pids: PIDS_FROM,

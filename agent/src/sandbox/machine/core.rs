@@ -48,6 +48,8 @@ pub enum Link {
 pub(super) struct Replaced {
     /// The limit on its CPU time, in thousandths of a vCPU.
     pub(super) vcpu_limit_milli: Option<u32>,
+    /// Whether the next one is found, and the kernel being asked to limit it: the shape is still that of the one before.
+    pub(super) is_asked_for: bool,
 }
 
 /// A limit on CPU time that the kernel was asked to take.
@@ -289,10 +291,19 @@ impl Core {
             survey.vcpu_limit_milli = Err("the kernel was told of another one meanwhile".to_owned());
         }
         self.vcpus_surveyed = self.answered.filter(|_| survey.vcpu_limit_milli.is_ok());
-        if survey.vcpu_limit_milli.is_err() && self.phase != Phase::New && self.replaced.is_none() {
-            let doubted = self.limiting.as_ref().filter(|limiting| !limiting.answer_comes);
-            let known = doubted.map_or(u32::MAX, |limiting| limiting.milli).min(self.shape.vcpus_milli);
-            survey.vcpu_limit_milli = Ok(Some(known).filter(|known| *known < survey.vcpus_milli));
+        if survey.vcpu_limit_milli.is_ok() || self.phase == Phase::New {
+            return;
+        }
+        match (&self.replaced, &self.survey) {
+            (Some(replaced), Some(last)) if replaced.is_asked_for => {
+                survey.vcpu_limit_milli.clone_from(&last.vcpu_limit_milli);
+            }
+            (Some(_), _) => {}
+            (None, _) => {
+                let doubted = self.limiting.as_ref().filter(|limiting| !limiting.answer_comes);
+                let known = doubted.map_or(u32::MAX, |limiting| limiting.milli).min(self.shape.vcpus_milli);
+                survey.vcpu_limit_milli = Ok(Some(known).filter(|known| *known < survey.vcpus_milli));
+            }
         }
     }
 

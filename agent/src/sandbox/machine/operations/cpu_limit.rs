@@ -23,20 +23,23 @@ pub(in crate::sandbox::machine) fn remember(core: &mut Core) {
     let had_milli = core.shape.vcpus_milli;
     // After a restart of the agent nobody knows how many vCPUs the one before had. A snapshot's never change.
     let limited = core.survey.as_ref().is_none_or(|survey| had_milli < survey.vcpus_milli);
-    core.replaced = Some(Replaced { vcpu_limit_milli: limited.then_some(had_milli) });
+    core.replaced = Some(Replaced { vcpu_limit_milli: limited.then_some(had_milli), is_asked_for: false });
 }
 
 /// Asks for the limit that the one before had. False where there is no need to.
 pub(super) fn ask(cx: &mut Context<'_>) -> bool {
-    let limit_milli = cx.core.replaced.take().and_then(|replaced| replaced.vcpu_limit_milli);
+    let replaced = cx.core.replaced.take();
     let has_milli = cx.core.survey.as_ref().map_or(0, |survey| survey.shape().vcpus_milli);
+    let limit_milli = replaced.and_then(|replaced| replaced.vcpu_limit_milli);
     let Some(milli) = limit_milli.filter(|milli| *milli < has_milli) else { return false };
+    cx.core.replaced = Some(Replaced { vcpu_limit_milli: Some(milli), is_asked_for: true });
     cx.ask(|token| Action::LimitVcpus(token, Some(milli)));
     true
 }
 
 /// Takes the answer. What it returns belongs behind the message of the outcome; it is empty where all is as it was.
 pub(super) fn answered(cx: &mut Context<'_>, answer: Answer) -> String {
+    let asked_for = cx.core.replaced.take().and_then(|replaced| replaced.vcpu_limit_milli);
     let why = match answer {
         Answer::VcpusLimited(limit) => {
             limited(cx.core, limit);
@@ -44,8 +47,7 @@ pub(super) fn answered(cx: &mut Context<'_>, answer: Answer) -> String {
         }
         Answer::Failed(refusal) => {
             if is_unsure(&refusal) {
-                // What it had before is what was asked for.
-                in_doubt(cx, cx.core.shape.vcpus_milli);
+                in_doubt(cx, asked_for.unwrap_or(cx.core.shape.vcpus_milli));
             } else {
                 // Whoever has continued it meanwhile let it run without from then on.
                 cx.core.limited = Some(cx.now);

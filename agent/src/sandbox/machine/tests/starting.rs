@@ -277,6 +277,31 @@ fn a_limit_that_cannot_be_set_again_is_not_billed_and_the_outcome_says_so() {
 }
 
 #[test]
+fn what_is_found_while_the_next_qemu_is_being_limited_is_of_that_one_and_not_of_the_one_before() {
+    let refused = Refusal::new(Reason::CgroupUnsuitable, "it is shared");
+    let unknown = Refusal::new(Reason::OutcomeUnknown, "cannot be read");
+    let unreadable = || Err("denied".to_owned());
+    for (found, refusal, billed_milli) in
+        [(unreadable(), refused.clone(), 2000), (Ok(None), refused, 2000), (Ok(None), unknown, 500)]
+    {
+        let mut driver = limited();
+        ask(&mut driver, Request::PowerCycle);
+        until(&mut driver, |action| matches!(action, Action::Wait(..)));
+        driver.exit();
+        let told = until(&mut driver, |action| matches!(action, Action::LimitVcpus(..)));
+        driver.qemu.as_mut().unwrap().vcpu_limit_milli = found;
+        driver.feed(Input::Disconnected);
+        let connect = until(&mut driver, |action| matches!(action, Action::Connect(..)));
+        driver.answer_well(connect);
+        driver.qemu.as_mut().unwrap().vcpu_limit_milli = unreadable();
+        driver.feed(Input::Answer(token_of(&told).unwrap(), Answer::Failed(refusal)));
+        driver.settle();
+        assert_eq!(driver.sandbox.core().state, BillingState::Running);
+        assert_eq!(driver.sandbox.core().shape.vcpus_milli, billed_milli);
+    }
+}
+
+#[test]
 fn what_had_no_limit_gets_none_from_another_qemu_and_what_has_a_tighter_one_keeps_it() {
     let mut driver = Driver::attached();
     driver.execute("c1", Request::PowerCycle).unwrap();
