@@ -85,8 +85,7 @@ fn arguments_that_are_none_are_not_written_and_all_others_are() {
         (json!({ "list": [], "of": {} }), r#""arguments":{"list":[],"of":{}},"#),
     ] {
         let id = played.submit_with("stop", arguments).unwrap();
-        let mut expected = [r#"{"#, written, r#""execute":"stop","id":"#].concat();
-        expected.push_str(&format!("{id}}}\n"));
+        let expected = format!("{{{written}\"execute\":\"stop\",\"id\":{id}}}\n");
         assert_eq!(*played.heard.written.last().unwrap(), expected);
         played.answer(id);
     }

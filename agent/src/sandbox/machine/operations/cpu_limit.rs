@@ -11,7 +11,7 @@
 //!
 //! It is set before the guest goes on: there is no moment at which it may use more than it is billed for.
 
-use dormouse_metering::{Cause, Change, Stamp};
+use dormouse_metering::{BillingState, Cause, Change, Stamp};
 
 use super::{Answer, Context, is_unsure};
 use crate::sandbox::machine::core::Replaced;
@@ -69,6 +69,18 @@ pub(super) fn mark_what_ran_without(cx: &mut Context<'_>, cause: Cause) {
     };
     if let (Some(limited), Some(began)) = (cx.core.limited.filter(is_after), began) {
         cx.observe(reaching_back(limited, began), Change::Mark, cause);
+    }
+}
+
+/// The kernel has a limit that is billed already. Where the guest was stopped and continued while the kernel was being told, it may
+/// have run with more until now: that is not billed, and not certain.
+pub(super) fn mark_what_ran_meanwhile(cx: &mut Context<'_>, cause: Cause) {
+    let asked = cx.since_asked();
+    let asked_ns = asked.boottime_ns.saturating_sub(asked.uncertainty_ns);
+    let runs = cx.core.state == BillingState::Running;
+    let meanwhile = |began: &Stamp| runs && began.boot == asked.boot && began.boottime_ns >= asked_ns;
+    if let Some(began) = cx.core.state_stamp.filter(meanwhile) {
+        cx.observe(reaching_back(cx.now, began), Change::Mark, cause);
     }
 }
 

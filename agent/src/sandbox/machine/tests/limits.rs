@@ -74,6 +74,28 @@ fn a_limit_that_the_kernel_took_and_did_not_say_is_billed_as_the_lesser_until_it
 }
 
 #[test]
+fn a_guest_that_is_stopped_and_continued_while_the_kernel_is_told_may_have_had_more_until_it_answers() {
+    for continued in [true, false] {
+        let mut driver = Driver::attached();
+        driver.feed(Input::Command(command("limit", Request::Scale(vcpus(500)))));
+        until(&mut driver, |action| matches!(action, Action::LimitVcpus(..)));
+        let token = token_of(&driver.open.pop_front().unwrap()).unwrap();
+        driver.event("STOP", json!({}));
+        let told_ns = driver.now_ns + 10_000_000;
+        driver.now_ns = told_ns;
+        if continued {
+            driver.event("RESUME", json!({}));
+        }
+        driver.now_ns += 100_000_000;
+        driver.feed(Input::Answer(token, Answer::VcpusLimited(Some(500))));
+        let marks = driver.observed.iter().filter(|seen| seen.change == Change::Mark);
+        let since_ns: Vec<u64> = marks.map(|seen| seen.at.boottime_ns - seen.at.uncertainty_ns).collect();
+        assert_eq!(since_ns.len(), usize::from(continued), "{:?}", driver.observed);
+        assert!(since_ns.iter().all(|since_ns| since_ns.abs_diff(told_ns) <= 1_000_000), "{since_ns:?}");
+    }
+}
+
+#[test]
 fn a_limit_that_another_has_set_may_be_so_since_the_limit_was_read_last() {
     let mut driver = Driver::attached();
     let read_ns = driver.now().boottime_ns;

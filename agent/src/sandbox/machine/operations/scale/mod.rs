@@ -263,7 +263,11 @@ fn check_vcpus(core: &Core, milli: u32) -> Result<(), Refusal> {
 /// The kernel has this limit now.
 fn vcpus_limited(cx: &mut Context<'_>, limit: Option<u32>) -> Turn {
     cpu_limit::limited(cx.core, limit);
+    let had_milli = cx.core.shape.vcpus_milli;
     let Some(milli) = observe_vcpus(cx, cx.since_asked()) else { return Turn::Passed };
+    if milli == had_milli {
+        cpu_limit::mark_what_ran_meanwhile(cx, Cause::Scale);
+    }
     Turn::Reached(format!("CPU time is {milli} thousandths of a vCPU"))
 }
 
