@@ -17,7 +17,7 @@
 //! So whoever sees a manifest that matches its own digest sees a whole snapshot, and what a crash leaves is a draft
 //! ([`SnapshotStore::stale_drafts`]); nothing is woken of which the ledger does not know that all of this was done. What is
 //! large, RAM or the state that holds it, begins to be written out before, while QEMU writes the state
-//! ([`begin_writing_out`]): most of it is on the disk by the time of step 1. QEMU itself syncs nothing and checks nothing:
+//! (`begin_writing_out`): most of it is on the disk by the time of step 1. QEMU itself syncs nothing and checks nothing:
 //! a state file that was cut or changed would be loaded and run. That is what the digest is for. RAM files of gigabytes
 //! are not digested, which would cost more than the whole hibernation: they are held to size, time of change and inode,
 //! so a change that also forges the time goes unseen.
