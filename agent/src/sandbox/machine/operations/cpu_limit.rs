@@ -78,9 +78,9 @@ pub(super) fn mark_what_ran_meanwhile(cx: &mut Context<'_>, cause: Cause) {
     let asked = cx.since_asked();
     let asked_ns = asked.boottime_ns.saturating_sub(asked.uncertainty_ns);
     let runs = cx.core.state == BillingState::Running;
-    let meanwhile = |began: &Stamp| runs && began.boot == asked.boot && began.boottime_ns >= asked_ns;
-    if let Some(began) = cx.core.state_stamp.filter(meanwhile) {
-        cx.observe(reaching_back(cx.now, began), Change::Mark, cause);
+    let meanwhile = |began: Stamp| runs && began.boot == asked.boot && began.boottime_ns >= asked_ns;
+    if cx.core.state_stamp.is_some_and(meanwhile) {
+        mark_what_ran_without(cx, cause);
     }
 }
 
