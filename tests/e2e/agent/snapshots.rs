@@ -1,6 +1,7 @@
 //! A snapshot that is not what was written is never loaded, and one that is wakes whatever was tried before.
 
 use std::fs::File;
+use std::io::Write as _;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -164,7 +165,8 @@ async fn ram_in_files_goes_to_the_disk_while_qemu_still_writes_the_state() {
     ];
     let save_ms = u64::try_from(2 * DEADLINE.as_millis()).unwrap();
     let qemu = scene.sandbox("s1", &Options { rules, save_ms, ..Options::default() }).await;
-    std::fs::write(&ram, vec![2; 1 << 20]).unwrap();
+    // In its place: what was cut short before is written out by the file system as soon as it is closed.
+    File::options().write(true).open(&ram).unwrap().write_all(&[2; 1 << 20]).unwrap();
     let Some(1..) = unwritten_pages(&ram) else {
         eprintln!("this kernel or this file system does not say what is not written yet: not tested");
         return;
