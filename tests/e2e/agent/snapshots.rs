@@ -166,7 +166,7 @@ async fn ram_in_files_goes_to_the_disk_while_qemu_still_writes_the_state() {
     let save_ms = u64::try_from(2 * DEADLINE.as_millis()).unwrap();
     let qemu = scene.sandbox("s1", &Options { rules, save_ms, ..Options::default() }).await;
     // In its place: what was cut short before is written out by the file system as soon as it is closed.
-    File::options().write(true).open(&ram).unwrap().write_all(&[2; 1 << 20]).unwrap();
+    File::options().write(true).open(&ram).unwrap().write_all(&vec![2; 1 << 20]).unwrap();
     let Some(1..) = unwritten_pages(&ram) else {
         eprintln!("this kernel or this file system does not say what is not written yet: not tested");
         return;
