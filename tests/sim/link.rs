@@ -255,7 +255,11 @@ impl World {
         if !open.ready {
             (open.ready, open.since) = (true, since);
         }
-        let early = std::mem::take(&mut open.early);
+        let mut early = std::mem::take(&mut open.early);
+        // The survey's are newer.
+        early.retain(
+            |event| !matches!(event, Event::Told { name, .. } if *name == "MEMORY_DEVICE_SIZE_CHANGE"),
+        );
         if let Answer::Surveyed(_, process) = &answer {
             let process = *process;
             if let Some(seat) = self.seat(number) {

@@ -204,7 +204,8 @@ impl Accounts {
     }
 
     /// Cuts what goes on though the host was booted since the ledger was told of it last: at the last proof of the boot before,
-    /// and now. Between the two there is nothing but the wall clock to go by, which may have been set back.
+    /// and now. Between the two there is nothing but the wall clock to go by, which may have been set back. What was told later
+    /// than the proof is cut there by itself, but not beneath a suppression.
     ///
     /// Of one that was being woken nobody knows whether its guest ran, through when: that is not certain.
     pub fn resume_boot(&mut self, now: Stamp) -> Vec<Record> {
@@ -217,7 +218,8 @@ impl Accounts {
                 _ => at,
             };
             let proof = self.proof.filter(|at| at.boot == last.boot && at.boottime_ns > last.boottime_ns);
-            let at = proof.into_iter().chain([now]).map(in_doubt);
+            let beneath = Some(last.uncertain_by(0)).filter(|_| account.meter.is_suppressed());
+            let at = proof.or(beneath).into_iter().chain([now]).map(in_doubt);
             Some(at.map(|at| (key.clone(), at)).collect::<Vec<_>>())
         };
         let marks: Vec<_> = self.by_key.iter().filter_map(marks).flatten().collect();

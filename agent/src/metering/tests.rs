@@ -305,6 +305,23 @@ fn whether_a_guest_ran_that_was_being_woken_when_its_host_went_off_is_not_certai
 }
 
 #[test]
+fn what_was_told_later_than_the_proof_is_billed_through_that_beneath_a_suppression_too() {
+    let mut live = accounts();
+    begins(&mut live, "a", false);
+    told(&mut live, "a", changed(at(605), Change::Suppressed(true)), 605);
+    let before = told(&mut live, "a", changed(at(660), Change::State(BillingState::Waking)), 660);
+    let mut accounts = Accounts::new(1_500 * MS, booted(710, -3_600), Some(at(650)));
+    accounts.resume(before.key, before.open, before.pending, false).expect("it was kept");
+    accounts.resume_boot(booted(710, -3_600));
+    let ends = booted(720, -3_600);
+    let end = accounts.observe(&key("a"), false, changed(ends, Change::Ended), ends).expect("it is taken");
+    let slices = before.slices.into_iter().chain(batch(end.expect("it is to be written")).slices);
+    let suppressed = slices.filter(|one| one.state == BillingState::Suppressed);
+    let seconds: Vec<u64> = suppressed.map(|one| one.duration_ns / 1_000_000_000).collect();
+    assert_eq!(seconds, [55, 10], "by the wall clock nothing was between");
+}
+
+#[test]
 fn a_step_after_a_boot_cuts_what_began_before_that_and_is_not_final_since() {
     let mut live = accounts();
     begins(&mut live, "a", false);

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use dormouse_tests::scripted::{Does, Options, Order, Rule};
+use dormouse_tests::wait;
 use serde_json::{Value, json};
 
-use crate::scene::{Scene, causes, now_unix_ns};
+use crate::scene::{DEADLINE, Scene, causes, now_unix_ns};
 
 /// How late a lost connection may be noticed on a busy machine.
 const NOTICED_NS_MAX: i64 = 1_000_000_000;
@@ -84,6 +85,36 @@ async fn a_socket_closed_in_the_middle_of_a_line_is_connected_again_and_the_slic
     assert_eq!(causes(&slices), ["attach", "pause"]);
     assert_eq!(slices[0]["start_unix_ns"], before[0]["start_unix_ns"]);
     assert_eq!(qemu.pids().len(), 1);
+    scene.audits_clean().await;
+}
+
+#[tokio::test]
+async fn a_size_that_qemu_told_before_it_was_surveyed_takes_nothing_from_what_the_survey_found() {
+    let scene = Scene::new().await;
+    // As by a QEMU that hung with that event, and has gone on since.
+    let stale = json!({"timestamp": {"seconds": 1, "microseconds": 0}, "event": "MEMORY_DEVICE_SIZE_CHANGE",
+        "data": {"id": "vm0", "size": 0, "qom-path": "/machine/peripheral/vm0"}});
+    let plugged = 256_u64 << 20;
+    let devices = json!([{"type": "virtio-mem", "data": {"id": "vm0", "size": plugged, "requested-size": plugged,
+        "max-size": 1_u64 << 30, "block-size": 2 << 20, "memaddr": 1_u64 << 32, "node": 0}}]);
+    let rules = vec![
+        Rule::once(
+            "query-memory-devices",
+            [Does::Raw(format!("{stale}\r\n")), Does::Return(devices.clone())],
+        ),
+        Rule::always("query-memory-devices", [Does::Return(devices)]),
+    ];
+    let qemu = scene.sandbox("s1", &Options { rules, ..Options::default() }).await;
+    wait::until("QEMU to be asked whether it holds a size back", DEADLINE, async || {
+        let times = qemu.times_asked("query-memory-devices").await.map_err(|error| error.to_string())?;
+        wait::unless(times == 2, || format!("it was asked {times} times"))
+    })
+    .await
+    .unwrap();
+    scene.does(&["pause", "s1"]).await;
+    let slices = scene.slices("s1").await;
+    assert_eq!(causes(&slices), ["attach", "pause"]);
+    assert_eq!(slices[0]["memory_plugged_bytes"], plugged);
     scene.audits_clean().await;
 }
 

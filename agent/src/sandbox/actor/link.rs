@@ -36,9 +36,11 @@ const COMMANDS_MAX: usize = 16;
 /// have to bill less than the guest ran, and flags it.
 const WRITTEN_MAX: Duration = Duration::from_millis(250);
 
+const SIZE_EVENT: &str = "MEMORY_DEVICE_SIZE_CHANGE";
+
 /// The events that change what is known of a sandbox, or tell how saving and loading go. Others are QEMU's own affair.
 const EVENTS: [&str; 7] =
-    ["STOP", "RESUME", "RESET", "SHUTDOWN", "MEMORY_DEVICE_SIZE_CHANGE", "MIGRATION", "JOB_STATUS_CHANGE"];
+    ["STOP", "RESUME", "RESET", "SHUTDOWN", SIZE_EVENT, "MIGRATION", "JOB_STATUS_CHANGE"];
 
 /// A QEMU that answers.
 pub struct Contact {
@@ -46,6 +48,8 @@ pub struct Contact {
     events: EventStream,
     pub(super) process: Process,
     pub(super) survey: Survey,
+    /// Where among the events the survey's sizes came.
+    sized: Position,
 }
 
 /// The connection that is kept.
@@ -93,10 +97,10 @@ pub(super) async fn connect(
         return Err(Refusal::new(Reason::QmpUnreachable, "QEMU ended while it was being connected to"));
     }
     let version = QemuVersion { major: version.major, minor: version.minor, micro: version.micro };
-    let survey = survey(&client, version, peer.pid, command_line, &environment)
+    let (survey, sized) = survey(&client, version, peer.pid, command_line, &environment)
         .await
         .map_err(|error| at_path(&error))?;
-    Ok(Contact { client, events, process, survey })
+    Ok(Contact { client, events, process, survey, sized })
 }
 
 /// What lies at a path and is no socket will not become one by being tried again. Nothing there may.
@@ -131,6 +135,7 @@ impl Link {
             permits: Arc::new(Semaphore::new(FROM_QEMU_MAX)),
             troubles: Troubles::default(),
             events: contact.events,
+            sized: contact.sized,
             queue,
         };
         tokio::spawn(Box::new(keeper).run());
@@ -161,6 +166,7 @@ struct Keeper {
     permits: Arc<Semaphore>,
     troubles: Troubles,
     events: EventStream,
+    sized: Position,
     queue: queue::Receiver<Box<(Token, Ask)>>,
 }
 
@@ -188,6 +194,7 @@ impl Troubles {
 impl Keeper {
     /// Boxed: an async function keeps room for its arguments twice.
     async fn run(mut self: Box<Self>) {
+        Box::pin(self.hand_on_early()).await;
         let mut in_flight: Option<InFlight> = None;
         loop {
             let idle = in_flight.is_none();
@@ -226,6 +233,17 @@ impl Keeper {
         }
         // An actor that is gone needs not be told.
         let _ = self.actor.cast(Message::LinkClosed(self.number));
+    }
+
+    /// Hands on what QEMU sent before it was surveyed whole. A size among it is older than the one that the survey found, and
+    /// could not be told from one that is newer: nothing of this connection is placed before its survey.
+    async fn hand_on_early(&mut self) {
+        while let Some(incoming) = self.events.next_before(self.sized).await {
+            if !matches!(&incoming, Incoming::Event(event) if event.name == SIZE_EVENT) {
+                let early = self.take(incoming);
+                self.hand_on(early).await;
+            }
+        }
     }
 
     /// Hands on an answer, behind what QEMU sent before it.
@@ -302,8 +320,10 @@ impl Keeper {
                 Box::pin(async move {
                     let pid = process.pid();
                     let survey = survey(&client, version, pid, command_line, &environment).await;
-                    let answer = survey.map(|survey| Answer::Surveyed(Box::new(survey), process.identity()));
-                    Box::new((token, answered(answer), Position::default()))
+                    let sized = survey.as_ref().map_or(Position::default(), |(_, sized)| *sized);
+                    let answer =
+                        survey.map(|(survey, _)| Answer::Surveyed(Box::new(survey), process.identity()));
+                    Box::new((token, answered(answer), sized))
                 })
             }
         }

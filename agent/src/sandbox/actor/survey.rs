@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use dormouse_qmp::{Client, QmpError, Schema};
+use dormouse_qmp::{Client, Position, QmpError, Schema};
 use serde_json::{Value, json};
 
 use super::act::with_cause;
@@ -10,25 +10,27 @@ use super::environment::{Environment, SchemaCache};
 use crate::process::CommandLine;
 use crate::sandbox::facts::{Capabilities, Disk, MemoryBackend, MemoryDevice, QemuVersion, Survey};
 
-/// Asks all that a survey asks. What QEMU answers in another form than expected counts as absent.
+/// Asks all that a survey asks, and says where among the events the sizes of memory devices came. What QEMU answers in
+/// another form than expected counts as absent.
 pub(super) async fn survey(
     client: &Client,
     version: QemuVersion,
     pid: i32,
     command_line: Result<CommandLine, String>,
     environment: &Environment,
-) -> Result<Survey, QmpError> {
+) -> Result<(Survey, Position), QmpError> {
     let status = ask(client, "query-status").await?;
     let vcpus = ask(client, "query-cpus-fast").await?;
     let memory = ask(client, "query-memory-size-summary").await?;
-    let devices = ask(client, "query-memory-devices").await?;
+    let (devices, sized) = client.execute_placed("query-memory-devices", Value::Null).await;
+    let devices = devices?;
     let backends = backends(client).await?;
     let block = ask(client, "query-block").await?;
     // Without a command line another user's QEMU is told apart by its version alone.
     let exe = command_line.as_ref().map(|line| line.exe.clone()).unwrap_or_default();
     let binary = (exe, version.to_string());
     let vcpus = u32::try_from(vcpus.as_array().map_or(0, Vec::len)).unwrap_or(u32::MAX);
-    Ok(Survey {
+    let survey = Survey {
         version,
         pid,
         run_state: status["status"].as_str().unwrap_or_default().to_owned(),
@@ -44,7 +46,8 @@ pub(super) async fn survey(
         disks: Disk::list(&block),
         capabilities: capabilities(client, binary, &environment.schemas).await?,
         command_line,
-    })
+    };
+    Ok((survey, sized))
 }
 
 async fn ask(client: &Client, command: &str) -> Result<Value, QmpError> {
