@@ -121,6 +121,7 @@ const FOUND_SOMETHING_AT_A_BOOT: &[u64] = &[
     373_002_106,
     375_233_305,
     407_004_517,
+    414_020_719,
 ];
 
 fn number(name: &str) -> Option<u64> {

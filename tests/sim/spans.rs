@@ -169,7 +169,9 @@ impl Life<'_> {
             at += self.slices[next - 1].duration_ns;
             let is_last = *next == self.slices.len() && self.open.is_none();
             let ends = self.ends.is_some_and(|(since, end)| is_last && (since..=end).contains(&at));
-            let bridges = self.slices[next - 1].duration_ns == 0 && self.is_cut_by_hour(next - 1);
+            let bridges = self.slices[next - 1].duration_ns == 0
+                && self.is_cut_by_hour(next - 1)
+                && self.reads(boot, at, self.slices[next - 1].start.unix_ns);
             at <= ended && (self.noted.contains(&at) || ends || bridges)
         })
     }
@@ -232,6 +234,11 @@ impl Life<'_> {
         self.boot(boot).placed_by.iter().any(|offset| offset.saturating_add_unsigned(at) <= unix_ns)
     }
 
+    /// Whether the wall clock of a boot has read this at that time.
+    fn reads(&self, boot: usize, at: u64, unix_ns: i64) -> bool {
+        self.boot(boot).placed_by.iter().any(|offset| offset.saturating_add_unsigned(at) == unix_ns)
+    }
+
     /// Lays what lies before a boundary by its durations.
     fn go_on(&mut self, next: usize) {
         for slice in &self.slices[self.spans.len()..next] {
@@ -290,10 +297,8 @@ impl Life<'_> {
     /// A boundary lies where the wall clock had it, or where the slice before began, when that was set back.
     fn check_placed(&mut self) {
         let [.., last] = &self.slices[..self.spans.len()] else { return };
-        let read_ns = |offset: &i64| offset.saturating_add_unsigned(self.at);
         let placed = last.end.unix_ns;
-        let is_so = self.boot(self.boot).placed_by.iter().any(|offset| read_ns(offset) == placed);
-        if !is_so && !self.is_timed(self.spans.len()) && placed != last.start.unix_ns {
+        if !self.reads(self.boot, self.at, placed) && !self.is_timed(self.spans.len()) && placed != last.start.unix_ns {
             self.wrong.push(format!("is cut at {}, and that is placed at {placed}", self.at));
         }
     }
