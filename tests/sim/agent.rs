@@ -161,7 +161,7 @@ impl World {
                 self.after(MS + instant, Event::Qemu { guest: number, process, later });
             }
             Action::Disconnect => self.drop_link(number),
-            Action::Reply(id, result) => self.replied(number, &id, &result),
+            Action::Reply(id, result) | Action::Replay(id, result) => self.replied(number, &id, &result),
             Action::Refuse(id, refusal) => self.replied(number, &id, &Err(refusal)),
             // Some are answered above, and nobody asks for advice here.
             Action::Publish(_)

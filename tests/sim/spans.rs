@@ -298,7 +298,10 @@ impl Life<'_> {
     fn check_placed(&mut self) {
         let [.., last] = &self.slices[..self.spans.len()] else { return };
         let placed = last.end.unix_ns;
-        if !self.reads(self.boot, self.at, placed) && !self.is_timed(self.spans.len()) && placed != last.start.unix_ns {
+        if !self.reads(self.boot, self.at, placed)
+            && !self.is_timed(self.spans.len())
+            && placed != last.start.unix_ns
+        {
             self.wrong.push(format!("is cut at {}, and that is placed at {placed}", self.at));
         }
     }

@@ -113,7 +113,7 @@ impl State {
                 entry.actor.cast(SandboxMessage::Execute(command, reply, span))
             {
                 let refusal = Refusal::new(Reason::Interrupted, "the sandbox has just ended; ask again");
-                let _ = reply.send(Err(refusal));
+                let _ = reply.send(refusal.into());
             }
             return Ok(());
         }
@@ -121,7 +121,7 @@ impl State {
             Ok(qmp_path) => qmp_path,
             Err(refusal) => {
                 // Whoever asked may have gone.
-                let _ = reply.send(Err(refusal));
+                let _ = reply.send(refusal.into());
                 return Ok(());
             }
         };

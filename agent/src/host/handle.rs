@@ -65,17 +65,24 @@ impl HostHandle {
     }
 
     async fn executed(&self, command: Command) -> Result<Executed, Refusal> {
-        if let Some(stored) = self.stored(&command).await? {
-            let outcome = stored?;
-            let sandbox = self.shown(&command.key)?;
-            return Ok(Executed { outcome, sandbox, replayed: true });
+        let looks_first = !is_known_by_its_intent(&command.request);
+        if looks_first && let Some(executed) = self.executed_before(&command).await? {
+            return Ok(executed);
         }
-        match self.done(command.clone()).await {
-            Err(refusal) if refusal.reason == Reason::SandboxNotFound => match command.request {
-                Request::Destroy { .. } => self.destroyed_before(command, refusal).await,
-                _ => Err(self.with_past(&command.key, refusal).await),
-            },
-            done => done,
+        let refusal = match self.done(command.clone()).await {
+            Err(refusal) => refusal,
+            done => return done,
+        };
+        // What stands in its way now may have come after it was done.
+        if !looks_first && let Some(executed) = self.executed_before(&command).await? {
+            return Ok(executed);
+        }
+        match (refusal.reason, &command.request) {
+            (Reason::SandboxNotFound, Request::Destroy { .. }) => {
+                self.destroyed_before(command, refusal).await
+            }
+            (Reason::SandboxNotFound, _) => Err(self.with_past(&command.key, refusal).await),
+            _ => Err(refusal),
         }
     }
 
@@ -85,8 +92,8 @@ impl HostHandle {
         // The view is taken before: a sandbox that is destroyed leaves the directory.
         let before = self.directory.get(&key);
         let answer = self.send(command)?;
-        let outcome = match answer.await {
-            Ok(answered) => answered?,
+        let Answered { result, replayed } = match answer.await {
+            Ok(answered) => answered,
             // The command came when the sandbox was about to leave the directory.
             Err(_) if before.as_ref().is_some_and(Entry::has_ended) => return Err(not_found(&key)),
             Err(_) => {
@@ -94,10 +101,11 @@ impl HostHandle {
                 return Err(Refusal::new(Reason::Interrupted, message));
             }
         };
+        let outcome = result?;
         let entry = self.directory.get(&key).or(before);
         let Some(entry) = entry else { return Err(not_found(&key)) };
         let sandbox = entry.view.get();
-        Ok(Executed { outcome, sandbox, replayed: false })
+        Ok(Executed { outcome, sandbox, replayed })
     }
 
     /// The sandboxes of an org, or of every org, by name.
@@ -139,8 +147,16 @@ impl HostHandle {
         Ok(answer)
     }
 
+    /// What an earlier request with the same id has come to, and the sandbox as it is now.
+    async fn executed_before(&self, command: &Command) -> Result<Option<Executed>, Refusal> {
+        let Some(stored) = self.stored(command).await? else { return Ok(None) };
+        let outcome = stored?;
+        let sandbox = self.shown(&command.key)?;
+        Ok(Some(Executed { outcome, sandbox, replayed: true }))
+    }
+
     /// The outcome that an earlier request with the same id has stored.
-    async fn stored(&self, command: &Command) -> Result<Option<Answered>, Refusal> {
+    async fn stored(&self, command: &Command) -> Result<Option<Result<Outcome, Refusal>>, Refusal> {
         let reader = self.reader.clone();
         let (org, request_id) = (command.key.org.clone(), command.request_id.clone());
         let unreadable = |why: String| Refusal::new(Reason::LedgerUnwritable, why);
@@ -184,6 +200,13 @@ impl HostHandle {
     fn shown(&self, key: &SandboxKey) -> Result<SandboxView, Refusal> {
         self.get(key).or_else(|_| Ok(SandboxView::gone(key.clone())))
     }
+}
+
+/// Whether nothing at all is done about a request before its intent is recorded, when the ledger says whether there was one
+/// under its id before: so that nobody has to look for that first. An attach connects and a create makes an actor first, and
+/// a destroy is there to overtake what is under way.
+const fn is_known_by_its_intent(request: &Request) -> bool {
+    !matches!(request, Request::Attach { .. } | Request::Create { .. } | Request::Destroy { .. })
 }
 
 fn is_same(row: &CommandRow, command: &Command) -> bool {

@@ -33,6 +33,27 @@ async fn a_request_told_again_is_answered_with_what_was_done_and_does_nothing() 
 }
 
 #[tokio::test]
+async fn a_request_told_again_is_answered_whatever_stands_in_its_way_now() {
+    let scene = Scene::new().await;
+    let qemu = slow_to_resize(&scene, 60_000).await;
+    let pause = ["pause", "s1", "--request-id", "r1"];
+    scene.does(&pause).await;
+    assert_eq!(scene.does(&pause).await["replayed"], true);
+    scene.does(&["resume", "s1"]).await;
+    let scale = ["scale", "s1", "--memory", "512MiB", "--json"];
+    let meanwhile = async {
+        qemu.asked("qom-set").await.unwrap();
+        assert_eq!(scene.does(&pause).await["replayed"], true);
+        scene.does(&["destroy", "s1"]).await
+    };
+    let (overtaken, _) = tokio::join!(scene.agent.cli(&scale), meanwhile);
+    refusal(&overtaken.unwrap(), "OVERTAKEN", "ABORTED");
+    assert_eq!(scene.does(&pause).await["replayed"], true);
+    assert_eq!(scene.slices("s1").await.iter().filter(|slice| slice["opened_by"] == "pause").count(), 1);
+    scene.audits_clean().await;
+}
+
+#[tokio::test]
 async fn a_request_id_that_was_used_for_something_else_is_refused() {
     let scene = Scene::new().await;
     let _qemu = slow_to_resize(&scene, 20).await;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use blake3::Hash;
-use dormouse_metering::{CommandId, OpenSlice, Slice};
+use dormouse_metering::{CommandId, Observation, OpenSlice, Slice};
 use rusqlite::{OptionalExtension, params};
 
 use super::Apply;
@@ -14,10 +14,8 @@ use crate::suppression::Suppression;
 use crate::usage::rollups::roll_up;
 use crate::{LedgerError, SandboxKey, SliceBatch};
 
-/// All that is looked up before a batch is applied, in one statement: most batches are one slice, and each statement
-/// costs as much as a tenth of writing it.
-const LIFE: &str = "SELECT s.pk, s.plan, (SELECT coalesce(max(seq), 0) FROM slices WHERE sandbox_pk = s.pk), \
-     (SELECT coalesce(max(ord), -1) FROM pending WHERE sandbox_pk = s.pk) \
+/// What is looked up of a life before its first batch is applied, and then remembered; what is pending of it as well.
+const LIFE: &str = "SELECT s.pk, s.plan, (SELECT coalesce(max(seq), 0) FROM slices WHERE sandbox_pk = s.pk) \
      FROM sandboxes s WHERE s.org = ?1 AND s.sandbox = ?2 AND s.generation = ?3";
 
 const STORED: &str =
@@ -88,8 +86,16 @@ struct Life {
     plan: String,
     /// The number of its last closed slice.
     last: i64,
-    /// The place of the last observation that is pending.
-    last_pending: i64,
+    /// What is pending.
+    pending: Vec<Stored>,
+}
+
+/// An observation that is pending, as it lies in the file.
+struct Stored {
+    ord: i64,
+    /// What it says; `None` where that cannot be read.
+    observation: Option<Observation>,
+    json: String,
 }
 
 impl Apply<'_> {
@@ -106,13 +112,11 @@ impl Apply<'_> {
     }
 
     fn batch(&mut self, batch: &SliceBatch, life: &mut Life) -> Result<(), LedgerError> {
-        let Life { pk, ref plan, last, last_pending } = *life;
+        let Life { pk, ref plan, last, ref pending } = *life;
         let mut standing = Standing::behind(batch.open.as_ref());
-        let mut pending = Vec::with_capacity(batch.pending.len());
-        for observation in &batch.pending {
-            let json = encode::observation_to_json(observation)?;
-            standing.pending(&json);
-            pending.push(json);
+        let pending = in_json(&batch.pending, pending)?;
+        for json in &pending {
+            standing.pending(json);
         }
         for slice in &batch.slices {
             let seq = int("seq", slice.seq)?;
@@ -137,48 +141,50 @@ impl Apply<'_> {
         } else {
             self.conn.prepare_cached(NOT_OPEN)?.execute((pk, standing.hash().as_bytes()))?;
         }
-        let stored = if last_pending < 0 { Vec::new() } else { self.stored_pending(pk)? };
-        self.replace_pending(life, &stored, &pending)
+        self.replace_pending(life, batch.pending.iter().zip(pending))
     }
 
-    fn stored_pending(&self, pk: i64) -> Result<Vec<(i64, String)>, LedgerError> {
+    fn stored_pending(&self, pk: i64) -> Result<Vec<Stored>, LedgerError> {
         let mut find = self.conn.prepare_cached(STORED_PENDING)?;
-        let stored = find.query_map([pk], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let stored = find.query_map([pk], |row| {
+            Ok(Stored { ord: row.get(0)?, observation: encode::observation(row, 1).ok(), json: row.get(1)? })
+        })?;
         Ok(stored.collect::<Result<_, _>>()?)
     }
 
     /// Writes what is pending now in the place of what was. Nearly always some at the beginning have become final and
     /// others have come at the end: what stays is not written again.
-    fn replace_pending(
+    fn replace_pending<'a>(
         &self,
         life: &mut Life,
-        was: &[(i64, String)],
-        now: &[String],
+        now: impl Iterator<Item = (&'a Observation, String)>,
     ) -> Result<(), LedgerError> {
-        let pk = life.pk;
-        let is_first = |(_, json): &(i64, String)| Some(json) == now.first();
-        let (gone, was) = was.split_at(was.iter().position(is_first).unwrap_or(was.len()));
-        let same = was.iter().zip(now).take_while(|((_, was), now)| was == *now).count();
-        let (kept, changed) = was.split_at(same);
-        for (ord, _) in gone.iter().chain(changed) {
-            self.conn.prepare_cached(FORGET_PENDING)?.execute((pk, ord))?;
+        let (pk, mut now) = (life.pk, now.peekable());
+        let is_first = |was: &Stored| now.peek().is_some_and(|(_, json)| *json == was.json);
+        let gone = life.pending.iter().position(is_first).unwrap_or(life.pending.len());
+        let is_next = |was: &&Stored| now.next_if(|(_, json)| *json == was.json).is_some();
+        let kept = gone + life.pending[gone..].iter().take_while(is_next).count();
+        let changed = life.pending.drain(kept..).collect::<Vec<_>>();
+        for was in life.pending.drain(..gone).chain(changed) {
+            self.conn.prepare_cached(FORGET_PENDING)?.execute((pk, was.ord))?;
         }
-        let next = kept.last().map_or(0, |(ord, _)| ord + 1);
-        life.last_pending = next - 1;
-        for (ord, json) in (next..).zip(&now[same..]) {
-            self.conn.prepare_cached(PENDING)?.execute((pk, ord, json))?;
-            life.last_pending = ord;
+        let next = life.pending.last().map_or(0, |last| last.ord + 1);
+        for (ord, (observation, json)) in (next..).zip(now) {
+            self.conn.prepare_cached(PENDING)?.execute((pk, ord, &json))?;
+            life.pending.push(Stored { ord, observation: Some(observation.clone()), json });
         }
+        life.pending.shrink_to(life.pending.len() * 2);
         Ok(())
     }
 
     fn life(&self, key: &SandboxKey) -> Result<Life, LedgerError> {
         let mut find = self.conn.prepare_cached(LIFE)?;
         let row = |row: &rusqlite::Row<'_>| {
-            Ok(Life { pk: row.get(0)?, plan: row.get(1)?, last: row.get(2)?, last_pending: row.get(3)? })
+            Ok(Life { pk: row.get(0)?, plan: row.get(1)?, last: row.get(2)?, pending: Vec::new() })
         };
         let found = find.query_row((&key.org, &key.sandbox, key.generation), row).optional()?;
-        found.ok_or_else(|| LedgerError::UnknownSandbox(key.clone()))
+        let life = found.ok_or_else(|| LedgerError::UnknownSandbox(key.clone()))?;
+        Ok(Life { pending: self.stored_pending(life.pk)?, ..life })
     }
 
     /// A slice that is told again must be the slice that is stored.
@@ -246,4 +252,20 @@ impl Apply<'_> {
         ])?;
         Ok(())
     }
+}
+
+/// What is pending now, as it is written. What was so before has been written, and what it says is not put into words again.
+fn in_json(now: &[Observation], was: &[Stored]) -> Result<Vec<String>, LedgerError> {
+    let mut was = was;
+    let json = now.iter().map(|observation| {
+        match was.iter().position(|stored| stored.observation.as_ref() == Some(observation)) {
+            Some(place) => {
+                let json = was[place].json.clone();
+                was = &was[place + 1..];
+                Ok(json)
+            }
+            None => encode::observation_to_json(observation),
+        }
+    });
+    json.collect()
 }

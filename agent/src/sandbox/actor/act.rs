@@ -58,7 +58,12 @@ impl State {
             Action::Start(token, start) => self.start(Wanted::Anew(start), token, myself),
             Action::Kill(identity) => self.kill(identity),
             Action::Disconnect => self.disconnect(),
-            Action::Reply(request_id, result) => self.reply(&request_id, &result),
+            Action::Reply(request_id, result) => {
+                self.reply(&request_id, &Answered { result, replayed: false });
+            }
+            Action::Replay(request_id, result) => {
+                self.reply(&request_id, &Answered { result, replayed: true });
+            }
             Action::Refuse(request_id, refusal) => self.refuse(&request_id, refusal),
             Action::Publish(notice) => self.publish(&notice, now),
             Action::Retire => {
@@ -186,13 +191,13 @@ impl State {
         }
     }
 
-    fn reply(&mut self, request_id: &str, result: &Answered) {
+    fn reply(&mut self, request_id: &str, answered: &Answered) {
         self.promised.take_if(|promised| promised.0 == request_id);
         self.turn.take_if(|turn| turn.0 == request_id);
         self.digest.take_if(|digest| digest.0 == request_id);
         for caller in self.waiting.remove(request_id).unwrap_or_default() {
             // A caller that has gone away reads the outcome from the ledger when it asks again.
-            let _ = caller.send(result.clone());
+            let _ = caller.send(answered.clone());
         }
         self.waiting.shrink_to(0);
     }
@@ -202,7 +207,7 @@ impl State {
         let Some(callers) = self.waiting.get_mut(request_id) else { return };
         if let Some(caller) = callers.pop() {
             // A caller that has gone away needs not be told.
-            let _ = caller.send(Err(refusal));
+            let _ = caller.send(refusal.into());
         }
         if callers.is_empty() {
             self.waiting.remove(request_id);

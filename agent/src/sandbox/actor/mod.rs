@@ -37,7 +37,19 @@ pub use environment::{Environment, SchemaCache, WatchList};
 pub(crate) use records::Attachment;
 
 /// What a command's caller is told, once it is durable.
-pub type Answered = Result<Outcome, Refusal>;
+#[derive(Clone, Debug)]
+pub struct Answered {
+    /// How it came out.
+    pub result: Result<Outcome, Refusal>,
+    /// True when an earlier request with the same id had stored this.
+    pub replayed: bool,
+}
+
+impl From<Refusal> for Answered {
+    fn from(refusal: Refusal) -> Self {
+        Self { result: Err(refusal), replayed: false }
+    }
+}
 
 /// What a sandbox actor is told.
 pub enum Message {

@@ -7,12 +7,13 @@ use dormouse_metering::{BillingState, BootId, Shape, Stamp};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Answered, Environment};
+use super::Environment;
 use crate::metering::Beginning;
 use crate::process::ProcessIdentity;
-use crate::sandbox::command::{Command, Request};
+use crate::sandbox::command::{Command, Outcome, Request};
 use crate::sandbox::facts::{QemuVersion, Survey};
 use crate::sandbox::machine::{Core, Sandbox};
+use crate::sandbox::refusal::Refusal;
 use crate::sandbox::snapshot::Manifest;
 use crate::sandbox::terms::Terms;
 
@@ -87,7 +88,7 @@ pub(super) fn snapshot_after(
     key: &dormouse_ledger::SandboxKey,
     machine: &Sandbox,
     command: &Command,
-    result: &Answered,
+    result: &Result<Outcome, Refusal>,
 ) -> Option<Snapshot> {
     let consumes =
         matches!(command.request, Request::Wake { .. } | Request::Destroy { .. }) && result.is_ok();

@@ -67,6 +67,8 @@ pub enum Action {
     Disconnect,
     /// Answer everybody who waits for this request.
     Reply(String, Result<Outcome, Refusal>),
+    /// The same, with what an earlier request of this id has come to: it was done then.
+    Replay(String, Result<Outcome, Refusal>),
     /// Refuse the command that has just come under this request id: nobody else who waits for it.
     Refuse(String, Refusal),
     /// Tell those who watch.

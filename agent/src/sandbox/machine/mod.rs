@@ -210,9 +210,6 @@ impl Sandbox {
     /// Announces a command: what it is for is done once that is durable.
     fn intend(&mut self, now: Stamp, command: &Command, actions: &mut Vec<Action>) -> Token {
         let token = self.core.token();
-        if self.core.phase != Phase::New {
-            actions.push(Action::Publish(Notice::Before(command.request.clone())));
-        }
         actions.push(Action::Announce(token, Announcement::Before(command.clone(), now, self.core.state)));
         token
     }
@@ -247,12 +244,18 @@ impl Sandbox {
                 let operation = std::mem::replace(operation, operations::none());
                 underway.stage = Stage::Working(operation);
                 underway.waiting = underway.asked_ahead.take();
+                if self.core.phase != Phase::New {
+                    actions.push(Action::Publish(Notice::Before(underway.command.request.clone())));
+                }
                 self.set_out(now, actions);
             }
-            (Stage::Intending(_), Answer::Replayed(stored)) => self.reply(stored, actions),
-            (Stage::Intending(_) | Stage::Concluding(_), Answer::Failed(refusal)) => {
-                self.reply(Err(refusal), actions);
+            (Stage::Intending(_), Answer::Replayed(stored)) => {
+                self.give_up(actions, |id| Action::Replay(id, stored))
             }
+            (Stage::Intending(_), Answer::Failed(refusal)) => {
+                self.give_up(actions, |id| Action::Reply(id, Err(refusal)));
+            }
+            (Stage::Concluding(_), Answer::Failed(refusal)) => self.reply(Err(refusal), actions),
             (Stage::Intending(_) | Stage::Recovering, _) => {}
             // The process is gone and the end of its connection on its way: that is what the command comes to.
             (Stage::Working(_), Answer::Failed(refusal))
@@ -334,6 +337,13 @@ impl Sandbox {
         underway.waiting = Some(token);
         underway.stage = Stage::Concluding(result);
         actions.push(Action::Announce(token, after));
+    }
+
+    /// Nothing of the command under way was begun, and nothing is: nobody but who asked for it is told.
+    fn give_up(&mut self, actions: &mut Vec<Action>, tell: impl FnOnce(String) -> Action) {
+        let Some(underway) = self.underway.take() else { return };
+        actions.push(tell(underway.command.request_id));
+        self.retire(actions);
     }
 
     fn reply(&mut self, result: Result<Outcome, Refusal>, actions: &mut Vec<Action>) {

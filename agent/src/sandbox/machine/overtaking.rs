@@ -15,7 +15,7 @@ use dormouse_metering::Stamp;
 use super::admission::{self, Verdict};
 use super::core::Phase;
 use super::operations;
-use super::{Action, Announcement, Answer, Sandbox, Stage, Token, Underway, reply_to};
+use super::{Action, Announcement, Answer, Notice, Sandbox, Stage, Token, Underway};
 use crate::sandbox::command::{Command, Request};
 use crate::sandbox::refusal::{Reason, Refusal};
 
@@ -76,17 +76,17 @@ impl Sandbox {
         else {
             return Some(answer);
         };
-        let result = match answer {
-            Answer::Replayed(stored) => stored,
-            Answer::Failed(refusal) => Err(refusal),
+        let id = overtaker.command.request_id.clone();
+        actions.push(match answer {
+            Answer::Replayed(stored) => Action::Replay(id, stored),
+            Answer::Failed(refusal) => Action::Reply(id, Err(refusal)),
             _ => {
                 overtaker.intent = None;
+                actions.push(Action::Publish(Notice::Before(overtaker.command.request.clone())));
                 return None;
             }
-        };
-        if let Some(overtaker) = self.overtaker.take() {
-            reply_to(overtaker.command, result, actions);
-        }
+        });
+        self.overtaker = None;
         self.retire(actions);
         None
     }

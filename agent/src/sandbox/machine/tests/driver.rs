@@ -332,7 +332,7 @@ impl Driver {
                 Action::Observe(observation) | Action::ObserveFirst(observation) => {
                     self.observed.push(observation);
                 }
-                Action::Reply(id, result) => self.replies.push((id, result)),
+                Action::Reply(id, result) | Action::Replay(id, result) => self.replies.push((id, result)),
                 Action::Refuse(id, refusal) => self.replies.push((id, Err(refusal))),
                 Action::Retire => self.retired = true,
                 Action::Kill(_) => self.going = true,
@@ -492,6 +492,7 @@ fn word(action: &Action) -> String {
         Action::Disconnect => "disconnect".to_owned(),
         Action::Reply(_, Ok(_)) => "reply ok".to_owned(),
         Action::Reply(_, Err(_)) => "reply refused".to_owned(),
+        Action::Replay(..) => "replay".to_owned(),
         Action::Refuse(..) => "refuse".to_owned(),
         Action::Publish(_) => "publish".to_owned(),
         Action::Retire => "retire".to_owned(),

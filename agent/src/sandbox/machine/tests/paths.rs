@@ -4,7 +4,7 @@ use dormouse_metering::{BillingState, Change};
 use serde_json::json;
 
 use super::driver::{Driver, MIB, command, hibernate, pause, resume, scale, token_of, until};
-use crate::sandbox::command::{CommandResult, Method, Request};
+use crate::sandbox::command::{CommandResult, Method, Outcome, Request};
 use crate::sandbox::machine::{Action, Announcement, Answer, Input, Phase};
 use crate::sandbox::refusal::{Reason, Refusal};
 
@@ -272,4 +272,27 @@ fn detach_asks_for_the_memory_ends_the_metering_and_changes_nothing_in_qemu() {
     let expected =
         ["before", "query-memory-devices", "observe ended", "disconnect", "after", "reply ok", "retire"];
     assert_eq!(done(&driver), expected);
+}
+
+#[test]
+fn nobody_but_who_asks_hears_of_a_request_that_was_made_before_or_that_the_ledger_does_not_take() {
+    let done = Outcome { result: CommandResult::Done, message: "it was paused".to_owned() };
+    let refusal = Refusal::new(Reason::LedgerUnwritable, "full");
+    for (answer, told) in [(Answer::Replayed(Ok(done)), "replay"), (Answer::Failed(refusal), "reply refused")]
+    {
+        let mut driver = Driver::attached();
+        driver.log.clear();
+        driver.feed(Input::Command(command("c1", pause())));
+        let intent = token_of(&driver.open.pop_front().unwrap()).unwrap();
+        driver.feed(Input::Answer(intent, answer));
+        assert_eq!(driver.log, ["before", "query-memory-devices", told]);
+    }
+    let mut driver = Driver::attached();
+    driver.log.clear();
+    driver.execute("c1", pause()).unwrap();
+    let published = |word: &&String| *word == "publish";
+    assert!(
+        driver.log.iter().position(|word| published(&word))
+            < driver.log.iter().position(|word| word == "stop")
+    );
 }
