@@ -161,7 +161,7 @@ impl Life<'_> {
     }
 
     /// The first boundary of these that comes out at a noted moment of the boot, from a time on, or that only the wall clock
-    /// puts apart from a full hour.
+    /// puts apart from a full hour that it read.
     fn comes_out(&self, from: u64, boot: usize, alike: &Range<usize>) -> Option<usize> {
         let ended = self.boot(boot).ended;
         let mut at = from;
@@ -169,11 +169,16 @@ impl Life<'_> {
             at += self.slices[next - 1].duration_ns;
             let is_last = *next == self.slices.len() && self.open.is_none();
             let ends = self.ends.is_some_and(|(since, end)| is_last && (since..=end).contains(&at));
-            let bridges = self.slices[next - 1].duration_ns == 0
-                && self.is_cut_by_hour(next - 1)
-                && self.reads(boot, at, self.slices[next - 1].start.unix_ns);
-            at <= ended && (self.noted.contains(&at) || ends || bridges)
+            at <= ended && (self.noted.contains(&at) || ends || self.bridges(next - 1, boot, at))
         })
+    }
+
+    /// Whether only the wall clock puts the end of a slice apart from a full hour that it read then.
+    fn bridges(&self, index: usize, boot: usize, at: u64) -> bool {
+        let slice = &self.slices[index];
+        let from_hour =
+            || self.reads(boot, at, slice.start.unix_ns) || index > 0 && self.bridges(index - 1, boot, at);
+        slice.duration_ns == 0 && self.is_cut_by_hour(index) && from_hour()
     }
 
     /// The first boundary of these that the wall clock of a later boot read at a noted moment: which boot, and when.

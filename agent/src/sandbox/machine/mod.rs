@@ -250,7 +250,7 @@ impl Sandbox {
                 self.set_out(now, actions);
             }
             (Stage::Intending(_), Answer::Replayed(stored)) => {
-                self.give_up(actions, |id| Action::Replay(id, stored))
+                self.give_up(actions, |id| Action::Replay(id, stored));
             }
             (Stage::Intending(_), Answer::Failed(refusal)) => {
                 self.give_up(actions, |id| Action::Reply(id, Err(refusal)));
