@@ -113,6 +113,12 @@ impl Holding {
             .or(Components::SUPPRESSED.when(self.suppressed != other.suppressed))
     }
 
+    /// The components in which two holdings differ on a bill: not the state beneath what hides it.
+    pub(crate) fn shows_from(&self, other: &Self) -> Components {
+        let hidden = Components::STATE.or(Components::SUPPRESSED).when(self.billed() == other.billed());
+        self.differs(other).without(hidden)
+    }
+
     /// The lesser of two holdings in each of the named components, and `self` in all others.
     ///
     /// Every basis of a bill grows with each component, so no basis bills the result higher than either.

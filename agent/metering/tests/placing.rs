@@ -341,6 +341,17 @@ fn what_is_stamped_as_the_end_is_of_this_life_and_nothing_is_clamped_by_nothing(
 }
 
 #[test]
+fn what_a_bill_does_not_show_gives_its_name_to_no_cut() {
+    let suppressed = |ns| seen(at(BEGAN + ns), Change::Suppressed(true), Cause::Suppress);
+    let lost = seen(at(BEGAN + 1), Change::State(BillingState::Lost), Cause::ProofEnded);
+    let tick = seen(at(BEGAN + 2), Change::Mark, Cause::Tick);
+    let late = seen(at(BEGAN + 39).uncertain_by(37), Change::Suppressed(true), Cause::Suppress);
+    assert_eq!(cuts([lost, tick.clone(), late])[1..], [(2, Cause::Tick, String::new(), 0)]);
+    let paused = seen(at(BEGAN + 2), Change::State(BillingState::Paused), Cause::Pause);
+    assert_eq!(cuts([suppressed(1), paused, tick])[1..], [(2, Cause::Tick, String::new(), 0)]);
+}
+
+#[test]
 fn a_suppression_is_known_from_when_it_is_told_until_it_is_taken_back() {
     let mut meter = begun();
     let mut tell = |ns, suppressed| {

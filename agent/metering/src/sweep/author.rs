@@ -30,7 +30,7 @@ impl Sweep<'_> {
     ///
     /// `now` are the observations stamped with this instant.
     pub(super) fn author(&self, now: &[Observation], at_ns: u64, was: &Holding, held: &Holding) -> Boundary {
-        let mut changed = held.differs(was);
+        let mut changed = held.shows_from(was);
         if let ([only], false) = (now, self.windows)
             && (!changed.is_empty() || only.change == Change::Mark)
         {
