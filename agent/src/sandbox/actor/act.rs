@@ -123,8 +123,9 @@ impl State {
     fn connect(&mut self, token: Token, after_ms: u64, myself: &ActorRef<Message>) {
         self.disconnect();
         let (path, terms) = (self.machine.core().qmp_path.clone(), self.machine.core().terms().clone());
-        let attempt =
-            link::connect(Arc::clone(&self.environment), path, terms, Duration::from_millis(after_ms));
+        // The runtime wakes at whole milliseconds, and behind one of them: one millisecond would be two.
+        let after = Duration::from_millis(after_ms).saturating_sub(Duration::from_micros(500));
+        let attempt = link::connect(Arc::clone(&self.environment), path, terms, after);
         let myself = myself.clone();
         let attempt = tokio::spawn(async move {
             let contact = attempt.await;
