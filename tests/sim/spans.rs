@@ -161,7 +161,7 @@ impl Life<'_> {
     }
 
     /// The first boundary of these that comes out at a noted moment of the boot, from a time on, or that only the wall clock
-    /// puts apart from a full hour that it read.
+    /// puts apart from a full hour.
     fn comes_out(&self, from: u64, boot: usize, alike: &Range<usize>) -> Option<usize> {
         let ended = self.boot(boot).ended;
         let mut at = from;
@@ -169,16 +169,14 @@ impl Life<'_> {
             at += self.slices[next - 1].duration_ns;
             let is_last = *next == self.slices.len() && self.open.is_none();
             let ends = self.ends.is_some_and(|(since, end)| is_last && (since..=end).contains(&at));
-            at <= ended && (self.noted.contains(&at) || ends || self.bridges(next - 1, boot, at))
+            at <= ended && (self.noted.contains(&at) || ends || self.bridges(next - 1))
         })
     }
 
-    /// Whether only the wall clock puts the end of a slice apart from a full hour that it read then.
-    fn bridges(&self, index: usize, boot: usize, at: u64) -> bool {
-        let slice = &self.slices[index];
-        let from_hour =
-            || self.reads(boot, at, slice.start.unix_ns) || index > 0 && self.bridges(index - 1, boot, at);
-        slice.duration_ns == 0 && self.is_cut_by_hour(index) && from_hour()
+    /// Whether only the wall clock puts the end of a slice apart from a full hour to which time has come.
+    fn bridges(&self, index: usize) -> bool {
+        let comes_to_it = || self.slices[index - 1].duration_ns > 0 || self.bridges(index - 1);
+        self.slices[index].duration_ns == 0 && self.is_cut_by_hour(index) && comes_to_it()
     }
 
     /// The first boundary of these that the wall clock of a later boot read at a noted moment: which boot, and when.
@@ -237,11 +235,6 @@ impl Life<'_> {
 
     fn is_behind(&self, boot: usize, at: u64, unix_ns: i64) -> bool {
         self.boot(boot).placed_by.iter().any(|offset| offset.saturating_add_unsigned(at) <= unix_ns)
-    }
-
-    /// Whether the wall clock of a boot has read this at that time.
-    fn reads(&self, boot: usize, at: u64, unix_ns: i64) -> bool {
-        self.boot(boot).placed_by.iter().any(|offset| offset.saturating_add_unsigned(at) == unix_ns)
     }
 
     /// Lays what lies before a boundary by its durations.
@@ -303,10 +296,9 @@ impl Life<'_> {
     fn check_placed(&mut self) {
         let [.., last] = &self.slices[..self.spans.len()] else { return };
         let placed = last.end.unix_ns;
-        if !self.reads(self.boot, self.at, placed)
-            && !self.is_timed(self.spans.len())
-            && placed != last.start.unix_ns
-        {
+        let read_ns = |offset: &i64| offset.saturating_add_unsigned(self.at);
+        let is_so = self.boot(self.boot).placed_by.iter().any(|offset| read_ns(offset) == placed);
+        if !is_so && !self.is_timed(self.spans.len()) && placed != last.start.unix_ns {
             self.wrong.push(format!("is cut at {}, and that is placed at {placed}", self.at));
         }
     }

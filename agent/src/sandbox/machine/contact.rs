@@ -39,6 +39,12 @@ impl Core {
             self.settle(now, actions);
             return false;
         }
+        if self.memory_awaited.take_if(|awaited| *awaited == token).is_some() {
+            if self.memory_asked.is_some() {
+                self.tell_sizes_known(now, actions);
+            }
+            return false;
+        }
         if self.memory_asked == Some(token) {
             if !matches!(answer, Answer::Returned(_)) {
                 self.unsettled(now, actions);

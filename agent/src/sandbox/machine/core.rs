@@ -175,6 +175,8 @@ pub struct Core {
     pub(super) vcpus_surveyed: Option<Stamp>,
     /// The question for the memory that a reset has raised.
     pub(super) memory_asked: Option<Token>,
+    /// The wait for the answer to the question for the memory that was asked last.
+    pub(super) memory_awaited: Option<Token>,
     /// When the last size event arrived.
     pub(super) memory_told: Option<Stamp>,
     /// The wait after which nothing can be held back any more.
@@ -248,6 +250,7 @@ impl Core {
             slept: None,
             spoke: None,
             memory_asked: None,
+            memory_awaited: None,
             sizes: Sizes::default(),
             missed: None,
             early: Vec::new(),

@@ -14,6 +14,10 @@ use crate::sandbox::facts::{MemoryDevice, Survey};
 /// How long to wait with the next question for sizes after one without an answer.
 const SETTLE_AGAIN_MS: u64 = 1_000;
 
+/// Within what time QEMU answers what it holds back, or is told to the ledger not to have: sooner than an agent that is killed
+/// and started again would take it to hold nothing back, however long a reply may take.
+const SETTLED_WITHIN_MS: u64 = 500;
+
 impl Core {
     /// QEMU is seen for the first time: what it told before, it told somebody else.
     pub(super) fn first_seen(&mut self, now: Stamp, survey: &Survey) {
@@ -39,9 +43,17 @@ impl Core {
             self.observe(at, Change::Plugged(0), cause, actions);
             self.memory_known = Some(at);
         }
+        self.ask_memory(actions);
+    }
+
+    /// Asks for the sizes, and has it noticed when that is not answered soon.
+    fn ask_memory(&mut self, actions: &mut Vec<Action>) {
         let token = self.token();
         self.memory_asked = Some(token);
         actions.push(Action::Qmp(token, QmpCommand { name: "query-memory-devices", arguments: json!({}) }));
+        let awaited = self.token();
+        self.memory_awaited = Some(awaited);
+        actions.push(Action::Wait(awaited, SETTLED_WITHIN_MS));
     }
 
     pub(super) fn size_changed(&mut self, event: &QemuEvent, actions: &mut Vec<Action>) {
@@ -91,21 +103,29 @@ impl Core {
         let Some(told) = self.memory_told.filter(|_| self.link == Link::Up && self.settling.is_none()) else {
             return;
         };
-        let token = self.token();
         let left_ns = TOLD_LATE_NS.saturating_sub(now.boottime_ns.saturating_sub(told.boottime_ns));
         if left_ns > 0 {
+            let token = self.token();
             self.settling = Some(token);
             actions.push(Action::Wait(token, left_ns.div_ceil(1_000_000)));
         } else {
-            self.memory_asked = Some(token);
-            actions
-                .push(Action::Qmp(token, QmpCommand { name: "query-memory-devices", arguments: json!({}) }));
+            self.ask_memory(actions);
         }
     }
 
-    /// QEMU has not answered what it holds back: it is asked again. Through when its sizes are known is told, which changes
-    /// nothing and waits with all else until it answers: an agent that is killed before that would not know.
+    /// QEMU has not answered what it holds back: it is asked again.
     pub(super) fn unsettled(&mut self, now: Stamp, actions: &mut Vec<Action>) {
+        self.tell_sizes_known(now, actions);
+        if self.link == Link::Up && self.phase == Phase::Attached && self.settling.is_none() {
+            let token = self.token();
+            self.settling = Some(token);
+            actions.push(Action::Wait(token, SETTLE_AGAIN_MS));
+        }
+    }
+
+    /// While QEMU does not answer what it holds back: through when its sizes are known is told, which changes nothing and waits
+    /// with all else until it answers. An agent that is killed before that would not know.
+    pub(super) fn tell_sizes_known(&mut self, now: Stamp, actions: &mut Vec<Action>) {
         if self.link != Link::Up || self.phase != Phase::Attached {
             return;
         }
@@ -116,11 +136,6 @@ impl Core {
             let change = Change::Plugged(self.shape.memory_plugged_bytes);
             let (cause, command) = self.memory_cause.clone();
             actions.push(Action::Observe(Observation { at: known, change, cause, command }));
-        }
-        if self.settling.is_none() {
-            let token = self.token();
-            self.settling = Some(token);
-            actions.push(Action::Wait(token, SETTLE_AGAIN_MS));
         }
     }
 

@@ -17,7 +17,7 @@ pub(super) fn done(driver: &Driver) -> Vec<&str> {
 fn attach_connects_records_and_replies() {
     let mut driver = Driver::new();
     driver.execute("c1", super::driver::attach()).unwrap();
-    assert_eq!(done(&driver), ["connect", "attached", "wait", "reply ok", "query-memory-devices"]);
+    assert_eq!(done(&driver), ["connect", "attached", "wait", "reply ok", "query-memory-devices", "wait"]);
 }
 
 #[test]
@@ -40,6 +40,7 @@ fn m7_a_scale_is_durable_before_qemu_is_told_and_before_the_reply() {
         "after",
         // The question that settles it: nobody waits for it.
         "query-memory-devices",
+        "wait",
         "reply ok",
     ];
     assert_eq!(done(&driver), expected);
@@ -243,7 +244,16 @@ fn reboot_is_believed_when_reset_comes_and_a_second_reset_cuts_nothing() {
     driver.execute("c1", Request::Reboot).unwrap();
     assert_eq!(
         done(&driver),
-        ["before", "system_reset", "query-memory-devices", "query-memory-devices", "after", "reply ok"]
+        [
+            "before",
+            "system_reset",
+            "query-memory-devices",
+            "wait",
+            "query-memory-devices",
+            "wait",
+            "after",
+            "reply ok"
+        ]
     );
 }
 

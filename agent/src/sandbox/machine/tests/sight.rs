@@ -6,6 +6,7 @@ use serde_json::json;
 use super::driver::{Driver, MIB, at, attach, command, device, pause, token_of, until};
 use crate::sandbox::command::{Method, Request};
 use crate::sandbox::facts::MemoryDevice;
+use crate::sandbox::machine::sight::HELD_BACK_NS;
 use crate::sandbox::machine::{Action, Answer, Input, QemuEvent};
 use crate::sandbox::refusal::{Reason, Refusal};
 
@@ -130,6 +131,22 @@ fn through_when_sizes_are_known_is_told_once_where_qemu_does_not_answer_what_it_
     let [told] = driver.observed.as_slice() else { panic!("{:?}", driver.observed) };
     assert_eq!((told.change, told.at.uncertainty_ns), (Change::Plugged(0), 0));
     assert!(told.at.boottime_ns < asked_ns.unwrap() - SECOND, "when it was found: {told:?}");
+}
+
+#[test]
+fn through_when_sizes_are_known_is_told_as_soon_as_an_agent_started_again_would_take_them_for_known() {
+    let mut driver = Driver::new();
+    driver.feed(Input::Command(command("attach", attach())));
+    until(&mut driver, |action| matches!(action, Action::Qmp(..)));
+    let (found_ns, asked) = (driver.now_ns - 2 * SECOND, driver.open.pop_front().unwrap());
+    assert_eq!(driver.observed, []);
+    let awaited = driver.open.pop_front().unwrap();
+    driver.answer_well(awaited);
+    let told = driver.observed.first().expect("it is told though the question is open").at;
+    assert!((found_ns..driver.now_ns - SECOND).contains(&told.boottime_ns), "{told:?}");
+    assert!(driver.now_ns - told.boottime_ns < HELD_BACK_NS);
+    driver.answer_well(asked);
+    assert_eq!(driver.observed.len(), 1);
 }
 
 #[test]
