@@ -16,6 +16,15 @@ pub(crate) struct Lock {
     pub(crate) had_ledger: bool,
 }
 
+impl Drop for Lock {
+    /// Gives the lock back, which closing the file alone would not do while a child that is being started has a copy of it.
+    fn drop(&mut self) {
+        if let Err(error) = self.file.unlock() {
+            tracing::debug!(%error, "the lock is given back when the file is closed everywhere");
+        }
+    }
+}
+
 impl Lock {
     /// Takes the lock, or says which process has it.
     pub(crate) fn take(ledger: &Path) -> Result<Self, LedgerError> {
@@ -59,5 +68,22 @@ impl Lock {
         if let Err(error) = noted {
             tracing::warn!(%error, "the lock file takes no note");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ledger_that_was_closed_is_free_though_a_child_has_a_copy_of_the_lock() {
+        let folder = tempfile::tempdir().unwrap();
+        let ledger = folder.path().join("ledger.sqlite");
+        let lock = Lock::take(&ledger).unwrap();
+        // What a child has between its fork and its exec.
+        let _copy = lock.file.try_clone().unwrap();
+        assert!(matches!(Lock::take(&ledger), Err(LedgerError::Locked { .. })));
+        drop(lock);
+        assert!(Lock::take(&ledger).is_ok());
     }
 }
