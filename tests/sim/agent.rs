@@ -12,6 +12,7 @@ use dormouse::sandbox::snapshot::Manifest;
 use dormouse_ledger::{PluggedByDevice, Record, SandboxKey};
 use dormouse_metering::{BillingState, Cause, Change, CommandId, Observation};
 
+use crate::known::Of;
 use crate::ledger::{Became, Entry, Unit, Waiter};
 use crate::link::Link;
 use crate::qemu::MS;
@@ -34,6 +35,8 @@ pub(crate) struct Seat {
     pub(crate) attempt: u64,
     pub(crate) number: u64,
     pub(crate) held: Option<ProcessIdentity>,
+    /// What QEMU has told of before its life is durable: the machine makes nothing of it until then.
+    pub(crate) early: Vec<(Of, u64)>,
     /// How long the host had slept at its last step.
     pub(crate) slept_ns: u64,
     pub(crate) draft: Option<u64>,
@@ -59,8 +62,8 @@ impl Agent {
 impl Seat {
     /// `number` is like no other seat's.
     pub(crate) fn new(machine: Sandbox, number: u64, slept_ns: u64) -> Self {
-        let (attempt, taken) = (number, Vec::new());
-        Self { machine, link: None, attempt, number, held: None, slept_ns, draft: None, taken }
+        let (attempt, early, taken) = (number, Vec::new(), Vec::new());
+        Self { machine, link: None, attempt, number, held: None, early, slept_ns, draft: None, taken }
     }
 }
 
@@ -85,6 +88,7 @@ impl World {
         }
         actions.extend(seat.machine.step(now, input));
         self.carry_out(number, actions);
+        self.learn_early(number);
     }
 
     pub(crate) fn carry_out(&mut self, number: usize, actions: Vec<Action>) {

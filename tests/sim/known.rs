@@ -1,6 +1,7 @@
 //! What of the truth has reached the agent: the moments of which it was told what was so then. What came and went
 //! between two of them is known to nobody.
 
+use dormouse::sandbox::machine::Phase;
 use dormouse_metering::Change;
 
 use crate::qemu::{BASE, DEVICES_MAX};
@@ -77,6 +78,15 @@ impl World {
             };
             Known { of: *of, at: *at, units }
         }));
+    }
+
+    /// What was told before a life was durable its machine has made something of, once it is.
+    pub(crate) fn learn_early(&mut self, guest: usize) {
+        let begun = self.seat(guest).filter(|seat| seat.machine.core().phase != Phase::New);
+        let early = begun.map(|seat| std::mem::take(&mut seat.early)).unwrap_or_default();
+        if !early.is_empty() {
+            self.learn(guest, &early);
+        }
     }
 
     /// The ledger is given an observation, in the last unit.

@@ -94,7 +94,10 @@ impl World {
         let since = link.since;
         let at = self.clock.from_qemu(Some(stamp_ns), since, arrival);
         self.feed(seat, Input::Event(QemuEvent { name: name.to_owned(), at, detail }));
-        self.learn(seat, known);
+        match self.seat(seat).filter(|seat| seat.machine.core().phase == Phase::New) {
+            Some(unborn) => unborn.early.extend(known),
+            None => self.learn(seat, known),
+        }
     }
 
     pub(crate) fn connect(&mut self, number: usize, token: Token, after_ms: u64) {
