@@ -91,13 +91,9 @@ impl LastSign {
             )
         };
         // What was asked for is told as several, of which the last may be missing here: QEMU is known until before that alone.
-        // Any other that is uncertain may be an answer, which QEMU gave some time before it arrived.
-        let through: fn(&Observation) -> Stamp = |seen| {
-            let before_ns = match seen.cause {
-                Cause::Resync => seen.at.uncertainty_ns,
-                _ => seen.at.uncertainty_ns.min(IN_FLIGHT_NS),
-            };
-            seen.at.earlier_by(before_ns).uncertain_by(0)
+        let through: fn(&Observation) -> Stamp = |seen| match seen.cause {
+            Cause::Resync => seen.at.earlier_by(seen.at.uncertainty_ns).uncertain_by(0),
+            _ => seen.at.uncertain_by(0),
         };
         let last_of = |through: fn(&Observation) -> Stamp| {
             let seen = pending.iter().filter(of_qemu).map(through).filter(of_last_boot);

@@ -359,17 +359,6 @@ fn what_qemu_told_is_known_through_shortly_before_it_was_heard_last_or_through_i
 }
 
 #[test]
-fn what_an_answer_says_was_so_when_qemu_gave_it_and_not_until_it_arrived() {
-    let (proof, arrived) = (at(20 * SECOND), at(30 * SECOND));
-    let told = |uncertain_ns| {
-        let answer = pending(arrived.uncertain_by(uncertain_ns), Change::Requested(0));
-        LastSign::of(Some(proof), None, None, &[answer]).unwrap()
-    };
-    assert_eq!((told(SECOND).at, told(SECOND).told), (arrived, arrived.earlier_by(IN_FLIGHT)));
-    assert_eq!(told(IN_FLIGHT / 2).told, arrived.earlier_by(IN_FLIGHT / 2));
-}
-
-#[test]
 fn of_what_one_question_found_the_first_part_says_nothing_of_the_rest() {
     let (word, found) = (at(20 * SECOND), at(30 * SECOND));
     let asked =
