@@ -300,9 +300,6 @@ fn nobody_but_who_asks_hears_of_a_request_that_was_made_before_or_that_the_ledge
     let mut driver = Driver::attached();
     driver.log.clear();
     driver.execute("c1", pause()).unwrap();
-    let published = |word: &&String| *word == "publish";
-    assert!(
-        driver.log.iter().position(|word| published(&word))
-            < driver.log.iter().position(|word| word == "stop")
-    );
+    let place = |name: &str| driver.log.iter().position(|word| word == name).unwrap();
+    assert!(place("publish") < place("stop"));
 }
